@@ -1,0 +1,53 @@
+//! What the options come to: plain values that the rest of the server reads. Filled by `options`, read by everybody, changed by
+//! nobody after the start.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything the server was told, defaults filled in.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// TCP addresses to listen on, each with its port (0: the kernel picks one, the same for all workers).
+    pub listen: Vec<(IpAddr, u16)>,
+    /// Unix socket beside (or, with `listen` empty, instead of) TCP.
+    pub unix_socket: Option<PathBuf>,
+    /// Its permission bits.
+    pub unix_mode: u32,
+    /// Worker threads.
+    pub threads: usize,
+    /// Most connections at once, over all workers.
+    pub max_connections: usize,
+    /// listen(2) backlog.
+    pub backlog: i32,
+    /// Commands one connection may execute per turn.
+    pub commands_per_turn: usize,
+    /// Bytes one connection may read per turn.
+    pub bytes_per_turn: usize,
+    /// Largest value. Bytes.
+    pub max_value: u64,
+    /// Close a connection that was silent this long. `None`: never.
+    pub idle_timeout: Option<Duration>,
+    /// TCP_NODELAY.
+    pub nodelay: bool,
+    /// SO_KEEPALIVE.
+    pub keepalive: bool,
+    /// TCP_USER_TIMEOUT. Zero: the kernel's.
+    pub user_timeout: Duration,
+    /// SO_RCVBUF / SO_SNDBUF. Zero: the kernel tunes them.
+    pub recv_buffer: usize,
+    /// See `recv_buffer`.
+    pub send_buffer: usize,
+    /// Log verbosity, 0..=3 (`-v`, `-vv`, `-vvv`).
+    pub verbosity: u8,
+    /// Store: RAM cache. Bytes.
+    pub cache_bytes: u64,
+    /// Store: data directory.
+    pub db_path: PathBuf,
+    /// Store: acknowledgement policy.
+    pub sync: kingdb::Sync,
+    /// Store: time between fdatasyncs under `interval`.
+    pub sync_interval: Duration,
+    /// Store: snappy where it helps.
+    pub compression: bool,
+}

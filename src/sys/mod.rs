@@ -1,0 +1,12 @@
+//! The kernel, behind small safe types named after their man pages.
+//!
+//! This is the one module that may say `unsafe` or name `libc`; every other layer forbids both. Nothing here knows what a key
+//! or a connection is.
+
+pub mod epoll;
+pub mod event;
+pub mod file;
+pub mod process;
+pub mod signal;
+pub mod socket;
+pub mod clock;
