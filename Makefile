@@ -1,0 +1,96 @@
+# KingServer. `make help` lists the targets; the variables below may be set on the command line.
+
+CARGO      ?= cargo
+TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
+PREFIX     ?= /usr/local
+BINDIR     ?= $(PREFIX)/bin
+MANDIR     ?= $(PREFIX)/share/man
+DATADIR    ?= $(PREFIX)/share/kingserver
+UNITDIR    ?= $(PREFIX)/lib/systemd/system
+SYSCONFDIR ?= /etc
+TIER       ?= test
+ARGS       ?=
+
+BIN     := $(TARGET_DIR)/release/kingserver
+SOURCES := Cargo.toml Cargo.lock .cargo/config.toml $(shell find src -name '*.rs')
+PAGES   := $(wildcard man/*.[1-9])
+BENCH   := tests/bench/Cargo.toml
+DEB     := $(TARGET_DIR)/deb
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+INSTALL ?= install
+# A tree that carries its crates (`cargo vendor`) builds from them, without a network.
+ifneq ($(wildcard vendor),)
+CARGOFLAGS += --offline --config 'source.crates-io.replace-with="vendor"' --config 'source.vendor.directory="vendor"'
+endif
+CARGOFLAGS += --locked
+export CARGO_TARGET_DIR := $(TARGET_DIR)
+
+.PHONY: all build run test test-ci test-full bench bench-threads bench-smoke lint install deb clean help
+
+all: build
+
+build: ## the optimised, static binary: target/release/kingserver
+	$(CARGO) build --release $(CARGOFLAGS)
+
+run: build ## serve 127.0.0.1:11211 in the foreground, data in ./kingdb-data
+	exec $(BIN) --db.path=kingdb-data -l 127.0.0.1 -p 11211 $(ARGS)
+
+test: build ## everything that proves it, under 5 minutes; installs what it needs (TIER=test|ci|full)
+	tests/setup test
+	KINGSERVER=$(BIN) TIER=$(TIER) tests/run $(ARGS)
+
+test-ci: ## the same with larger counts, and the Debian package in a chroot: under 20 minutes
+	$(MAKE) test TIER=ci
+
+test-full: ## the same with the largest counts: hours
+	$(MAKE) test TIER=full
+
+bench: build ## compare with memcached, Redis and a null server (ARGS=...)
+	tests/setup bench
+	$(CARGO) run --release --locked --manifest-path $(BENCH) --bin bench -- $(ARGS)
+
+bench-threads: build ## compare with a thread per connection (ARGS=...)
+	tests/setup bench
+	$(CARGO) run --release --locked --manifest-path $(BENCH) --bin threads -- $(ARGS)
+
+bench-smoke: ## ten seconds of bench: does it run?
+	$(MAKE) bench ARGS=--smoke
+
+lint: ## formatting, clippy and the man pages; warnings are errors
+	tests/setup lint
+	$(CARGO) fmt --check
+	$(CARGO) clippy $(CARGOFLAGS) --all-targets -- -D warnings
+	$(CARGO) fmt --check --manifest-path $(BENCH)
+	$(CARGO) clippy --locked --manifest-path $(BENCH) --all-targets -- -D warnings
+	mandoc -Tlint -Wwarning $(PAGES)
+
+install: $(BIN) ## binary, man pages, unit, configuration, sysctl profile (DESTDIR, PREFIX)
+	$(INSTALL) -D -p -m 755 $(BIN) $(DESTDIR)$(BINDIR)/kingserver
+	for page in $(PAGES); do \
+	  $(INSTALL) -D -p -m 644 $$page $(DESTDIR)$(MANDIR)/man$${page##*.}/$${page##*/} || exit 1; done
+	$(INSTALL) -D -p -m 644 sysctl/60-kingserver.conf $(DESTDIR)$(DATADIR)/sysctl/60-kingserver.conf
+	test -e $(DESTDIR)$(SYSCONFDIR)/kingserver/kingserver.conf || \
+	  $(INSTALL) -D -p -m 644 debian/kingserver.conf $(DESTDIR)$(SYSCONFDIR)/kingserver/kingserver.conf
+ifneq ($(UNITDIR),)
+	mkdir -p $(DESTDIR)$(UNITDIR)
+	sed 's,/usr/bin/,$(BINDIR)/,; s,/etc/,$(SYSCONFDIR)/,' debian/kingserver.service \
+	  > $(DESTDIR)$(UNITDIR)/kingserver.service
+endif
+
+$(BIN): $(SOURCES)
+	$(CARGO) build --release $(CARGOFLAGS)
+
+deb: ## the Debian package, in target/deb
+	tests/setup deb
+	rm -rf $(DEB)/kingserver*
+	mkdir -p $(DEB)/kingserver-$(VERSION)
+	git ls-files -z | tar -c --null -T - $(wildcard vendor) | tar -x -C $(DEB)/kingserver-$(VERSION)
+	cd $(DEB)/kingserver-$(VERSION) && \
+	  CARGO_TARGET_DIR=$(DEB)/cargo dpkg-buildpackage --no-sign --build=full --no-pre-clean $(DEBFLAGS)
+	rm -rf $(DEB)/kingserver-$(VERSION)
+
+clean: ## remove what was built (not ./kingdb-data)
+	$(CARGO) clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 15

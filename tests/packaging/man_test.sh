@@ -1,0 +1,27 @@
+#!/bin/bash
+# The manual pages are clean for mandoc, and kingserver(8) documents the options of --help.
+. "$(dirname "$0")/tap.sh"
+
+lint() {
+    mandoc -T lint -W warning "$1"
+}
+
+# Names of the long options in a text, one per line.
+long_options() {
+    grep -oE -- '--[a-z][a-z0-9]*([.-][a-z0-9]+)*' | sort -u
+}
+
+options_are_documented() {
+    "$kingserver" --help | long_options >"$scratch/help"
+    mandoc -T ascii -O width=500 man/kingserver.8 | sed 's/.\x08//g' | long_options >"$scratch/page"
+    test -s "$scratch/help"
+    same "" "$(comm -23 "$scratch/help" "$scratch/page")"
+}
+
+for page in kingserver.8 kingdb.5 kingdb.7; do
+    check "$page is clean" lint "man/$page"
+done
+printf '.TH\n.Bogus\n' >"$scratch/bogus.8"
+refuse "control: a bad page is not clean" lint "$scratch/bogus.8"
+check "every option of --help is in kingserver.8" options_are_documented
+finish
