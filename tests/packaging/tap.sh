@@ -7,6 +7,7 @@ target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 kingserver=${KINGSERVER:-$target/release/kingserver}
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
+unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES
 checks=0
 failures=0
 
