@@ -50,4 +50,6 @@ pub struct Settings {
     pub sync_interval: Duration,
     /// Store: snappy where it helps.
     pub compression: bool,
+    /// Store: threads for what may wait for the disk.
+    pub lane_threads: usize,
 }

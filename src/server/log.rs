@@ -1,0 +1,246 @@
+//! Messages: one line each, from any thread, to stderr, the system log or a file.
+//!
+//! A message is one write(2), so that lines of several threads never mix. Where stderr is the journal, lines carry its `<priority>` and no
+//! time of their own; elsewhere they begin with the time. Nothing here blocks on another thread; a message that cannot be written is lost.
+
+use std::fmt::{Display, Write as _};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use kingdb::sys::clock;
+
+/// How much a message matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Something is broken and stays so until somebody acts.
+    Error,
+    /// Something is not as it should be; the server copes.
+    Warn,
+    /// The life of the server: started, stopping.
+    Info,
+    /// The life of connections.
+    Debug,
+}
+
+/// Where messages go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    Stderr,
+    /// syslog(3), by way of `/dev/log`.
+    Syslog,
+    /// Appended to this file.
+    File(PathBuf),
+}
+
+enum Sink {
+    Stderr,
+    Journal,
+    Syslog(UnixDatagram),
+    File(File),
+}
+
+/// What was configured; `verbosity` may only show more.
+static LEVEL: AtomicU8 = AtomicU8::new(Level::Info as u8);
+static VERBOSITY: AtomicU8 = AtomicU8::new(0);
+static SINK: OnceLock<Sink> = OnceLock::new();
+
+/// Sets the level and the target; call it once, before the first thread. Until then messages go to stderr.
+pub fn init(level: Level, target: &Target) -> Result<(), String> {
+    LEVEL.store(level as u8, Ordering::Relaxed);
+    let sink = match target {
+        Target::Stderr if stderr_is_journal() => Sink::Journal,
+        Target::Stderr => Sink::Stderr,
+        Target::Syslog => Sink::Syslog(syslog().map_err(|error| {
+            format!("cannot reach the system log at /dev/log: {error}; choose another --log.target")
+        })?),
+        Target::File(path) => Sink::File(append(path).map_err(|error| {
+            format!(
+                "cannot write messages to {}: {error}; choose another --log.target",
+                path.display()
+            )
+        })?),
+    };
+    // A second call changes the level only.
+    let _ = SINK.set(sink);
+    Ok(())
+}
+
+/// `-v` and the protocol's `verbosity`: above 0, debug messages are shown whatever the level.
+pub fn set_verbosity(verbosity: u8) {
+    VERBOSITY.store(verbosity, Ordering::Relaxed);
+}
+
+/// What [`set_verbosity`] was told last.
+pub fn verbosity() -> u8 {
+    VERBOSITY.load(Ordering::Relaxed)
+}
+
+/// Whether messages of this level are shown: worth asking before a costly one is composed.
+pub fn enabled(level: Level) -> bool {
+    level as u8 <= LEVEL.load(Ordering::Relaxed) || verbosity() > 0
+}
+
+/// Something is broken and stays so until somebody acts.
+pub fn error(message: impl Display) {
+    write(Level::Error, &message);
+}
+
+/// Something is not as it should be; the server copes.
+pub fn warn(message: impl Display) {
+    write(Level::Warn, &message);
+}
+
+/// The life of the server: started, stopping.
+pub fn info(message: impl Display) {
+    write(Level::Info, &message);
+}
+
+/// The life of connections. Shown with `-v`.
+pub fn debug(message: impl Display) {
+    write(Level::Debug, &message);
+}
+
+fn write(level: Level, message: &dyn Display) {
+    if !enabled(level) {
+        return;
+    }
+    let text = one_line(message);
+    // Nobody is left to tell about a message that cannot be written.
+    let _ = match SINK.get().unwrap_or(&Sink::Stderr) {
+        Sink::Stderr => io::stderr().write_all(stamped(level, &text).as_bytes()),
+        Sink::File(file) => (&*file).write_all(stamped(level, &text).as_bytes()),
+        Sink::Journal => {
+            io::stderr().write_all(format!("<{}>{text}\n", priority(level)).as_bytes())
+        }
+        Sink::Syslog(socket) => socket.send(datagram(level, &text).as_bytes()).map(drop),
+    };
+}
+
+/// The message without line ends: a client's bytes in it must not start a line of their own.
+fn one_line(message: &dyn Display) -> String {
+    message.to_string().replace(|c: char| c.is_control(), " ")
+}
+
+fn stamped(level: Level, text: &str) -> String {
+    let name = match level {
+        Level::Error => "error",
+        Level::Warn => "warning",
+        Level::Info => "info",
+        Level::Debug => "debug",
+    };
+    format!("{} {name}: {text}\n", timestamp(clock::wall_time()))
+}
+
+/// syslog.h's numbers.
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug => 7,
+    }
+}
+
+/// RFC 3164, as local system logs take it. The facility is LOG_DAEMON; the receiver adds time and host.
+fn datagram(level: Level, text: &str) -> String {
+    format!(
+        "<{}>kingserver[{}]: {text}",
+        3 * 8 + priority(level),
+        std::process::id()
+    )
+}
+
+fn syslog() -> io::Result<UnixDatagram> {
+    let socket = UnixDatagram::unbound()?;
+    socket.connect("/dev/log")?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+/// systemd names the journal's stream as `device:inode`; a redirected stderr is another file.
+fn stderr_is_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else {
+        return false;
+    };
+    std::fs::metadata("/proc/self/fd/2")
+        .is_ok_and(|stderr| stream == format!("{}:{}", stderr.dev(), stderr.ino()))
+}
+
+/// Coordinated Universal Time, to the millisecond: 2026-01-31T23:59:59.999Z.
+fn timestamp(since_1970: Duration) -> String {
+    let seconds = since_1970.as_secs();
+    let (year, month, day) = date(seconds / 86_400);
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    let mut text = String::with_capacity(24);
+    // Writing to a String cannot fail.
+    let _ = write!(
+        text,
+        "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z",
+        since_1970.subsec_millis()
+    );
+    text
+}
+
+/// Year, month and day of a count of days since 1970-01-01. Years are counted from March, so that a leap day is a year's last; 400 of
+/// them have 146,097 days.
+fn date(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timestamps() {
+        for (seconds, expected) in [
+            (0, "1970-01-01T00:00:00.007Z"),
+            (951_782_400, "2000-02-29T00:00:00.007Z"),
+            (951_868_800, "2000-03-01T00:00:00.007Z"),
+            (1_709_164_799, "2024-02-28T23:59:59.007Z"),
+            (1_735_689_599, "2024-12-31T23:59:59.007Z"),
+            (4_107_542_400, "2100-03-01T00:00:00.007Z"),
+        ] {
+            assert_eq!(timestamp(Duration::new(seconds, 7_000_000)), expected);
+        }
+    }
+
+    #[test]
+    fn a_message_is_one_line() {
+        assert_eq!(one_line(&"a\nb\r\n\x1b[31mc"), "a b   [31mc");
+        assert_eq!(
+            datagram(Level::Error, "x"),
+            format!("<27>kingserver[{}]: x", std::process::id())
+        );
+    }
+
+    #[test]
+    fn levels_are_ordered_by_weight() {
+        assert!(enabled(Level::Error) && enabled(Level::Info) && !enabled(Level::Debug));
+        set_verbosity(1);
+        assert!(enabled(Level::Debug));
+        set_verbosity(0);
+    }
+}
