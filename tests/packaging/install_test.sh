@@ -31,9 +31,26 @@ leaves_configuration() {
     same "# mine" "$(cat "$root/etc/kingserver/kingserver.conf")"
 }
 
+# "name = value" per line: the defaults of --help.
+defaults_of_help() {
+    "$kingserver" --help | awk '
+        /^  -/ { split("", names); for (i = 1; i <= NF; i++) if ($i ~ /^--/) { gsub(/^--|,$/, "", $i); names[i] = $i } }
+        match($0, /\(default: .*\)$/) { for (i in names) print names[i] " = " substr($0, RSTART + 10, RLENGTH - 11) }'
+}
+
+offers_defaults() {
+    sed -n 's/^#\([a-z]\)/\1/p' "$1" >"$scratch/offered"
+    test -s "$scratch/offered"
+    defaults_of_help >"$scratch/defaults"
+    same "" "$(grep -vxFf "$scratch/defaults" "$scratch/offered")"
+}
+
 check "make install" install_into "$root"
 check "installs these files and no others" has_files "$files"
 check "the binary is the one that was built" cmp "$kingserver" "$root/usr/local/bin/kingserver"
+check "the lines that the configuration offers are the defaults" offers_defaults debian/kingserver.conf
+sed 's/ = 11211/ = 11212/' debian/kingserver.conf >"$scratch/wrong.conf"
+refuse "control: another default is noticed" offers_defaults "$scratch/wrong.conf"
 check "the unit starts it" unit_starts usr/local/lib/systemd/system/kingserver.service \
     "/usr/local/bin/kingserver --config /etc/kingserver/kingserver.conf"
 check "a second install leaves the configuration alone" leaves_configuration
