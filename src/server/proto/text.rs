@@ -6,7 +6,7 @@
 //!
 //! Answers are memcached's own, with three differences, all towards safety. Control characters and NUL in keys are refused. A number that does
 //! not fit is refused where memcached cuts it to 32 bits. The data block behind a refused storage line is skipped wherever its length
-//! could be read, so that data is never taken for commands; where the length is absurd the connection is closed.
+//! could be read and is below 2 GiB, so that data is not taken for commands.
 
 mod scan;
 #[cfg(test)]
@@ -406,17 +406,12 @@ fn store<'a>(line: &Line<'a>, verb: Verb, max_value: u64) -> Result<Command<'a>,
     })
 }
 
-/// The length of a data block. One that can neither be stored nor skipped in reasonable time ends the connection: what follows could
-/// only be taken for commands.
+/// The length of a data block. One that could neither be stored nor skipped in reasonable time is refused as memcached does: what
+/// follows counts as the next line.
 fn block_len(word: &[u8], max_value: u64, noreply: bool) -> Result<u64, Refusal> {
     match number(word) {
         Some(len) if len <= MAX_SWALLOW.max(max_value) => Ok(len),
-        None if !word.iter().all(u8::is_ascii_digit) => refuse(BAD_FORMAT, noreply),
-        _ => Err(Refusal {
-            reply: BAD_FORMAT,
-            swallow: 0,
-            close: true,
-        }),
+        _ => refuse(BAD_FORMAT, noreply),
     }
 }
 
