@@ -7,6 +7,7 @@ pub mod epoll;
 pub mod event;
 pub mod file;
 pub mod process;
+pub mod resource;
 pub mod signal;
 pub mod socket;
 pub mod clock;

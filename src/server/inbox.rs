@@ -1,0 +1,103 @@
+//! How other threads reach a worker: answers from the disk lane, the news that the log's mark moved, the order to stop. Each worker has
+//! one inbox; anybody may post, the worker alone collects. A bell that rings already is not rung again.
+
+use super::table::Token;
+use kingdb::store::{ChunkWritten, Fetched, Seen, Uploaded};
+use kingdb::sys::event::EventFd;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// What a job on the disk lane came to.
+pub enum Answer {
+    /// A record for a command that was parked.
+    Fetched(Fetched),
+    /// The joined value of an `append` or `prepend` that was parked.
+    Composed(Composed),
+    /// A chunk of an upload.
+    Written(ChunkWritten),
+    /// A chunk of a value on its way out.
+    Chunk(kingdb::store::Result<Vec<u8>>),
+}
+
+/// A joined value, what it was joined from, and what it keeps of that.
+pub struct Composed {
+    /// The old record, as the join saw it.
+    pub seen: Seen,
+    /// Its flags.
+    pub flags: u32,
+    /// Its deadline.
+    pub expires: u64,
+    /// The new value.
+    pub value: kingdb::store::Result<Uploaded>,
+}
+
+/// An answer and the connection that asked, if it is still there.
+pub struct Letter {
+    /// Who asked.
+    pub token: Token,
+    /// What came of it.
+    pub answer: Answer,
+}
+
+/// See the module's head.
+pub struct Inbox {
+    bell: EventFd,
+    ringing: AtomicBool,
+    stop: AtomicBool,
+    letters: Mutex<Vec<Letter>>,
+}
+
+impl Inbox {
+    /// An empty one.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            bell: EventFd::new()?,
+            ringing: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            letters: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// Wakes the worker, for it to look at the log's mark.
+    pub fn ring(&self) {
+        if !self.ringing.swap(true, Ordering::SeqCst) {
+            self.bell.ring();
+        }
+    }
+
+    /// Leaves an answer.
+    pub fn post(&self, letter: Letter) {
+        self.letters().push(letter);
+        self.ring();
+    }
+
+    /// Orders the worker to stop.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.ring();
+    }
+
+    /// Whether it was ordered to stop.
+    pub fn stopping(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
+    /// The worker heard the bell: swaps the answers so far into `letters`, which must be empty. What is posted from here on rings again.
+    pub fn collect(&self, letters: &mut Vec<Letter>) {
+        assert!(letters.is_empty());
+        self.ringing.store(false, Ordering::SeqCst);
+        std::mem::swap(letters, &mut self.letters());
+    }
+
+    fn letters(&self) -> MutexGuard<'_, Vec<Letter>> {
+        self.letters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AsFd for Inbox {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+}

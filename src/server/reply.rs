@@ -1,0 +1,105 @@
+//! Writing answers of the text protocol into a buffer, by hand: this runs once or more per request, and formatting machinery would cost
+//! more than the lookup it reports.
+
+use kingdb::Error;
+
+pub const STORED: &[u8] = b"STORED\r\n";
+pub const NOT_STORED: &[u8] = b"NOT_STORED\r\n";
+pub const EXISTS: &[u8] = b"EXISTS\r\n";
+pub const NOT_FOUND: &[u8] = b"NOT_FOUND\r\n";
+pub const DELETED: &[u8] = b"DELETED\r\n";
+pub const TOUCHED: &[u8] = b"TOUCHED\r\n";
+pub const OK: &[u8] = b"OK\r\n";
+pub const END: &[u8] = b"END\r\n";
+pub const RESET: &[u8] = b"RESET\r\n";
+pub const ERROR: &[u8] = b"ERROR\r\n";
+pub const VERSION: &[u8] = concat!("VERSION ", env!("CARGO_PKG_VERSION"), "\r\n").as_bytes();
+pub const BAD_LINE: &[u8] = b"CLIENT_ERROR bad command line format\r\n";
+pub const BAD_CHUNK: &[u8] = b"CLIENT_ERROR bad data chunk\r\n";
+pub const LINE_TOO_LONG: &[u8] = b"CLIENT_ERROR line too long\r\n";
+pub const NOT_A_NUMBER: &[u8] = b"CLIENT_ERROR cannot increment or decrement non-numeric value\r\n";
+pub const TOO_LARGE: &[u8] = b"SERVER_ERROR object too large for cache\r\n";
+pub const TOO_MANY: &[u8] = b"ERROR Too many open connections\r\n";
+pub const LINE_END: &[u8] = b"\r\n";
+
+/// Longest text of a store's error that a reply carries. Bytes.
+const LONGEST_ERROR: usize = 1024;
+
+/// `VALUE <key> <flags> <len>[ <cas>]\r\n`
+#[inline]
+pub fn value_header(out: &mut Vec<u8>, key: &[u8], flags: u32, len: u64, cas: Option<u64>) {
+    out.extend_from_slice(b"VALUE ");
+    out.extend_from_slice(key);
+    out.push(b' ');
+    number(out, u64::from(flags));
+    out.push(b' ');
+    number(out, len);
+    if let Some(cas) = cas {
+        out.push(b' ');
+        number(out, cas);
+    }
+    out.extend_from_slice(LINE_END);
+}
+
+/// A number in decimal.
+#[inline]
+pub fn number(out: &mut Vec<u8>, mut value: u64) {
+    if value < 10 {
+        out.push(b'0' + value as u8);
+        return;
+    }
+    let mut digits = [0u8; 20];
+    let mut start = digits.len();
+    while value > 0 {
+        start -= 1;
+        digits[start] = b'0' + (value % 10) as u8;
+        value /= 10;
+    }
+    out.extend_from_slice(&digits[start..]);
+}
+
+/// `SERVER_ERROR <why>\r\n`, whatever bytes `why` has: one line of bounded length.
+pub fn server_error(out: &mut Vec<u8>, why: &str) {
+    out.extend_from_slice(b"SERVER_ERROR ");
+    out.extend(why.bytes().take(LONGEST_ERROR).map(|byte| if byte.is_ascii_control() { b' ' } else { byte }));
+    out.extend_from_slice(LINE_END);
+}
+
+/// What the client is told of a store's error.
+pub fn store_error(out: &mut Vec<u8>, error: &Error) {
+    match error {
+        Error::Damaged(_) => server_error(out, "damaged value"),
+        Error::ReadOnly(why) => server_error(out, why),
+        Error::Other(_) => server_error(out, &error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_decimal() {
+        for value in [0, 7, 10, 99, 100, 4_294_967_295, 10_000_000_000, u64::MAX] {
+            let mut out = Vec::new();
+            number(&mut out, value);
+            assert_eq!(out, value.to_string().as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_header_has_a_cas_only_when_asked() {
+        let mut out = Vec::new();
+        value_header(&mut out, b"key", 5, 100, None);
+        value_header(&mut out, b"k", 0, 0, Some(77));
+        assert_eq!(out, b"VALUE key 5 100\r\nVALUE k 0 0 77\r\n");
+    }
+
+    #[test]
+    fn an_error_is_one_line_of_bounded_length() {
+        let mut out = Vec::new();
+        server_error(&mut out, &"bad\r\n".repeat(1000));
+        assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 1);
+        assert_eq!(out.len(), b"SERVER_ERROR \r\n".len() + LONGEST_ERROR);
+    }
+}

@@ -1,0 +1,50 @@
+//! `getrlimit(2)`, `setrlimit(2)` and `getrusage(2)`: what the process may use and what it has used.
+
+use std::io;
+use std::time::Duration;
+
+/// Raises the soft limit on open descriptors to `wanted`, or as near to it as is allowed (the hard limit is raised too where the process
+/// may do that). Returns the limit that then holds.
+pub fn raise_descriptor_limit(wanted: u64) -> io::Result<u64> {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid, writable rlimit64.
+    if unsafe { libc::getrlimit64(libc::RLIMIT_NOFILE, &mut limit) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if limit.rlim_cur >= wanted {
+        return Ok(limit.rlim_cur);
+    }
+    let beyond = libc::rlimit64 { rlim_cur: wanted, rlim_max: limit.rlim_max.max(wanted) };
+    let within = libc::rlimit64 { rlim_cur: wanted.min(limit.rlim_max), rlim_max: limit.rlim_max };
+    for attempt in [beyond, within] {
+        // SAFETY: `attempt` is a valid rlimit64, only read.
+        if unsafe { libc::setrlimit64(libc::RLIMIT_NOFILE, &attempt) } == 0 {
+            return Ok(attempt.rlim_cur);
+        }
+    }
+    Ok(limit.rlim_cur)
+}
+
+/// Processor time of this process so far.
+#[derive(Clone, Copy, Debug)]
+pub struct Usage {
+    /// In user mode.
+    pub user: Duration,
+    /// In the kernel on its behalf.
+    pub system: Duration,
+}
+
+/// Processor time of all threads of this process.
+pub fn usage() -> Usage {
+    // SAFETY: rusage is plain integers, so all-zero is a valid value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: `usage` is a valid, writable rusage; RUSAGE_SELF cannot fail with one.
+    let rc = unsafe { libc::getrusage(libc::RUSAGE_SELF, &mut usage) };
+    assert_eq!(rc, 0, "getrusage(RUSAGE_SELF) cannot fail");
+    Usage { user: duration(usage.ru_utime), system: duration(usage.ru_stime) }
+}
+
+fn duration(time: libc::timeval) -> Duration {
+    let micros = u32::try_from(time.tv_usec).unwrap_or(0);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), micros * 1000)
+}
