@@ -131,6 +131,12 @@ impl<T> Table<T> {
         })
     }
 
+    /// The names of all entries.
+    pub fn tokens(&self) -> impl Iterator<Item = Token> {
+        let slots = self.slabs.iter().flat_map(|slab| slab.iter()).zip(0..);
+        slots.filter(|(slot, _)| slot.entry.is_some()).map(|(slot, index)| Token { index, generation: slot.generation })
+    }
+
     fn grow(&mut self) -> Option<()> {
         let first = u32::try_from(self.slabs.len() * SLAB).ok().filter(|first| *first < MAX_ENTRIES)?;
         let last = first + SLAB as u32 - 1;

@@ -48,3 +48,8 @@ fn duration(time: libc::timeval) -> Duration {
     let micros = u32::try_from(time.tv_usec).unwrap_or(0);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), micros * 1000)
 }
+
+/// Whether a call failed for want of descriptors or memory, which may come back by itself.
+pub fn is_exhaustion(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}

@@ -1,0 +1,170 @@
+//! From a command line to its execution: what is small is done here, the rest is told to its module. Commands that need no value are finished in
+//! one step, or parked whole: then nothing of the input is consumed and the same step is taken again later.
+
+use super::context::{Context, Step, Waiting};
+use super::counters::Counter;
+use super::input::Input;
+use super::log;
+use super::proto::text::{self, Command, Parse, Verb};
+use super::receive::{Gathering, Uploading, store_block};
+use super::reply;
+use super::retrieve::Keys;
+use super::stats;
+use super::storage::Store;
+use super::update;
+use super::verdict::{Attempt, Supply, Verdict, conclude};
+use kingdb::store::CHUNK;
+
+/// Where a connection stands after a command line.
+pub enum Next {
+    /// At the next command.
+    Command,
+    /// In the list of keys of a retrieval.
+    Keys(Keys),
+    /// In a data block.
+    Gather(Box<Gathering>),
+    /// In a large data block.
+    Upload(Box<Uploading>),
+    /// In a data block to be thrown away.
+    Swallow(u64),
+    /// At its end: what is unsent goes out, then it is closed.
+    Close,
+    /// Where it stood: see [`Step::Wait`].
+    Wait(Waiting),
+}
+
+/// Takes one command from the input.
+#[inline]
+pub fn take(input: &mut Input<'_>, supply: &mut Option<Box<Supply>>, ctx: &mut Context) -> Next {
+    match text::parse(input.rest(), ctx.settings.max_value) {
+        Parse::Incomplete => Next::Wait(Waiting::Input),
+        Parse::Retrieval { used, retrieval } => {
+            input.advance(used);
+            Next::Keys(Keys::new(retrieval, ctx.now))
+        }
+        Parse::Command { used, command } => execute(command, used, input, supply, ctx),
+        Parse::Refused { used, reply, swallow, close } => {
+            if reply == reply::TOO_LARGE {
+                ctx.count(Counter::StoreTooLarge);
+            }
+            input.advance(used);
+            ctx.say(reply);
+            match close {
+                true => Next::Close,
+                false if swallow > 0 => Next::Swallow(swallow),
+                false => Next::Command,
+            }
+        }
+    }
+}
+
+#[inline]
+fn execute(
+    command: Command<'_>,
+    used: usize,
+    input: &mut Input<'_>,
+    supply: &mut Option<Box<Supply>>,
+    ctx: &mut Context,
+) -> Next {
+    match command {
+        Command::Store { verb, key, flags, exptime, len, cas, noreply } => {
+            let expires = text::deadline(exptime, ctx.now);
+            let store = Store { verb, key, flags, expires, cas, noreply };
+            return begin_store(&store, len, used, input, supply, ctx);
+        }
+        Command::Version => ctx.say(reply::VERSION),
+        Command::Verbosity { level, noreply } => {
+            log::set_verbosity(u8::try_from(level).unwrap_or(u8::MAX));
+            ctx.answer(reply::OK, noreply);
+        }
+        Command::Stats { what } => stats::tell(what, ctx),
+        Command::Quit => {
+            input.advance(used);
+            return Next::Close;
+        }
+        command => return change(command, used, input, supply, ctx),
+    }
+    input.advance(used);
+    Next::Command
+}
+
+/// The commands that write.
+fn change(
+    command: Command<'_>,
+    used: usize,
+    input: &mut Input<'_>,
+    supply: &mut Option<Box<Supply>>,
+    ctx: &mut Context,
+) -> Next {
+    if let Err(waiting) = ctx.may_write() {
+        return Next::Wait(waiting);
+    }
+    let (attempt, noreply) = match command {
+        Command::Delete { key, noreply } => (update::delete(key, supply.take(), ctx), noreply),
+        Command::Arithmetic { key, delta, decrement, noreply } => {
+            (update::arithmetic(key, delta, decrement, supply.take(), ctx), noreply)
+        }
+        Command::Touch { key, exptime, noreply } => {
+            let expires = text::deadline(exptime, ctx.now);
+            (update::touch(key, expires, supply.take(), ctx), noreply)
+        }
+        Command::FlushAll { delay, noreply } => (flush_all(delay, ctx), noreply),
+        _ => unreachable!("the others do not write"),
+    };
+    match conclude(attempt, noreply, ctx) {
+        Err(waiting) => Next::Wait(waiting),
+        Ok(()) => {
+            input.advance(used);
+            Next::Command
+        }
+    }
+}
+
+fn flush_all(delay: i64, ctx: &mut Context) -> Attempt {
+    let at = text::deadline(delay, ctx.now);
+    let position = ctx.db.flush_all((at > ctx.now).then_some(at))?;
+    ctx.depend(position);
+    ctx.count(Counter::CmdFlush);
+    Ok(Verdict::Say(reply::OK))
+}
+
+/// A storage command: executed in place if its data block is here whole; otherwise the block is received first.
+#[inline]
+fn begin_store(
+    store: &Store<'_>,
+    len: u64,
+    used: usize,
+    input: &mut Input<'_>,
+    supply: &mut Option<Box<Supply>>,
+    ctx: &mut Context,
+) -> Next {
+    let in_memory = len <= CHUNK as u64 || matches!(store.verb, Verb::Append | Verb::Prepend);
+    let Some(len) = usize::try_from(len).ok().filter(|_| in_memory) else {
+        return begin_upload(store, len, used, input, ctx);
+    };
+    let end = used + len + reply::LINE_END.len();
+    let Some(block) = input.rest().get(used..end) else {
+        input.advance(used);
+        return Next::Gather(Box::new(Gathering::new(store, len)));
+    };
+    match store_block(store, block, supply, ctx) {
+        Step::Wait(waiting) => Next::Wait(waiting),
+        Step::Done => {
+            input.advance(end);
+            Next::Command
+        }
+    }
+}
+
+fn begin_upload(store: &Store<'_>, len: u64, used: usize, input: &mut Input<'_>, ctx: &mut Context) -> Next {
+    input.advance(used);
+    match Uploading::new(store, len, ctx) {
+        Ok(uploading) => Next::Upload(Box::new(uploading)),
+        Err(error) => {
+            if !store.noreply {
+                reply::store_error(&mut ctx.replies, &error);
+            }
+            Next::Swallow(len + reply::LINE_END.len() as u64)
+        }
+    }
+}

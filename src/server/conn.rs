@@ -1,0 +1,521 @@
+//! One connection: what it has received and not executed, what it has said and not sent, and a state that owns what its next step
+//! needs. It never calls the loop; the loop calls it, at most once per turn to run and once to send.
+//!
+//! Readiness is edge-triggered. `readable` and `writable` are set by events and cleared here alone: on `EAGAIN`, on a short write, and on a short
+//! read *unless the peer's shutdown has been announced*. A short read alone would be proof enough that the socket is drained, since whatever comes
+//! later comes with a new edge; but data and FIN that arrive together come with one edge, and then the end of the stream is still to be read.
+//! So an unpipelined request costs one recv(2), not two.
+
+use super::buffer::{Pool, Queue};
+use super::command::{self, Next};
+use super::context::{Context, Step, UNSENT_LIMIT, Waiting};
+use super::counters::Counter;
+use super::inbox::Answer;
+use super::input::Input;
+use super::proto::binary;
+use super::receive::{Gathering, Uploading};
+use super::reply;
+use super::retrieve::{Keys, KeysStep, StreamStep, Streaming};
+use super::verdict::Supply;
+use kingdb::store::Position;
+use kingdb::sys::epoll::Event;
+use kingdb::sys::socket::Stream;
+use std::io::{ErrorKind, IoSlice};
+
+/// Slices of one sendmsg(2): a full queue's chunks and the turn's replies.
+const SLICES: usize = 16;
+
+/// What the next byte of input is.
+enum State {
+    /// The connection's first: it tells the dialect.
+    First,
+    /// A command's first.
+    Command,
+    /// In the list of keys of a retrieval.
+    Keys(Keys),
+    /// In a refused line's rest.
+    SkipLine,
+    /// In a refused data block of which so many bytes are to come.
+    Swallow(u64),
+    /// In a data block.
+    Gather(Box<Gathering>),
+    /// In a large data block.
+    Upload(Box<Uploading>),
+    /// Not looked at: a large value is going out first.
+    Stream(Box<Streaming>),
+    /// Never looked at: the connection is being closed.
+    Closing,
+}
+
+/// See the module's head.
+pub struct Connection {
+    stream: Stream,
+    readable: bool,
+    writable: bool,
+    /// The peer's shutdown was announced.
+    hung_up: bool,
+    /// The end of the stream was read.
+    ended: bool,
+    /// Whether it stands on the worker's ready list.
+    pub queued: bool,
+    /// Whether its unsent output waits for the log; then it executes nothing.
+    pub corked: bool,
+    waiting: Waiting,
+    /// Received and not executed.
+    held: Held,
+    /// Said and not sent.
+    output: Queue,
+    /// How much of `output` may be sent; the rest waits for the log.
+    free: usize,
+    /// Where the log must be written up to for all of `output` to be sent.
+    depends: Position,
+    /// What the disk lane brought for the command that waits for it.
+    supply: Option<Box<Supply>>,
+    state: State,
+}
+
+/// Input of a connection that does not get on. Empty, it holds no memory.
+#[derive(Default)]
+struct Held {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+/// Whether a connection lives on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// It lives on.
+    Open,
+    /// It is to be closed now.
+    Closed,
+}
+
+/// What is left of a connection's turn.
+struct Budget {
+    commands: usize,
+    bytes: usize,
+}
+
+impl Connection {
+    /// A connection just accepted.
+    pub fn new(stream: Stream) -> Self {
+        Self {
+            stream,
+            readable: false,
+            writable: true,
+            hung_up: false,
+            ended: false,
+            queued: false,
+            corked: false,
+            waiting: Waiting::Input,
+            held: Held::default(),
+            output: Queue::default(),
+            free: 0,
+            depends: Position::default(),
+            supply: None,
+            state: State::First,
+        }
+    }
+
+    /// The socket, to be registered.
+    pub fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// Notes what epoll told.
+    #[inline]
+    pub fn note(&mut self, event: Event) {
+        self.readable |= event.readable();
+        self.writable |= event.writable();
+        self.hung_up |= event.hung_up();
+    }
+
+    /// What it waits for.
+    #[inline]
+    pub fn waiting(&self) -> Waiting {
+        self.waiting
+    }
+
+    /// Whether there is output, or an end, that [`Connection::send`] has to see to.
+    #[inline]
+    pub fn has_unsent(&self) -> bool {
+        !self.output.is_empty() || self.waiting == Waiting::Close
+    }
+
+    /// Bytes unsent.
+    pub fn unsent(&self) -> usize {
+        self.output.len()
+    }
+
+    /// The disk lane answers.
+    pub fn deliver(&mut self, answer: Answer) {
+        match (answer, &mut self.state) {
+            (_, State::Closing) => return,
+            (Answer::Fetched(fetched), _) => self.supply = Some(Box::new(Supply::Fetched(fetched))),
+            (Answer::Composed(value), _) => self.supply = Some(Box::new(Supply::Composed(value))),
+            (Answer::Written(written), State::Upload(upload)) => upload.written(written),
+            (Answer::Chunk(chunk), State::Stream(stream)) => stream.came(chunk),
+            (Answer::Written(_) | Answer::Chunk(_), _) => unreachable!("a state outlives the jobs it started"),
+        }
+        self.resume(Waiting::Lane);
+    }
+
+    /// What it waited for is there, if that is what it waited for.
+    pub fn resume(&mut self, waited_for: Waiting) {
+        if self.waiting == waited_for {
+            self.waiting = Waiting::Turn;
+        }
+    }
+
+    /// Reads and executes within this turn's budget. `scratch` is the worker's read buffer.
+    #[inline]
+    pub fn run(&mut self, scratch: &mut [u8], ctx: &mut Context) -> Fate {
+        if matches!(self.waiting, Waiting::Lane | Waiting::Room | Waiting::Close) {
+            return Fate::Open;
+        }
+        let mut budget = Budget { commands: ctx.settings.commands_per_turn, bytes: ctx.settings.bytes_per_turn };
+        let Some(filled) = self.run_held(scratch, &mut budget, ctx) else { return Fate::Open };
+        self.run_socket(scratch, filled, &mut budget, ctx)
+    }
+
+    /// Executes what is held. `None`: it does not get on. Otherwise what is left of it, less than a command, was moved to the head of
+    /// `scratch`: so many bytes.
+    #[inline]
+    fn run_held(&mut self, scratch: &mut [u8], budget: &mut Budget, ctx: &mut Context) -> Option<usize> {
+        let mut held = std::mem::take(&mut self.held);
+        let mut input = Input::new(&held.bytes[held.start..]);
+        self.waiting = self.execute(&mut input, budget, ctx);
+        held.start += input.used();
+        if self.waiting != Waiting::Input {
+            self.held = held.unless_empty();
+            return None;
+        }
+        let rest = &held.bytes[held.start..];
+        scratch[..rest.len()].copy_from_slice(rest);
+        Some(rest.len())
+    }
+
+    /// Reads and executes until there is nothing to read, the budget is used up, or something is to be waited for.
+    #[inline]
+    fn run_socket(
+        &mut self,
+        scratch: &mut [u8],
+        mut filled: usize,
+        budget: &mut Budget,
+        ctx: &mut Context,
+    ) -> Fate {
+        while self.waiting == Waiting::Input && self.readable {
+            if filled == scratch.len() {
+                ctx.say(reply::LINE_TOO_LONG);
+                return self.begin_close();
+            }
+            if budget.bytes == 0 {
+                self.waiting = Waiting::Turn;
+                break;
+            }
+            match self.read(scratch, filled, budget, ctx) {
+                Ok(n) => filled += n,
+                Err(fate) => return fate,
+            }
+            let mut input = Input::new(&scratch[..filled]);
+            self.waiting = self.execute(&mut input, budget, ctx);
+            let used = input.used();
+            if used > 0 {
+                scratch.copy_within(used..filled, 0);
+                filled -= used;
+            }
+        }
+        self.held = Held::copy(&scratch[..filled]);
+        if self.waiting == Waiting::Input && self.ended {
+            return self.begin_close();
+        }
+        Fate::Open
+    }
+
+    /// One read, behind the `filled` bytes of `scratch` or straight into the value that is being received.
+    #[inline]
+    fn read(
+        &mut self,
+        scratch: &mut [u8],
+        filled: usize,
+        budget: &mut Budget,
+        ctx: &Context,
+    ) -> Result<usize, Fate> {
+        let most = budget.bytes.min(scratch.len() - filled);
+        let sink = match &mut self.state {
+            State::Gather(gathering) => Some(gathering.sink()),
+            State::Upload(uploading) => uploading.sink(),
+            _ => None,
+        };
+        let (asked, result) = match sink {
+            Some((body, want)) if want > 0 && filled == 0 => {
+                let want = want.min(budget.bytes);
+                let rest = &mut scratch[..most - want.min(most)];
+                (want + rest.len(), self.stream.recv_split(body, want, rest).map(|n| (n, n.min(want))))
+            }
+            _ => (most, self.stream.recv(&mut scratch[filled..filled + most]).map(|n| (n, 0))),
+        };
+        let (n, sunk) = match result {
+            Ok(read) => read,
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                self.readable = false;
+                return Ok(0);
+            }
+            Err(_) => return Err(Fate::Closed),
+        };
+        if n == 0 {
+            (self.ended, self.readable) = (true, false);
+            return Ok(0);
+        }
+        if let (State::Upload(uploading), 1..) = (&mut self.state, sunk) {
+            uploading.sunk(sunk);
+        }
+        if n < asked && !self.hung_up {
+            self.readable = false;
+        }
+        budget.bytes = budget.bytes.saturating_sub(n);
+        ctx.counters().add(Counter::BytesRead, n as u64);
+        Ok(n - sunk)
+    }
+
+    fn begin_close(&mut self) -> Fate {
+        self.state = State::Closing;
+        self.waiting = Waiting::Close;
+        self.held = Held::default();
+        Fate::Open
+    }
+
+    #[inline]
+    fn execute(&mut self, input: &mut Input<'_>, budget: &mut Budget, ctx: &mut Context) -> Waiting {
+        loop {
+            if ctx.unsent() >= UNSENT_LIMIT {
+                return Waiting::Peer;
+            }
+            if budget.commands == 0 {
+                ctx.count(Counter::ConnYields);
+                return Waiting::Turn;
+            }
+            match self.step(input, ctx) {
+                Step::Done => budget.commands -= 1,
+                Step::Wait(waiting) => return waiting,
+            }
+        }
+    }
+
+    /// One step of the state machine.
+    #[inline]
+    fn step(&mut self, input: &mut Input<'_>, ctx: &mut Context) -> Step {
+        match &mut self.state {
+            State::Command => self.step_command(input, ctx),
+            State::Keys(keys) => {
+                let step = keys.step(input, &mut self.supply, ctx);
+                self.after_keys(step)
+            }
+            State::First => self.step_first(input, ctx),
+            State::SkipLine => self.step_skip_line(input),
+            State::Swallow(left) => {
+                *left -= input.take(usize::try_from(*left).unwrap_or(usize::MAX)).len() as u64;
+                let over = *left == 0;
+                self.command_if(over)
+            }
+            State::Gather(gathering) => {
+                let step = gathering.step(input, &mut self.supply, ctx);
+                self.command_when_done(step)
+            }
+            State::Upload(uploading) => {
+                let step = uploading.step(input, &mut self.supply, ctx);
+                self.command_when_done(step)
+            }
+            State::Stream(streaming) => {
+                let step = streaming.step(ctx);
+                self.after_chunk(step)
+            }
+            State::Closing => Step::Wait(Waiting::Close),
+        }
+    }
+
+    #[inline]
+    fn step_command(&mut self, input: &mut Input<'_>, ctx: &mut Context) -> Step {
+        if input.is_empty() {
+            return Step::Wait(Waiting::Input);
+        }
+        let next = match command::take(input, &mut self.supply, ctx) {
+            Next::Command => return Step::Done,
+            Next::Wait(waiting) => return Step::Wait(waiting),
+            Next::Keys(mut keys) => {
+                let step = keys.step(input, &mut self.supply, ctx);
+                if let KeysStep::End = step {
+                    return Step::Done;
+                }
+                self.state = State::Keys(keys);
+                return self.after_keys(step);
+            }
+            Next::Gather(gathering) => State::Gather(gathering),
+            Next::Upload(uploading) => State::Upload(uploading),
+            Next::Swallow(left) => State::Swallow(left),
+            Next::Close => State::Closing,
+        };
+        self.state = next;
+        self.step(input, ctx)
+    }
+
+    fn after_keys(&mut self, step: KeysStep) -> Step {
+        self.state = match step {
+            KeysStep::Wait(waiting) => return Step::Wait(waiting),
+            KeysStep::End => State::Command,
+            KeysStep::Skip => State::SkipLine,
+            KeysStep::Stream(streaming) => State::Stream(streaming),
+        };
+        Step::Done
+    }
+
+    fn after_chunk(&mut self, step: StreamStep) -> Step {
+        self.state = match step {
+            StreamStep::Wait(waiting) => return Step::Wait(waiting),
+            StreamStep::End(keys) => State::Keys(keys),
+            StreamStep::Failed => State::SkipLine,
+            StreamStep::Broken => State::Closing,
+        };
+        Step::Done
+    }
+
+    fn step_first(&mut self, input: &mut Input<'_>, ctx: &mut Context) -> Step {
+        match input.rest() {
+            [] => return Step::Wait(Waiting::Input),
+            [binary::REQUEST, ..] => {}
+            _ => {
+                self.state = State::Command;
+                return self.step_command(input, ctx);
+            }
+        }
+        let Some(header) = input.rest().first_chunk() else { return Step::Wait(Waiting::Input) };
+        ctx.say(&binary::refusal(header));
+        self.state = State::Closing;
+        Step::Done
+    }
+
+    fn step_skip_line(&mut self, input: &mut Input<'_>) -> Step {
+        let line = input.rest().iter().position(|byte| *byte == b'\n');
+        input.take(line.map_or(usize::MAX, |at| at + 1));
+        self.command_if(line.is_some())
+    }
+
+    fn command_when_done(&mut self, step: Step) -> Step {
+        if let Step::Done = step {
+            self.state = State::Command;
+        }
+        step
+    }
+
+    /// To the next command if the state is `over`; otherwise it needs more input.
+    fn command_if(&mut self, over: bool) -> Step {
+        if !over {
+            return Step::Wait(Waiting::Input);
+        }
+        self.state = State::Command;
+        Step::Done
+    }
+
+    /// Takes the replies of this turn, which tell of the log up to `depends`, and sends what may leave: all if `mark` has passed that, else what
+    /// was unsent before. Whether it must now be corked is told by [`Connection::held_back`].
+    #[inline]
+    pub fn send(&mut self, replies: &[u8], depends: Position, mark: Position, pool: &mut Pool, ctx: &Context) -> Fate {
+        self.depends = self.depends.max(depends);
+        if self.depends > mark {
+            self.output.push(replies, pool);
+            return self.transmit(&[], pool, ctx);
+        }
+        self.free = self.output.len() + replies.len();
+        self.transmit(replies, pool, ctx)
+    }
+
+    /// Where the log must get for the output that is held back, if any is.
+    pub fn held_back(&self) -> Option<Position> {
+        (self.free < self.output.len()).then_some(self.depends)
+    }
+
+    /// The log will never get there: what was to be told has not happened. The peer learns why, and the connection ends.
+    pub fn refuse(&mut self, why: &str, pool: &mut Pool, ctx: &Context) -> Fate {
+        self.output.truncate(self.free, pool);
+        let mut line = Vec::new();
+        reply::server_error(&mut line, why);
+        (self.depends, self.corked) = (Position::default(), false);
+        self.state = State::Closing;
+        self.waiting = Waiting::Close;
+        self.send(&line, Position::default(), Position::default(), pool, ctx)
+    }
+
+    #[inline]
+    fn transmit(&mut self, replies: &[u8], pool: &mut Pool, ctx: &Context) -> Fate {
+        let queued = self.free - replies.len();
+        let mut rest = replies;
+        while self.writable && self.free > 0 {
+            let from_queue = self.free - rest.len();
+            let (asked, result) = self.send_once(from_queue, rest);
+            let n = match result {
+                Ok(n) => n,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => 0,
+                Err(_) => return Fate::Closed,
+            };
+            ctx.counters().add(Counter::BytesWritten, n as u64);
+            self.writable = n == asked;
+            self.free -= n;
+            self.output_consume(n.min(from_queue), pool);
+            rest = &rest[n - n.min(from_queue)..];
+        }
+        debug_assert!(queued >= self.free.saturating_sub(rest.len()));
+        self.output.push(rest, pool);
+        match self.waiting == Waiting::Close && self.output.is_empty() {
+            true => Fate::Closed,
+            false => Fate::Open,
+        }
+    }
+
+    fn output_consume(&mut self, n: usize, pool: &mut Pool) {
+        if n > 0 {
+            self.output.consume(n, pool);
+        }
+    }
+
+    /// One send of the first `from_queue` bytes of the output and of `replies` after them. Bytes offered, and what came of it.
+    #[inline]
+    fn send_once(&self, from_queue: usize, replies: &[u8]) -> (usize, std::io::Result<usize>) {
+        if from_queue == 0 {
+            return (replies.len(), self.stream.send(&[IoSlice::new(replies)]));
+        }
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let (mut used, mut bytes) = self.output.slices(from_queue, &mut slices[..SLICES - 1]);
+        if bytes == from_queue && !replies.is_empty() {
+            slices[used] = IoSlice::new(replies);
+            (used, bytes) = (used + 1, bytes + replies.len());
+        }
+        (bytes, self.stream.send(&slices[..used]))
+    }
+
+    /// After sending: whether it may go on that waited for the peer to read.
+    #[inline]
+    pub fn resume_if_sent(&mut self) {
+        if self.waiting == Waiting::Peer && self.output.len() < UNSENT_LIMIT {
+            self.waiting = Waiting::Turn;
+        }
+    }
+
+    /// Gives its memory back to the worker and tells the peer that nothing more will come.
+    pub fn close(mut self, pool: &mut Pool) {
+        self.output.truncate(0, pool);
+    }
+}
+
+impl Held {
+    #[inline]
+    fn copy(bytes: &[u8]) -> Self {
+        match bytes {
+            [] => Self::default(),
+            _ => Self { bytes: bytes.to_vec(), start: 0 },
+        }
+    }
+
+    fn unless_empty(self) -> Self {
+        if self.start == self.bytes.len() { Self::default() } else { self }
+    }
+}

@@ -1,0 +1,169 @@
+//! What the commands of one worker share: the store, the turn's replies, reusable buffers, and notes about the connection that is being
+//! worked on. A command is executed with a `&mut Context` and a connection's state, and with nothing else of the worker.
+
+use super::counters::{Counter, Counters};
+use super::inbox::{Answer, Inbox, Letter};
+use super::settings::Settings;
+use super::shared::Shared;
+use super::table::Token;
+use kingdb::Db;
+use kingdb::store::{Position, Scratch};
+use std::sync::Arc;
+
+/// A connection with this much unsent stops executing until it could send. Bytes.
+pub const UNSENT_LIMIT: usize = 64 * 1024;
+/// The turn buffer's capacity. Bytes.
+const TURN_BUFFER: usize = 512 * 1024;
+/// The most one connection can add to it in a turn: it stops at `UNSENT_LIMIT`, after at most one more value or one more `stats`. Bytes.
+const ONE_CONNECTION: usize = UNSENT_LIMIT + kingdb::store::CHUNK + 32 * 1024;
+/// Log records appended per worker and turn. Bytes.
+const APPEND_LIMIT: usize = 1024 * 1024;
+
+/// What a connection waits for before it goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Waiting {
+    /// More input.
+    Input,
+    /// Its next turn: the budget of this one is used up.
+    Turn,
+    /// The peer to read: too much is unsent.
+    Peer,
+    /// Room in the log.
+    Room,
+    /// An answer from the disk lane.
+    Lane,
+    /// Nothing: once its output is sent it is closed.
+    Close,
+}
+
+/// What became of one step of a connection.
+pub enum Step {
+    /// It got on; take the next step.
+    Done,
+    /// It cannot get on, and has consumed nothing it would need again.
+    Wait(Waiting),
+}
+
+/// See the module's head.
+pub struct Context {
+    pub db: Arc<Db>,
+    pub settings: Arc<Settings>,
+    pub shared: Arc<Shared>,
+    /// This worker's number.
+    pub worker: usize,
+    pub inbox: Arc<Inbox>,
+    /// The store's reusable buffers.
+    pub scratch: Scratch,
+    /// A value being computed.
+    pub value: Vec<u8>,
+    /// Replies of all connections of this turn, one after the other.
+    pub replies: Vec<u8>,
+    /// Store time of this turn, in seconds.
+    pub now: u64,
+    /// Bytes appended to the log in this turn.
+    pub appended: usize,
+    /// The connection being worked on.
+    pub token: Token,
+    /// The log must be written up to here before that connection's replies may leave.
+    pub depends: Position,
+    /// Whether that connection may take another chunk of a large value out in this turn.
+    pub chunk_left: bool,
+    /// Where its replies begin, less what it had unsent before.
+    unsent_base: isize,
+}
+
+impl Context {
+    /// A context for worker number `worker`.
+    pub fn new(worker: usize, shared: Arc<Shared>, db: Arc<Db>) -> Self {
+        Self {
+            db,
+            settings: shared.settings.clone(),
+            inbox: shared.inboxes[worker].clone(),
+            shared,
+            worker,
+            scratch: Scratch::default(),
+            value: Vec::new(),
+            replies: Vec::with_capacity(TURN_BUFFER),
+            now: 0,
+            appended: 0,
+            token: Token::reserved(0),
+            depends: Position::default(),
+            chunk_left: true,
+            unsent_base: 0,
+        }
+    }
+
+    /// A new turn.
+    pub fn start_turn(&mut self, now: u64) {
+        self.replies.clear();
+        self.value.shrink_to(kingdb::store::CHUNK);
+        (self.now, self.appended) = (now, 0);
+    }
+
+    /// Turns to another connection, which has `unsent` bytes waiting already.
+    pub fn start_connection(&mut self, token: Token, unsent: usize) {
+        self.token = token;
+        self.depends = Position::default();
+        self.chunk_left = true;
+        self.unsent_base = self.replies.len().cast_signed() - unsent.cast_signed();
+    }
+
+    /// Bytes that the connection being worked on has unsent.
+    #[inline]
+    pub fn unsent(&self) -> usize {
+        (self.replies.len().cast_signed() - self.unsent_base).cast_unsigned()
+    }
+
+    /// Whether the turn buffer has room for whatever one more connection may add.
+    pub fn has_reply_room(&self) -> bool {
+        self.replies.len() + ONE_CONNECTION <= TURN_BUFFER
+    }
+
+    /// Adds to the replies.
+    #[inline]
+    pub fn say(&mut self, text: &[u8]) {
+        self.replies.extend_from_slice(text);
+    }
+
+    /// Adds to the replies, unless the client wants none.
+    #[inline]
+    pub fn answer(&mut self, text: &[u8], noreply: bool) {
+        if !noreply {
+            self.say(text);
+        }
+    }
+
+    /// The replies tell of this place in the log, and leave only when it may be told.
+    #[inline]
+    pub fn depend(&mut self, position: Position) {
+        self.depends = self.depends.max(position);
+    }
+
+    /// Whether a command that writes may be executed now.
+    #[inline]
+    pub fn may_write(&self) -> Result<(), Waiting> {
+        match self.appended < APPEND_LIMIT {
+            false => Err(Waiting::Turn),
+            true if self.db.has_room() => Ok(()),
+            true => Err(Waiting::Room),
+        }
+    }
+
+    /// Counts one.
+    #[inline]
+    pub fn count(&self, counter: Counter) {
+        self.counters().add(counter, 1);
+    }
+
+    /// This worker's counters.
+    #[inline]
+    pub fn counters(&self) -> &Counters {
+        &self.shared.counters[self.worker]
+    }
+
+    /// Runs a job on the disk lane for the connection being worked on; its answer comes to the inbox.
+    pub fn submit(&self, job: impl FnOnce() -> Answer + Send + 'static) {
+        let (inbox, token) = (self.inbox.clone(), self.token);
+        self.db.submit(Box::new(move || inbox.post(Letter { token, answer: job() })));
+    }
+}

@@ -1,0 +1,212 @@
+//! Where clients come in. [`Listeners`] binds every address before the server starts, one socket per worker for TCP (`SO_REUSEPORT`) and one for all
+//! for a Unix socket. [`Door`] is one worker's side of it: accepting a few connections per wake, and standing closed for a moment when the process has
+//! run out of descriptors, so that it neither spins nor needs a client's further knock.
+
+use super::log;
+use super::settings::Settings;
+use super::table::Token;
+use kingdb::sys::epoll::{Epoll, Interest};
+use kingdb::sys::resource;
+use kingdb::sys::signal::SignalFd;
+use kingdb::sys::socket::{self, Listener, Stream};
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a door stays closed after the process ran out of descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Connections accepted per wake from a socket of the worker's own, and from one that all workers share: there the others get a chance.
+const ACCEPTS: usize = 32;
+const SHARED_ACCEPTS: usize = 2;
+/// Descriptors wanted beside one per connection: listeners, loops, the store's files.
+const OTHER_DESCRIPTORS: u64 = 1024;
+
+/// Every listening socket, bound. Dropped, it removes the Unix socket's file.
+pub struct Listeners {
+    pub(super) signals: SignalFd,
+    /// By worker.
+    tcp: Vec<Vec<Listener>>,
+    unix: Option<Arc<Listener>>,
+    unix_path: Option<PathBuf>,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Listeners {
+    /// Binds all that the settings ask for. It also blocks the signals that [`super::run`] reads, in this thread and in those it starts
+    /// from here on, and raises the limit on descriptors: call it before the store is opened. The error is one sentence.
+    pub fn bind(settings: &Settings) -> Result<Self, String> {
+        let signals = SignalFd::block().map_err(|e| format!("cannot take signals: {e}"))?;
+        raise_limit(settings);
+        let mut listeners = Self {
+            signals,
+            tcp: (0..settings.threads).map(|_| Vec::new()).collect(),
+            unix: None,
+            unix_path: None,
+            addresses: Vec::new(),
+        };
+        for (ip, port) in &settings.listen {
+            listeners.bind_tcp(SocketAddr::new(*ip, *port), settings.backlog)?;
+        }
+        if let Some(path) = &settings.unix_socket {
+            let unix = Listener::unix(path, settings.unix_mode, settings.backlog);
+            listeners.unix = Some(Arc::new(unix.map_err(|e| explain(&path.display().to_string(), &e))?));
+            listeners.unix_path = Some(path.clone());
+        }
+        Ok(listeners)
+    }
+
+    /// Where it listens, with real ports: `127.0.0.1:11211 (and [::1]:11211, /run/kingserver.sock)`.
+    pub fn describe(&self) -> String {
+        let unix = self.unix_path.iter().map(|path| path.display().to_string());
+        let mut names = self.addresses.iter().map(SocketAddr::to_string).chain(unix);
+        let first = names.next().unwrap_or_default();
+        let others: Vec<_> = names.collect();
+        if others.is_empty() { first } else { format!("{first} (and {})", others.join(", ")) }
+    }
+
+    /// The TCP addresses, with real ports.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Worker number `worker`'s side. Once for each.
+    pub(super) fn door(&mut self, worker: usize) -> Door {
+        let own = std::mem::take(&mut self.tcp[worker]);
+        let own = own.into_iter().map(|listener| Entrance { listener: Arc::new(listener), tcp: true });
+        let shared = self.unix.iter().map(|listener| Entrance { listener: listener.clone(), tcp: false });
+        Door { entrances: own.chain(shared).collect(), closed: None }
+    }
+
+    fn bind_tcp(&mut self, wanted: SocketAddr, backlog: i32) -> Result<(), String> {
+        let fail = |e: io::Error| explain(&wanted.to_string(), &e);
+        if wanted.port() != 0 && socket::in_use(wanted).map_err(fail)? {
+            return Err(fail(ErrorKind::AddrInUse.into()));
+        }
+        let mut address = wanted;
+        for own in &mut self.tcp {
+            let listener = Listener::tcp(address, backlog).map_err(fail)?;
+            address.set_port(listener.port().map_err(fail)?);
+            own.push(listener);
+        }
+        self.addresses.push(address);
+        Ok(())
+    }
+}
+
+impl Drop for Listeners {
+    fn drop(&mut self) {
+        // One that is gone already is what is wanted.
+        let _ = self.unix_path.as_ref().map(std::fs::remove_file);
+    }
+}
+
+fn raise_limit(settings: &Settings) {
+    let wanted = settings.max_connections as u64 + OTHER_DESCRIPTORS;
+    match resource::raise_descriptor_limit(wanted) {
+        Ok(limit) if limit >= wanted => {}
+        Ok(limit) => log::warn(format_args!(
+            "the limit on open files is {limit}; {} connections want {wanted}: raise it (ulimit -n, LimitNOFILE=) or lower -c",
+            settings.max_connections
+        )),
+        Err(e) => log::warn(format_args!("cannot read the limit on open files: {e}")),
+    }
+}
+
+fn explain(address: &str, error: &io::Error) -> String {
+    let hint = match error.kind() {
+        ErrorKind::AddrInUse => "another server listens there; stop it or choose another address or port (-l, -p, -s)",
+        ErrorKind::AlreadyExists => "a file of that name is there and is not a socket; remove it or choose another path (-s)",
+        ErrorKind::AddrNotAvailable => "this host does not have that address; choose one it has (-l)",
+        ErrorKind::PermissionDenied => "permission denied; ports below 1024 need a privilege, a socket a writable directory",
+        ErrorKind::NotFound => "its directory does not exist; create it or choose another path (-s)",
+        _ => return format!("cannot listen on {address}: {error}"),
+    };
+    format!("cannot listen on {address}: {hint}")
+}
+
+/// One worker's listening sockets.
+pub struct Door {
+    entrances: Vec<Entrance>,
+    /// Since when it stands closed, on the monotonic clock.
+    closed: Option<Duration>,
+}
+
+struct Entrance {
+    listener: Arc<Listener>,
+    tcp: bool,
+}
+
+/// What one try to accept came to.
+pub enum Accepted {
+    /// A connection; whether it is TCP.
+    Stream(Stream, bool),
+    /// Nobody waits.
+    Nobody,
+    /// One that waited went away.
+    Gone,
+    /// There are no descriptors left.
+    Exhausted,
+}
+
+impl Door {
+    /// Registers the sockets; entrance `i` has the reserved token `first + i`.
+    pub fn open(&mut self, epoll: &Epoll, first: u32) -> io::Result<()> {
+        for (token, entrance) in (first..).zip(&self.entrances) {
+            let interest = if entrance.tcp { Interest::LEVEL_IN } else { Interest::SHARED_IN };
+            epoll.add(&*entrance.listener, interest, Token::reserved(token).pack())?;
+        }
+        self.closed = None;
+        Ok(())
+    }
+
+    /// Takes the sockets out until [`Door::reopen`]: what waits there goes on waiting.
+    pub fn close(&mut self, epoll: &Epoll, now: Duration) -> io::Result<()> {
+        self.closed = Some(now);
+        self.entrances.iter().try_for_each(|entrance| epoll.delete(&*entrance.listener))
+    }
+
+    /// How long it stays closed, if it is closed.
+    pub fn closed_for(&self, now: Duration) -> Option<Duration> {
+        self.closed.map(|since| PAUSE.saturating_sub(now.saturating_sub(since)))
+    }
+
+    /// Whether it stands closed.
+    pub fn is_closed(&self) -> bool {
+        self.closed.is_some()
+    }
+
+    /// Puts the sockets back if it is time. Level-triggered: who waits is announced at once. Returns how long it was closed.
+    pub fn reopen(&mut self, epoll: &Epoll, first: u32, now: Duration) -> io::Result<Option<Duration>> {
+        let Some(since) = self.closed.filter(|since| now.saturating_sub(*since) >= PAUSE) else { return Ok(None) };
+        self.open(epoll, first)?;
+        Ok(Some(now.saturating_sub(since)))
+    }
+
+    /// Closes the sockets for good.
+    pub fn shut(&mut self) {
+        self.entrances.clear();
+        self.closed = None;
+    }
+
+    /// How many connections to accept at entrance `index` per wake.
+    pub fn accepts(&self, index: usize) -> usize {
+        match self.entrances.get(index) {
+            Some(entrance) if entrance.tcp => ACCEPTS,
+            Some(_) => SHARED_ACCEPTS,
+            None => 0,
+        }
+    }
+
+    /// Accepts one connection at entrance `index`.
+    pub fn accept(&self, index: usize) -> Accepted {
+        let entrance = &self.entrances[index];
+        match entrance.listener.accept() {
+            Ok(stream) => Accepted::Stream(stream, entrance.tcp),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => Accepted::Nobody,
+            Err(e) if resource::is_exhaustion(&e) => Accepted::Exhausted,
+            Err(_) => Accepted::Gone,
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The server: loops that speak the memcached protocols, in front of the store.
+//!
+//! `main` calls [`Listeners::bind`], opens the store, and calls [`run`], which returns when the server was told to stop. Below this module nothing
+//! blocks and nothing is unsafe.
+#![forbid(unsafe_code)]
+
+mod buffer;
+mod command;
+mod conn;
+mod context;
+mod counters;
+mod inbox;
+mod input;
+mod listen;
+pub mod log;
+pub mod options;
+mod proto;
+mod receive;
+mod reply;
+mod retrieve;
+pub mod settings;
+mod shared;
+mod stats;
+mod storage;
+mod table;
+mod update;
+mod verdict;
+mod worker;
+
+pub use listen::Listeners;
+pub use settings::Settings;
+
+use kingdb::Db;
+use kingdb::sys::epoll::{Epoll, Interest};
+use kingdb::sys::event::EventFd;
+use kingdb::sys::signal::{Signal, SignalFd};
+use shared::Shared;
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use worker::Worker;
+
+/// Serves until SIGTERM or SIGINT, or until a loop fails. When it returns, no thread of the server is left, replies in hand have been sent as far as
+/// possible, and the caller closes the store.
+pub fn run(settings: Settings, db: Arc<Db>, mut listeners: Listeners) -> Result<(), String> {
+    let fail = |e: io::Error| format!("cannot start: {e}");
+    let ended = Arc::new(EventFd::new().map_err(fail)?);
+    let shared = Arc::new(Shared::new(settings).map_err(fail)?);
+    let mut workers = Vec::new();
+    for number in 0..shared.settings.threads {
+        let door = listeners.door(number);
+        let worker = Worker::new(number, shared.clone(), db.clone(), door).map_err(fail)?;
+        workers.push(start(number, worker, ended.clone()).map_err(fail)?);
+    }
+    let waited = wait(&listeners.signals, &ended);
+    shared.inboxes.iter().for_each(|inbox| inbox.stop());
+    let outcomes = workers.into_iter().map(JoinHandle::join);
+    let outcomes: Result<Vec<()>, String> = outcomes
+        .map(|outcome| match outcome {
+            Ok(outcome) => outcome.map_err(|e| format!("a worker's loop failed: {e}")),
+            Err(_) => Err("a worker's loop panicked; its message is above".to_owned()),
+        })
+        .collect();
+    waited.map_err(|e| format!("cannot wait for signals: {e}"))?;
+    outcomes.map(|_| ())
+}
+
+fn start(number: usize, worker: Worker, ended: Arc<EventFd>) -> io::Result<JoinHandle<io::Result<()>>> {
+    std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+        let outcome = worker.run();
+        ended.ring();
+        outcome
+    })
+}
+
+/// Waits for a signal to stop, or for a worker to end by itself.
+fn wait(signals: &SignalFd, ended: &EventFd) -> io::Result<()> {
+    let mut epoll = Epoll::new(2)?;
+    epoll.add(signals, Interest::LEVEL_IN, 0)?;
+    epoll.add(ended, Interest::LEVEL_IN, 1)?;
+    loop {
+        let events = epoll.wait(None)?;
+        if (0..events).any(|index| epoll.event(index).token == 1) {
+            return Ok(());
+        }
+        while let Some(signal) = signals.read()? {
+            match signal {
+                Signal::Stop => return Ok(()),
+                Signal::Reload | Signal::User => log::info("signal received; there is nothing to reload"),
+            }
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! Values on their way in. A value of up to one chunk is gathered in a buffer of its own, and so is the operand of append and prepend; any larger one goes
+//! to an extent file chunk by chunk as it arrives, with at most two chunks on the disk lane: while both are, nothing more is read and TCP holds the
+//! client back. So a transfer takes the same memory whatever its size.
+
+use super::context::{Context, Step, Waiting};
+use super::inbox::Answer;
+use super::input::Input;
+use super::proto::text::Verb;
+use super::reply;
+use super::storage::{Store, Value};
+use super::verdict::{Supply, conclude};
+use kingdb::Error;
+use kingdb::store::{CHUNK, ChunkWritten, Upload, Uploaded};
+
+/// Chunks of one upload on the disk lane at once.
+const IN_FLIGHT: usize = 2;
+
+/// The command a value belongs to, owned: its line is gone when the value is complete.
+struct Order {
+    verb: Verb,
+    key: Box<[u8]>,
+    flags: u32,
+    expires: u64,
+    cas: u64,
+    noreply: bool,
+}
+
+impl Order {
+    fn new(store: &Store<'_>) -> Self {
+        let Store { verb, key, flags, expires, cas, noreply } = *store;
+        Self { verb, key: key.into(), flags, expires, cas, noreply }
+    }
+
+    fn store(&self) -> Store<'_> {
+        let Self { verb, ref key, flags, expires, cas, noreply } = *self;
+        Store { verb, key, flags, expires, cas, noreply }
+    }
+}
+
+/// A value gathered in memory, with its line end.
+pub struct Gathering {
+    order: Order,
+    bytes: Vec<u8>,
+    /// Value and line end.
+    want: usize,
+}
+
+impl Gathering {
+    /// For a value of `len` bytes.
+    pub fn new(store: &Store<'_>, len: usize) -> Self {
+        Self { order: Order::new(store), bytes: Vec::new(), want: len + reply::LINE_END.len() }
+    }
+
+    /// Where to read the next bytes to, and how many.
+    pub fn sink(&mut self) -> (&mut Vec<u8>, usize) {
+        let missing = self.want - self.bytes.len();
+        (&mut self.bytes, missing)
+    }
+
+    /// Takes what has arrived; executes the command once all has.
+    pub fn step(
+        &mut self,
+        input: &mut Input<'_>,
+        supply: &mut Option<Box<Supply>>,
+        ctx: &mut Context,
+    ) -> Step {
+        let missing = self.want - self.bytes.len();
+        if missing > 0 {
+            self.bytes.reserve_exact(missing);
+            self.bytes.extend_from_slice(input.take(missing));
+        }
+        if self.bytes.len() < self.want {
+            return Step::Wait(Waiting::Input);
+        }
+        store_block(&self.order.store(), &self.bytes, supply, ctx)
+    }
+}
+
+/// Executes a storage command whose data block has arrived whole, its line end included.
+#[inline]
+pub fn store_block(
+    store: &Store<'_>,
+    block: &[u8],
+    supply: &mut Option<Box<Supply>>,
+    ctx: &mut Context,
+) -> Step {
+    let (value, end) = block.split_at(block.len() - reply::LINE_END.len());
+    if end != reply::LINE_END {
+        ctx.answer(reply::BAD_CHUNK, store.noreply);
+        return Step::Done;
+    }
+    if let Err(waiting) = ctx.may_write() {
+        return Step::Wait(waiting);
+    }
+    let attempt = store.execute(Value::Bytes(value), supply.take(), ctx);
+    match conclude(attempt, store.noreply, ctx) {
+        Ok(()) => Step::Done,
+        Err(waiting) => Step::Wait(waiting),
+    }
+}
+
+/// A large value on its way to an extent file.
+pub struct Uploading {
+    order: Order,
+    stage: Stage,
+}
+
+enum Stage {
+    Receiving(Receiving),
+    /// It is whole; the command is being executed.
+    Received(Uploaded),
+    /// Nothing came of it.
+    Over,
+}
+
+struct Receiving {
+    upload: Upload,
+    /// Bytes of the value still to come.
+    left: u64,
+    /// The chunk being filled.
+    chunk: Vec<u8>,
+    /// A chunk's buffer that came back from the lane.
+    spare: Option<Vec<u8>>,
+    in_flight: usize,
+    /// Why nothing will come of it; what still arrives is thrown away.
+    failed: Option<Error>,
+    /// Whether the line end behind the value has arrived, and was one.
+    ended: Option<bool>,
+}
+
+impl Uploading {
+    /// For a value of `len` bytes, more than [`CHUNK`].
+    pub fn new(store: &Store<'_>, len: u64, ctx: &Context) -> Result<Self, Error> {
+        let receiving = Receiving {
+            upload: ctx.db.upload(len)?,
+            left: len,
+            chunk: Vec::new(),
+            spare: None,
+            in_flight: 0,
+            failed: None,
+            ended: None,
+        };
+        Ok(Self { order: Order::new(store), stage: Stage::Receiving(receiving) })
+    }
+
+    /// Where to read the next bytes to, and how many; `None`: nowhere now. Tell [`Uploading::sunk`] how many came.
+    pub fn sink(&mut self) -> Option<(&mut Vec<u8>, usize)> {
+        match &mut self.stage {
+            Stage::Receiving(receiving) => receiving.sink(),
+            Stage::Received(_) | Stage::Over => None,
+        }
+    }
+
+    /// So many bytes were read to the sink.
+    pub fn sunk(&mut self, n: usize) {
+        match &mut self.stage {
+            Stage::Receiving(receiving) => receiving.left -= n as u64,
+            Stage::Received(_) | Stage::Over => unreachable!("a value that is whole has no sink"),
+        }
+    }
+
+    /// The lane's answer to a chunk.
+    pub fn written(&mut self, written: ChunkWritten) {
+        match &mut self.stage {
+            Stage::Receiving(receiving) => receiving.written(written),
+            Stage::Received(_) | Stage::Over => unreachable!("a value is whole when no chunk is in flight"),
+        }
+    }
+
+    /// Passes on what has arrived; executes the command once all has.
+    pub fn step(
+        &mut self,
+        input: &mut Input<'_>,
+        supply: &mut Option<Box<Supply>>,
+        ctx: &mut Context,
+    ) -> Step {
+        if let Stage::Receiving(receiving) = &mut self.stage {
+            if let Err(waiting) = receiving.step(input, ctx) {
+                return Step::Wait(waiting);
+            }
+            if let Err(refusal) = self.finish() {
+                refusal.tell(self.order.noreply, ctx);
+                return Step::Done;
+            }
+        }
+        let Stage::Received(uploaded) = &self.stage else { unreachable!("finished above") };
+        if let Err(waiting) = ctx.may_write() {
+            return Step::Wait(waiting);
+        }
+        let store = self.order.store();
+        let attempt = store.execute(Value::Uploaded(uploaded), supply.take(), ctx);
+        match conclude(attempt, store.noreply, ctx) {
+            Ok(()) => Step::Done,
+            Err(waiting) => Step::Wait(waiting),
+        }
+    }
+
+    /// The value has arrived and nothing is in flight: was it right?
+    fn finish(&mut self) -> Result<(), Refusal> {
+        let Stage::Receiving(receiving) = std::mem::replace(&mut self.stage, Stage::Over) else {
+            unreachable!("called once, at the end of receiving");
+        };
+        match (receiving.failed, receiving.ended) {
+            (Some(error), _) => Err(Refusal::Store(error)),
+            (None, Some(true)) => {
+                self.stage = Stage::Received(receiving.upload.finish());
+                Ok(())
+            }
+            (None, _) => Err(Refusal::BadChunk),
+        }
+    }
+}
+
+/// Why a value that was received is not stored.
+enum Refusal {
+    BadChunk,
+    Store(Error),
+}
+
+impl Refusal {
+    fn tell(self, noreply: bool, ctx: &mut Context) {
+        match self {
+            _ if noreply => {}
+            Refusal::BadChunk => ctx.say(reply::BAD_CHUNK),
+            Refusal::Store(error) => reply::store_error(&mut ctx.replies, &error),
+        }
+    }
+}
+
+impl Receiving {
+    fn sink(&mut self) -> Option<(&mut Vec<u8>, usize)> {
+        let want = self.wanted();
+        if want == 0 || self.failed.is_some() {
+            return None;
+        }
+        self.make_room();
+        Some((&mut self.chunk, want))
+    }
+
+    /// How many bytes the chunk still takes.
+    fn wanted(&self) -> usize {
+        usize::try_from(self.left).map_or(CHUNK, |left| left.min(CHUNK)).min(CHUNK - self.chunk.len())
+    }
+
+    /// A buffer for the whole chunk, one that came back if there is one.
+    fn make_room(&mut self) {
+        if self.chunk.capacity() == 0 {
+            self.chunk = self.spare.take().unwrap_or_else(|| Vec::with_capacity(CHUNK));
+        }
+    }
+
+    fn written(&mut self, written: ChunkWritten) {
+        self.in_flight -= 1;
+        match self.upload.done(written) {
+            Ok(buffer) => self.spare = Some(buffer),
+            Err(error) => self.failed = Some(error),
+        }
+    }
+
+    /// Takes what has arrived. `Ok`: all of it, and no chunk is in flight any more.
+    fn step(&mut self, input: &mut Input<'_>, ctx: &Context) -> Result<(), Waiting> {
+        while self.left > 0 || !self.chunk.is_empty() {
+            if self.wanted() == 0 {
+                self.hand_over(ctx)?;
+            } else if input.is_empty() {
+                return Err(Waiting::Input);
+            } else {
+                self.fill(input);
+            }
+        }
+        if self.ended.is_none() {
+            self.end(input)?;
+        }
+        if self.in_flight > 0 { Err(Waiting::Lane) } else { Ok(()) }
+    }
+
+    fn fill(&mut self, input: &mut Input<'_>) {
+        if self.failed.is_some() {
+            let left = usize::try_from(self.left).unwrap_or(usize::MAX);
+            self.left -= input.take(left).len() as u64;
+            self.chunk.clear();
+            return;
+        }
+        self.make_room();
+        let bytes = input.take(self.wanted());
+        self.chunk.extend_from_slice(bytes);
+        self.left -= bytes.len() as u64;
+    }
+
+    /// Gives the full chunk to the disk lane.
+    fn hand_over(&mut self, ctx: &Context) -> Result<(), Waiting> {
+        let chunk = match self.in_flight < IN_FLIGHT {
+            true => std::mem::take(&mut self.chunk),
+            false => return Err(Waiting::Lane),
+        };
+        if self.failed.is_none() {
+            let write = self.upload.chunk(chunk);
+            ctx.submit(move || Answer::Written(write.run()));
+            self.in_flight += 1;
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, input: &mut Input<'_>) -> Result<(), Waiting> {
+        if input.rest().len() < reply::LINE_END.len() {
+            return Err(Waiting::Input);
+        }
+        self.ended = Some(input.take(reply::LINE_END.len()) == reply::LINE_END);
+        Ok(())
+    }
+}

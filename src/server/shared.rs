@@ -1,0 +1,80 @@
+//! What the workers of one server share: the settings, the number of connections, and each other's counters and inboxes.
+
+use super::counters::{Counter, Counters, Values, ZERO};
+use super::inbox::Inbox;
+use super::settings::Settings;
+use kingdb::sys::clock;
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// Counters that `stats reset` does not touch: they tell what is, not what happened.
+const GAUGES: [Counter; 2] = [Counter::Connections, Counter::ConnectionsPeak];
+
+/// See the module's head.
+pub struct Shared {
+    pub settings: Arc<Settings>,
+    /// One per worker.
+    pub counters: Vec<Counters>,
+    /// One per worker.
+    pub inboxes: Vec<Arc<Inbox>>,
+    /// When the server started, on the monotonic clock.
+    pub started: Duration,
+    connections: AtomicUsize,
+    /// What the counters' sums were at the last `stats reset`: a reset subtracts, so that no worker writes another's counters.
+    baseline: Mutex<Values>,
+}
+
+impl Shared {
+    /// For a server that starts now.
+    pub fn new(settings: Settings) -> io::Result<Self> {
+        let workers = settings.threads;
+        Ok(Self {
+            settings: Arc::new(settings),
+            counters: (0..workers).map(|_| Counters::new()).collect(),
+            inboxes: (0..workers).map(|_| Inbox::new().map(Arc::new)).collect::<io::Result<_>>()?,
+            started: clock::monotonic(),
+            connections: AtomicUsize::new(0),
+            baseline: Mutex::new(ZERO),
+        })
+    }
+
+    /// Takes one of the places that `-c` allows, unless there is none left.
+    pub fn admit(&self) -> bool {
+        let before = self.connections.fetch_add(1, Ordering::Relaxed);
+        if before < self.settings.max_connections {
+            return true;
+        }
+        self.leave();
+        false
+    }
+
+    /// Gives a place back.
+    pub fn leave(&self) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// All counters, summed over the workers, since the last reset.
+    pub fn totals(&self) -> Values {
+        let baseline = self.baseline.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sum = self.sum();
+        for (value, base) in sum.iter_mut().zip(baseline.iter()) {
+            *value = value.wrapping_sub(*base);
+        }
+        sum
+    }
+
+    /// `stats reset`.
+    pub fn reset(&self) {
+        let mut sum = self.sum();
+        GAUGES.iter().for_each(|gauge| sum[*gauge as usize] = 0);
+        *self.baseline.lock().unwrap_or_else(PoisonError::into_inner) = sum;
+    }
+
+    fn sum(&self) -> Values {
+        let mut sum = ZERO;
+        self.counters.iter().for_each(|counters| counters.add_to(&mut sum));
+        sum
+    }
+}

@@ -1,0 +1,190 @@
+//! The commands that carry a value: set, add, replace, append, prepend, cas. The value has arrived when they are executed, in memory or, where it
+//! is large, in an extent file already.
+
+use super::context::Context;
+use super::counters::Counter;
+use super::proto::text::Verb;
+use super::reply;
+use super::verdict::{Attempt, Basis, Particulars, Source, Supply, Verdict, look, write};
+use kingdb::store::{Body, CHUNK, Expect, Key, Large, Lookup, NewBody, Part, Seen, Uploaded};
+
+/// A storage command without its value.
+#[derive(Clone, Copy)]
+pub struct Store<'a> {
+    pub verb: Verb,
+    pub key: &'a [u8],
+    pub flags: u32,
+    /// Store time; 0 is never.
+    pub expires: u64,
+    pub cas: u64,
+    pub noreply: bool,
+}
+
+/// Its value.
+#[derive(Clone, Copy)]
+pub enum Value<'a> {
+    /// In memory. Longer than [`CHUNK`] only for append and prepend.
+    Bytes(&'a [u8]),
+    /// In an extent file. Never for append and prepend.
+    Uploaded(&'a Uploaded),
+}
+
+impl Store<'_> {
+    /// Executes the command. The caller has checked that writes may be executed now.
+    #[inline]
+    pub fn execute(&self, value: Value<'_>, supply: Option<Box<Supply>>, ctx: &mut Context) -> Attempt {
+        ctx.value.clear();
+        let key = ctx.db.key(self.key);
+        let attempt = match self.verb {
+            Verb::Set => {
+                self.put(key, value, Expect::Anything, ctx)?;
+                Ok(Verdict::Say(reply::STORED))
+            }
+            Verb::Add | Verb::Replace | Verb::Cas => self.put_if(key, value, &supply, ctx),
+            Verb::Append | Verb::Prepend => self.join(key, value, supply, ctx),
+        };
+        if matches!(attempt, Ok(Verdict::Say(_))) {
+            ctx.count(Counter::CmdSet);
+        }
+        attempt
+    }
+
+    fn put_if(
+        &self,
+        key: Key<'_>,
+        value: Value<'_>,
+        supply: &Option<Box<Supply>>,
+        ctx: &mut Context,
+    ) -> Attempt {
+        loop {
+            let (seen, cas) = match look(&key, Supply::fetched(supply), ctx, |record, _| record.cas)? {
+                Lookup::Hit(seen, cas) => (seen, Some(cas)),
+                Lookup::Miss(seen) => (seen, None),
+                Lookup::Cold(read) => return Ok(Verdict::Cold(read)),
+            };
+            if let Some(refusal) = self.refuses(cas) {
+                self.count_cas(cas, ctx);
+                return Ok(Verdict::Say(refusal));
+            }
+            if self.put(key, value, Expect::Unchanged(seen), ctx)? {
+                self.count_cas(cas, ctx);
+                return Ok(Verdict::Say(reply::STORED));
+            }
+        }
+    }
+
+    /// The answer if the command's condition does not hold. `cas`: that of the record that is there.
+    fn refuses(&self, cas: Option<u64>) -> Option<&'static [u8]> {
+        match (self.verb, cas) {
+            (Verb::Add, Some(_)) | (Verb::Replace, None) => Some(reply::NOT_STORED),
+            (Verb::Cas, None) => Some(reply::NOT_FOUND),
+            (Verb::Cas, Some(cas)) if cas != self.cas => Some(reply::EXISTS),
+            _ => None,
+        }
+    }
+
+    fn count_cas(&self, cas: Option<u64>, ctx: &Context) {
+        match cas {
+            _ if self.verb != Verb::Cas => {}
+            None => ctx.count(Counter::CasMisses),
+            Some(cas) if cas == self.cas => ctx.count(Counter::CasHits),
+            Some(_) => ctx.count(Counter::CasBadval),
+        }
+    }
+
+    #[inline]
+    fn put(
+        &self,
+        key: Key<'_>,
+        value: Value<'_>,
+        expect: Expect,
+        ctx: &mut Context,
+    ) -> Result<bool, kingdb::Error> {
+        let body = match value {
+            Value::Bytes(bytes) => NewBody::Inline(bytes),
+            Value::Uploaded(uploaded) => NewBody::Uploaded(uploaded),
+        };
+        let particulars = Particulars { flags: self.flags, expires: self.expires, cas: None, expect };
+        write(key, particulars, Source::Given(body), ctx)
+    }
+
+    /// append, prepend: the old record's flags and deadline stay.
+    fn join(
+        &self,
+        key: Key<'_>,
+        value: Value<'_>,
+        supply: Option<Box<Supply>>,
+        ctx: &mut Context,
+    ) -> Attempt {
+        let Value::Bytes(new) = value else { unreachable!("append and prepend receive their value in memory") };
+        let supply = match supply.map(|supply| *supply) {
+            Some(Supply::Composed(composed)) => {
+                let (flags, expires, expect) = (composed.flags, composed.expires, Expect::Unchanged(composed.seen));
+                let uploaded = composed.value?;
+                ctx.depend(composed.seen.depends);
+                let particulars = Particulars { flags, expires, cas: None, expect };
+                if write(key, particulars, Source::Given(NewBody::Uploaded(&uploaded)), ctx)? {
+                    return Ok(Verdict::Say(reply::STORED));
+                }
+                None
+            }
+            other => other.map(Box::new),
+        };
+        loop {
+            ctx.value.clear();
+            let visit = |record: kingdb::store::Record<'_>, joined: &mut Vec<u8>| {
+                let (len, large) = (record.len(), self.gather(&record.body, new, joined));
+                (record.flags, record.expires, len, large)
+            };
+            let (seen, (flags, expires, len, large)) = match look(&key, Supply::fetched(&supply), ctx, visit)? {
+                Lookup::Hit(seen, old) => (seen, old),
+                Lookup::Miss(_) => return Ok(Verdict::Say(reply::NOT_STORED)),
+                Lookup::Cold(read) => return Ok(Verdict::Cold(read)),
+            };
+            if len + new.len() as u64 > ctx.settings.max_value {
+                ctx.count(Counter::StoreTooLarge);
+                return Ok(Verdict::Say(reply::TOO_LARGE));
+            }
+            if large.is_some() || ctx.value.len() > CHUNK {
+                return Ok(self.compose(new, large, Basis { seen, flags, expires }, ctx));
+            }
+            if self.write_joined(key, flags, expires, seen, ctx)? {
+                return Ok(Verdict::Say(reply::STORED));
+            }
+        }
+    }
+
+    /// Joins old and new in memory, if the old value is there; otherwise returns where it is.
+    fn gather(&self, old: &Body<'_>, new: &[u8], joined: &mut Vec<u8>) -> Option<Large> {
+        let old = match old {
+            Body::Large(large) => return Some((*large).clone()),
+            Body::Inline(old) => *old,
+        };
+        let (first, second) = if self.verb == Verb::Append { (old, new) } else { (new, old) };
+        joined.extend_from_slice(first);
+        joined.extend_from_slice(second);
+        None
+    }
+
+    fn write_joined(
+        &self,
+        key: Key<'_>,
+        flags: u32,
+        expires: u64,
+        seen: Seen,
+        ctx: &mut Context,
+    ) -> Result<bool, kingdb::Error> {
+        let particulars = Particulars { flags, expires, cas: None, expect: Expect::Unchanged(seen) };
+        write(key, particulars, Source::Computed, ctx)
+    }
+
+    /// The result is large: the disk lane writes it out.
+    fn compose(&self, new: &[u8], large: Option<Large>, basis: Basis, ctx: &mut Context) -> Verdict {
+        let parts = match large {
+            None => vec![Part::Bytes(std::mem::take(&mut ctx.value))],
+            Some(old) if self.verb == Verb::Append => vec![Part::Large(old), Part::Bytes(new.to_vec())],
+            Some(old) => vec![Part::Bytes(new.to_vec()), Part::Large(old)],
+        };
+        Verdict::Compose(ctx.db.compose(parts), basis)
+    }
+}

@@ -1,0 +1,467 @@
+//! The loop. Each worker thread has its own epoll instance, its own listening sockets and its own connections, which live and die on it; it shares
+//! the store and little else, and never sleeps but in `epoll_wait(2)`.
+//!
+//! A turn has three phases. (1) Events become readiness flags, and every ready connection reads and executes within its budget; replies are only
+//! collected, in one buffer that all connections of the turn share. (2) The log is written out to its tail, once for all of them, whoever appended. (3)
+//! Replies are sent, but a reply leaves only when the log's mark has passed everything that it tells of: what was written, what was read, what was found
+//! absent. The others are *corked*: their connections execute nothing until the store wakes the worker. So nothing that could still be lost in a crash is
+//! ever acknowledged, at one write per turn; and under `--db.sync=always` the same waiting is group commit.
+//!
+//! An edge does not come twice: a connection that used up its budget stands on the ready list, and epoll is then only asked, not waited for.
+
+use super::buffer::Pool;
+use super::conn::{Connection, Fate};
+use super::context::{Context, Waiting};
+use super::counters::Counter;
+use super::inbox::Letter;
+use super::listen::{Accepted, Door};
+use super::log;
+use super::reply;
+use super::shared::Shared;
+use super::table::{Table, Token};
+use kingdb::Db;
+use kingdb::store::{Position, Waiter};
+use kingdb::sys::clock;
+use kingdb::sys::epoll::{Epoll, Event, Interest};
+use kingdb::sys::socket::{Stream, StreamOptions};
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Events taken per wait.
+const EVENTS: usize = 512;
+/// The read buffer all connections of a worker share. Bytes.
+const SCRATCH: usize = 64 * 1024;
+/// Reserved tokens: the inbox, and from `DOOR` on the listening sockets.
+const INBOX: u32 = 0;
+const DOOR: u32 = 1;
+/// How soon a write that found no room in the log is tried again.
+const ROOM_RETRY: Duration = Duration::from_millis(2);
+/// How often the least recently active connection is looked at.
+const IDLE_CHECK: Duration = Duration::from_secs(1);
+/// How long a stopping server waits for the log and for clients to take their replies.
+const STOP_WAIT: Duration = Duration::from_secs(2);
+
+/// Replies of one connection, collected in phase 1.
+struct Leaving {
+    token: Token,
+    /// Where they lie in the turn's buffer.
+    start: usize,
+    end: usize,
+    depends: Position,
+}
+
+/// See the module's head.
+pub struct Worker {
+    epoll: Epoll,
+    door: Door,
+    table: Table<Connection>,
+    ctx: Context,
+    scratch: Box<[u8]>,
+    pool: Pool,
+    /// Connections that have something to do.
+    ready: VecDeque<Token>,
+    leaving: Vec<Leaving>,
+    /// Connections whose output waits for the log.
+    corked: Vec<Token>,
+    /// The nearest place in the log that a corked connection waits for, if the store was asked to tell.
+    awaited: Option<Position>,
+    waiter: Waiter,
+    /// Connections that wait for room in the log.
+    roomless: Vec<Token>,
+    letters: Vec<Letter>,
+    /// Seconds on the monotonic clock; kept where there is an idle timeout.
+    second: u32,
+    idle_timeout: Option<u32>,
+    stream_options: StreamOptions,
+}
+
+impl Worker {
+    /// Worker number `number`, with its listening sockets registered.
+    pub fn new(number: usize, shared: Arc<Shared>, db: Arc<Db>, mut door: Door) -> io::Result<Self> {
+        let epoll = Epoll::new(EVENTS)?;
+        let inbox = shared.inboxes[number].clone();
+        epoll.add(&*inbox, Interest::EDGE_IN, Token::reserved(INBOX).pack())?;
+        door.open(&epoll, DOOR)?;
+        let settings = shared.settings.clone();
+        let seconds = |time: Duration| u32::try_from(time.as_secs().max(1)).unwrap_or(u32::MAX);
+        Ok(Self {
+            epoll,
+            door,
+            table: Table::new(),
+            waiter: db.waiter(Box::new(move || inbox.ring())),
+            ctx: Context::new(number, shared, db),
+            scratch: vec![0; SCRATCH].into_boxed_slice(),
+            pool: Pool::new(),
+            ready: VecDeque::new(),
+            leaving: Vec::new(),
+            corked: Vec::new(),
+            awaited: None,
+            roomless: Vec::new(),
+            letters: Vec::new(),
+            second: 0,
+            idle_timeout: settings.idle_timeout.map(seconds),
+            stream_options: StreamOptions {
+                nodelay: settings.nodelay,
+                keepalive: settings.keepalive,
+                user_timeout: settings.user_timeout,
+                recv_buffer: settings.recv_buffer,
+                send_buffer: settings.send_buffer,
+            },
+        })
+    }
+
+    /// Turns until it is told to stop; then sees to it that replies in hand leave, for a bounded time.
+    pub fn run(mut self) -> io::Result<()> {
+        while !self.ctx.inbox.stopping() {
+            self.turn()?;
+        }
+        self.finish()
+    }
+
+    fn turn(&mut self) -> io::Result<()> {
+        let timeout = self.timeout();
+        let events = self.epoll.wait(timeout)?;
+        self.start_turn()?;
+        for index in 0..events {
+            self.dispatch(self.epoll.event(index))?;
+        }
+        self.run_ready();
+        self.write_out();
+        self.send();
+        Ok(())
+    }
+
+    /// How long there is nothing to do unless something happens.
+    fn timeout(&mut self) -> Option<Duration> {
+        if !self.ready.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let room = (!self.roomless.is_empty()).then_some(ROOM_RETRY);
+        let door = if self.door.is_closed() { self.door.closed_for(clock::monotonic()) } else { None };
+        let idle = self.idle_timeout.filter(|_| self.table.len() > 0).map(|_| IDLE_CHECK);
+        [room, door, idle].into_iter().flatten().min()
+    }
+
+    fn start_turn(&mut self) -> io::Result<()> {
+        self.ctx.start_turn(self.ctx.db.now());
+        self.ctx.count(Counter::Turns);
+        if let Err(error) = self.ctx.db.tick(self.ctx.now) {
+            log::error(format_args!("a due flush_all cannot be carried out: {error}"));
+        }
+        if self.door.is_closed() {
+            self.reopen_door()?;
+        }
+        if self.idle_timeout.is_some() {
+            self.close_idle();
+        }
+        if !self.roomless.is_empty() && self.ctx.db.has_room() {
+            self.resume_roomless();
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn dispatch(&mut self, event: Event) -> io::Result<()> {
+        let token = Token::unpack(event.token);
+        if let Some(connection) = self.table.get(token) {
+            connection.note(event);
+            self.make_ready(token);
+            if self.idle_timeout.is_some() {
+                self.table.touch(token, self.second);
+            }
+            return Ok(());
+        }
+        match token.as_reserved() {
+            Some(INBOX) => self.collect(),
+            Some(door) => self.accept((door - DOOR) as usize)?,
+            // A connection closed earlier in this very batch.
+            None => {}
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn make_ready(&mut self, token: Token) {
+        if let Some(connection) = self.table.get(token).filter(|connection| !connection.queued) {
+            connection.queued = true;
+            self.ready.push_back(token);
+        }
+    }
+
+    fn collect(&mut self) {
+        let mut letters = std::mem::take(&mut self.letters);
+        self.ctx.inbox.collect(&mut letters);
+        for Letter { token, answer } in letters.drain(..) {
+            if let Some(connection) = self.table.get(token) {
+                connection.deliver(answer);
+                self.make_ready(token);
+            }
+        }
+        self.letters = letters;
+    }
+
+    // ---- phase 1
+
+    /// Runs every connection that was ready when the turn began, as far as the turn's buffer reaches.
+    fn run_ready(&mut self) {
+        for _ in 0..self.ready.len() {
+            if !self.ctx.has_reply_room() {
+                break;
+            }
+            let Some(token) = self.ready.pop_front() else { break };
+            self.run_one(token);
+        }
+    }
+
+    #[inline]
+    fn run_one(&mut self, token: Token) {
+        let Some(connection) = self.table.get(token) else { return };
+        connection.queued = false;
+        if connection.corked {
+            return;
+        }
+        let (start, before) = (self.ctx.replies.len(), connection.waiting());
+        self.ctx.start_connection(token, connection.unsent());
+        let fate = connection.run(&mut self.scratch, &mut self.ctx);
+        let (end, depends) = (self.ctx.replies.len(), self.ctx.depends);
+        if fate == Fate::Closed {
+            return self.close(token);
+        }
+        let after = connection.waiting();
+        if end > start || connection.has_unsent() {
+            self.leaving.push(Leaving { token, start, end, depends });
+        }
+        match after {
+            Waiting::Turn => self.make_ready(token),
+            Waiting::Room if before != Waiting::Room => self.roomless.push(token),
+            _ => {}
+        }
+    }
+
+    fn resume_roomless(&mut self) {
+        for token in std::mem::take(&mut self.roomless) {
+            if let Some(connection) = self.table.get(token) {
+                connection.resume(Waiting::Room);
+                self.make_ready(token);
+            }
+        }
+    }
+
+    // ---- phase 2
+
+    #[inline]
+    fn write_out(&mut self) {
+        let mark = self.ctx.db.mark();
+        if self.ctx.appended > 0 || self.leaving.iter().any(|leaving| leaving.depends > mark) {
+            self.ctx.db.write_out();
+        }
+    }
+
+    // ---- phase 3
+
+    fn send(&mut self) {
+        if !self.corked.is_empty() {
+            self.uncork();
+        }
+        let mark = self.ctx.db.mark();
+        let mut nearest = None;
+        let mut leaving = std::mem::take(&mut self.leaving);
+        for Leaving { token, start, end, depends } in leaving.drain(..) {
+            let Some(connection) = self.table.get(token) else { continue };
+            let replies = &self.ctx.replies[start..end];
+            let fate = connection.send(replies, depends, mark, &mut self.pool, &self.ctx);
+            nearest = min_some(nearest, self.after_send(token, fate));
+        }
+        self.leaving = leaving;
+        self.await_mark(nearest);
+    }
+
+    /// Where the log must get for this connection, if that holds it back.
+    #[inline]
+    fn after_send(&mut self, token: Token, fate: Fate) -> Option<Position> {
+        if fate == Fate::Closed {
+            self.close(token);
+            return None;
+        }
+        let connection = self.table.get(token)?;
+        if let Some(position) = connection.held_back() {
+            if !std::mem::replace(&mut connection.corked, true) {
+                self.corked.push(token);
+            }
+            return Some(position);
+        }
+        connection.resume_if_sent();
+        if connection.waiting() == Waiting::Turn {
+            self.make_ready(token);
+        }
+        None
+    }
+
+    /// Asks the store to wake this worker when its mark gets to `nearest`, unless it was asked for less already.
+    fn await_mark(&mut self, nearest: Option<Position>) {
+        let Some(position) = nearest else { return };
+        if self.awaited.is_some_and(|awaited| awaited <= position) {
+            return;
+        }
+        self.awaited = Some(position);
+        if !self.ctx.db.await_mark(&self.waiter, position) {
+            // It got there meanwhile: the next turn comes at once.
+            self.ctx.inbox.ring();
+        }
+    }
+
+    /// Lets go what the log's mark has passed; where it can never pass, says so.
+    fn uncork(&mut self) {
+        let failure = self.ctx.db.failure();
+        let mark = self.ctx.db.mark();
+        if failure.is_none() && self.awaited.is_some_and(|awaited| mark < awaited) {
+            return;
+        }
+        self.awaited = None;
+        let mut nearest = None;
+        for token in std::mem::take(&mut self.corked) {
+            let Some(connection) = self.table.get(token) else { continue };
+            connection.corked = false;
+            let mut fate = connection.send(&[], Position::default(), mark, &mut self.pool, &self.ctx);
+            if let (Fate::Open, Some(_), Some(why)) = (fate, connection.held_back(), &failure) {
+                fate = connection.refuse(why, &mut self.pool, &self.ctx);
+            }
+            nearest = min_some(nearest, self.after_send(token, fate));
+            self.make_ready_if_uncorked(token);
+        }
+        self.await_mark(nearest);
+    }
+
+    /// Events may have come while it was corked.
+    fn make_ready_if_uncorked(&mut self, token: Token) {
+        if self.table.get(token).is_some_and(|connection| !connection.corked) {
+            self.make_ready(token);
+        }
+    }
+
+    // ---- connections come and go
+
+    fn accept(&mut self, entrance: usize) -> io::Result<()> {
+        for _ in 0..self.door.accepts(entrance) {
+            match self.door.accept(entrance) {
+                Accepted::Stream(stream, tcp) => self.welcome(stream, tcp),
+                Accepted::Gone => {}
+                Accepted::Nobody => break,
+                Accepted::Exhausted => {
+                    self.ctx.count(Counter::ListenDisabledNum);
+                    log::warn("out of file descriptors; new connections wait (raise the limit on open files or lower -c)");
+                    return self.door.close(&self.epoll, clock::monotonic());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn welcome(&mut self, stream: Stream, tcp: bool) {
+        if !self.ctx.shared.admit() {
+            return self.turn_away(&stream);
+        }
+        // Options are wishes; a peer that is gone already is found out by reading.
+        let _ = stream.configure(&self.stream_options, tcp);
+        let Some(token) = self.table.insert(Connection::new(stream), self.second) else {
+            return self.ctx.shared.leave();
+        };
+        let added = self.table.get(token).map(|new| self.epoll.add(new.stream(), Interest::EDGE, token.pack()));
+        self.ctx.count(Counter::TotalConnections);
+        self.count_connections();
+        if let Some(Err(error)) = added {
+            log::warn(format_args!("cannot watch a new connection, closed: {error}"));
+            self.close(token);
+        }
+    }
+
+    fn turn_away(&self, stream: &Stream) {
+        self.ctx.count(Counter::RejectedConnections);
+        // The peer may be gone; there is nobody to tell then.
+        let _ = stream.send(&[IoSlice::new(reply::TOO_MANY)]);
+        let _ = stream.shutdown_write();
+    }
+
+    fn close(&mut self, token: Token) {
+        let Some(connection) = self.table.remove(token) else { return };
+        connection.close(&mut self.pool);
+        self.ctx.shared.leave();
+        self.count_connections();
+    }
+
+    fn count_connections(&self) {
+        let now = self.table.len() as u64;
+        let counters = self.ctx.counters();
+        counters.set(Counter::Connections, now);
+        counters.set(Counter::ConnectionsPeak, now.max(counters.get(Counter::ConnectionsPeak)));
+    }
+
+    fn reopen_door(&mut self) -> io::Result<()> {
+        if let Some(closed) = self.door.reopen(&self.epoll, DOOR, clock::monotonic())? {
+            let micros = u64::try_from(closed.as_micros()).unwrap_or(u64::MAX);
+            self.ctx.counters().add(Counter::ListenDisabledMicros, micros);
+        }
+        Ok(())
+    }
+
+    /// Once a second: closes from the head of the list of activity what has been silent for too long.
+    fn close_idle(&mut self) {
+        let second = clock::monotonic().as_secs() as u32;
+        let Some(timeout) = self.idle_timeout.filter(|_| second != self.second) else { return };
+        self.second = second;
+        while let Some((token, active)) = self.table.oldest() {
+            if second.wrapping_sub(active) < timeout {
+                return;
+            }
+            match self.table.get(token).map(|connection| connection.waiting()) {
+                // It is the server that is slow.
+                Some(Waiting::Lane | Waiting::Room) => self.table.touch(token, second),
+                _ => {
+                    self.ctx.count(Counter::IdleKicks);
+                    self.close(token);
+                }
+            }
+        }
+    }
+
+    // ---- the end
+
+    /// Nothing is accepted, read or executed any more; what was said leaves as far as the log and the peers allow within a bounded time.
+    fn finish(&mut self) -> io::Result<()> {
+        self.door.shut();
+        self.ctx.db.write_out();
+        let end = clock::monotonic() + STOP_WAIT;
+        let mut unsent: Vec<_> = self.table.tokens().collect();
+        loop {
+            unsent.retain(|token| self.send_last(*token));
+            let now = clock::monotonic();
+            if unsent.is_empty() || now >= end {
+                return Ok(());
+            }
+            let events = self.epoll.wait(Some((end - now).min(ROOM_RETRY)))?;
+            for index in 0..events {
+                let event = self.epoll.event(index);
+                if let Some(connection) = self.table.get(Token::unpack(event.token)) {
+                    connection.note(event);
+                }
+            }
+        }
+    }
+
+    /// Whether the connection still has something to send.
+    fn send_last(&mut self, token: Token) -> bool {
+        let (mark, failure) = (self.ctx.db.mark(), self.ctx.db.failure());
+        let Some(connection) = self.table.get(token) else { return false };
+        let mut fate = connection.send(&[], Position::default(), mark, &mut self.pool, &self.ctx);
+        if let (Fate::Open, Some(_), Some(why)) = (fate, connection.held_back(), &failure) {
+            fate = connection.refuse(why, &mut self.pool, &self.ctx);
+        }
+        fate == Fate::Open && connection.unsent() > 0
+    }
+}
+
+fn min_some<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {
+    a.into_iter().chain(b).min()
+}
