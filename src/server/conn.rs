@@ -155,7 +155,9 @@ impl Connection {
             (Answer::Composed(value), _) => self.supply = Some(Box::new(Supply::Composed(value))),
             (Answer::Written(written), State::Upload(upload)) => upload.written(written),
             (Answer::Chunk(chunk), State::Stream(stream)) => stream.came(chunk),
-            (Answer::Written(_) | Answer::Chunk(_), _) => unreachable!("a state outlives the jobs it started"),
+            (Answer::Written(_) | Answer::Chunk(_), _) => {
+                unreachable!("a state outlives the jobs it started")
+            }
         }
         self.resume(Waiting::Lane);
     }
@@ -173,15 +175,25 @@ impl Connection {
         if matches!(self.waiting, Waiting::Lane | Waiting::Room | Waiting::Close) {
             return Fate::Open;
         }
-        let mut budget = Budget { commands: ctx.settings.commands_per_turn, bytes: ctx.settings.bytes_per_turn };
-        let Some(filled) = self.run_held(scratch, &mut budget, ctx) else { return Fate::Open };
+        let mut budget = Budget {
+            commands: ctx.settings.commands_per_turn,
+            bytes: ctx.settings.bytes_per_turn,
+        };
+        let Some(filled) = self.run_held(scratch, &mut budget, ctx) else {
+            return Fate::Open;
+        };
         self.run_socket(scratch, filled, &mut budget, ctx)
     }
 
     /// Executes what is held. `None`: it does not get on. Otherwise what is left of it, less than a command, was moved to the head of
     /// `scratch`: so many bytes.
     #[inline]
-    fn run_held(&mut self, scratch: &mut [u8], budget: &mut Budget, ctx: &mut Context) -> Option<usize> {
+    fn run_held(
+        &mut self,
+        scratch: &mut [u8],
+        budget: &mut Budget,
+        ctx: &mut Context,
+    ) -> Option<usize> {
         let mut held = std::mem::take(&mut self.held);
         let mut input = Input::new(&held.bytes[held.start..]);
         self.waiting = self.execute(&mut input, budget, ctx);
@@ -251,9 +263,19 @@ impl Connection {
             Some((body, want)) if want > 0 && filled == 0 => {
                 let want = want.min(budget.bytes);
                 let rest = &mut scratch[..most - want.min(most)];
-                (want + rest.len(), self.stream.recv_split(body, want, rest).map(|n| (n, n.min(want))))
+                (
+                    want + rest.len(),
+                    self.stream
+                        .recv_split(body, want, rest)
+                        .map(|n| (n, n.min(want))),
+                )
             }
-            _ => (most, self.stream.recv(&mut scratch[filled..filled + most]).map(|n| (n, 0))),
+            _ => (
+                most,
+                self.stream
+                    .recv(&mut scratch[filled..filled + most])
+                    .map(|n| (n, 0)),
+            ),
         };
         let (n, sunk) = match result {
             Ok(read) => read,
@@ -286,7 +308,12 @@ impl Connection {
     }
 
     #[inline]
-    fn execute(&mut self, input: &mut Input<'_>, budget: &mut Budget, ctx: &mut Context) -> Waiting {
+    fn execute(
+        &mut self,
+        input: &mut Input<'_>,
+        budget: &mut Budget,
+        ctx: &mut Context,
+    ) -> Waiting {
         loop {
             if ctx.unsent() >= UNSENT_LIMIT {
                 return Waiting::Peer;
@@ -314,7 +341,9 @@ impl Connection {
             State::First => self.step_first(input, ctx),
             State::SkipLine => self.step_skip_line(input),
             State::Swallow(left) => {
-                *left -= input.take(usize::try_from(*left).unwrap_or(usize::MAX)).len() as u64;
+                *left -= input
+                    .take(usize::try_from(*left).unwrap_or(usize::MAX))
+                    .len() as u64;
                 let over = *left == 0;
                 self.command_if(over)
             }
@@ -388,7 +417,9 @@ impl Connection {
                 return self.step_command(input, ctx);
             }
         }
-        let Some(header) = input.rest().first_chunk() else { return Step::Wait(Waiting::Input) };
+        let Some(header) = input.rest().first_chunk() else {
+            return Step::Wait(Waiting::Input);
+        };
         ctx.say(&binary::refusal(header));
         self.state = State::Closing;
         Step::Done
@@ -419,7 +450,14 @@ impl Connection {
     /// Takes the replies of this turn, which tell of the log up to `depends`, and sends what may leave: all if `mark` has passed that, else what
     /// was unsent before. Whether it must now be corked is told by [`Connection::held_back`].
     #[inline]
-    pub fn send(&mut self, replies: &[u8], depends: Position, mark: Position, pool: &mut Pool, ctx: &Context) -> Fate {
+    pub fn send(
+        &mut self,
+        replies: &[u8],
+        depends: Position,
+        mark: Position,
+        pool: &mut Pool,
+        ctx: &Context,
+    ) -> Fate {
         self.depends = self.depends.max(depends);
         if self.depends > mark {
             self.output.push(replies, pool);
@@ -511,11 +549,18 @@ impl Held {
     fn copy(bytes: &[u8]) -> Self {
         match bytes {
             [] => Self::default(),
-            _ => Self { bytes: bytes.to_vec(), start: 0 },
+            _ => Self {
+                bytes: bytes.to_vec(),
+                start: 0,
+            },
         }
     }
 
     fn unless_empty(self) -> Self {
-        if self.start == self.bytes.len() { Self::default() } else { self }
+        if self.start == self.bytes.len() {
+            Self::default()
+        } else {
+            self
+        }
     }
 }

@@ -27,13 +27,41 @@ struct Order {
 
 impl Order {
     fn new(store: &Store<'_>) -> Self {
-        let Store { verb, key, flags, expires, cas, noreply } = *store;
-        Self { verb, key: key.into(), flags, expires, cas, noreply }
+        let Store {
+            verb,
+            key,
+            flags,
+            expires,
+            cas,
+            noreply,
+        } = *store;
+        Self {
+            verb,
+            key: key.into(),
+            flags,
+            expires,
+            cas,
+            noreply,
+        }
     }
 
     fn store(&self) -> Store<'_> {
-        let Self { verb, ref key, flags, expires, cas, noreply } = *self;
-        Store { verb, key, flags, expires, cas, noreply }
+        let Self {
+            verb,
+            ref key,
+            flags,
+            expires,
+            cas,
+            noreply,
+        } = *self;
+        Store {
+            verb,
+            key,
+            flags,
+            expires,
+            cas,
+            noreply,
+        }
     }
 }
 
@@ -48,7 +76,11 @@ pub struct Gathering {
 impl Gathering {
     /// For a value of `len` bytes.
     pub fn new(store: &Store<'_>, len: usize) -> Self {
-        Self { order: Order::new(store), bytes: Vec::new(), want: len + reply::LINE_END.len() }
+        Self {
+            order: Order::new(store),
+            bytes: Vec::new(),
+            want: len + reply::LINE_END.len(),
+        }
     }
 
     /// Where to read the next bytes to, and how many.
@@ -140,7 +172,10 @@ impl Uploading {
             failed: None,
             ended: None,
         };
-        Ok(Self { order: Order::new(store), stage: Stage::Receiving(receiving) })
+        Ok(Self {
+            order: Order::new(store),
+            stage: Stage::Receiving(receiving),
+        })
     }
 
     /// Where to read the next bytes to, and how many; `None`: nowhere now. Tell [`Uploading::sunk`] how many came.
@@ -163,7 +198,9 @@ impl Uploading {
     pub fn written(&mut self, written: ChunkWritten) {
         match &mut self.stage {
             Stage::Receiving(receiving) => receiving.written(written),
-            Stage::Received(_) | Stage::Over => unreachable!("a value is whole when no chunk is in flight"),
+            Stage::Received(_) | Stage::Over => {
+                unreachable!("a value is whole when no chunk is in flight")
+            }
         }
     }
 
@@ -183,7 +220,9 @@ impl Uploading {
                 return Step::Done;
             }
         }
-        let Stage::Received(uploaded) = &self.stage else { unreachable!("finished above") };
+        let Stage::Received(uploaded) = &self.stage else {
+            unreachable!("finished above")
+        };
         if let Err(waiting) = ctx.may_write() {
             return Step::Wait(waiting);
         }
@@ -239,13 +278,18 @@ impl Receiving {
 
     /// How many bytes the chunk still takes.
     fn wanted(&self) -> usize {
-        usize::try_from(self.left).map_or(CHUNK, |left| left.min(CHUNK)).min(CHUNK - self.chunk.len())
+        usize::try_from(self.left)
+            .map_or(CHUNK, |left| left.min(CHUNK))
+            .min(CHUNK - self.chunk.len())
     }
 
     /// A buffer for the whole chunk, one that came back if there is one.
     fn make_room(&mut self) {
         if self.chunk.capacity() == 0 {
-            self.chunk = self.spare.take().unwrap_or_else(|| Vec::with_capacity(CHUNK));
+            self.chunk = self
+                .spare
+                .take()
+                .unwrap_or_else(|| Vec::with_capacity(CHUNK));
         }
     }
 
@@ -271,7 +315,11 @@ impl Receiving {
         if self.ended.is_none() {
             self.end(input)?;
         }
-        if self.in_flight > 0 { Err(Waiting::Lane) } else { Ok(()) }
+        if self.in_flight > 0 {
+            Err(Waiting::Lane)
+        } else {
+            Ok(())
+        }
     }
 
     fn fill(&mut self, input: &mut Input<'_>) {

@@ -32,7 +32,12 @@ pub enum Value<'a> {
 impl Store<'_> {
     /// Executes the command. The caller has checked that writes may be executed now.
     #[inline]
-    pub fn execute(&self, value: Value<'_>, supply: Option<Box<Supply>>, ctx: &mut Context) -> Attempt {
+    pub fn execute(
+        &self,
+        value: Value<'_>,
+        supply: Option<Box<Supply>>,
+        ctx: &mut Context,
+    ) -> Attempt {
         ctx.value.clear();
         let key = ctx.db.key(self.key);
         let attempt = match self.verb {
@@ -57,11 +62,12 @@ impl Store<'_> {
         ctx: &mut Context,
     ) -> Attempt {
         loop {
-            let (seen, cas) = match look(&key, Supply::fetched(supply), ctx, |record, _| record.cas)? {
-                Lookup::Hit(seen, cas) => (seen, Some(cas)),
-                Lookup::Miss(seen) => (seen, None),
-                Lookup::Cold(read) => return Ok(Verdict::Cold(read)),
-            };
+            let (seen, cas) =
+                match look(&key, Supply::fetched(supply), ctx, |record, _| record.cas)? {
+                    Lookup::Hit(seen, cas) => (seen, Some(cas)),
+                    Lookup::Miss(seen) => (seen, None),
+                    Lookup::Cold(read) => return Ok(Verdict::Cold(read)),
+                };
             if let Some(refusal) = self.refuses(cas) {
                 self.count_cas(cas, ctx);
                 return Ok(Verdict::Say(refusal));
@@ -104,7 +110,12 @@ impl Store<'_> {
             Value::Bytes(bytes) => NewBody::Inline(bytes),
             Value::Uploaded(uploaded) => NewBody::Uploaded(uploaded),
         };
-        let particulars = Particulars { flags: self.flags, expires: self.expires, cas: None, expect };
+        let particulars = Particulars {
+            flags: self.flags,
+            expires: self.expires,
+            cas: None,
+            expect,
+        };
         write(key, particulars, Source::Given(body), ctx)
     }
 
@@ -116,14 +127,30 @@ impl Store<'_> {
         supply: Option<Box<Supply>>,
         ctx: &mut Context,
     ) -> Attempt {
-        let Value::Bytes(new) = value else { unreachable!("append and prepend receive their value in memory") };
+        let Value::Bytes(new) = value else {
+            unreachable!("append and prepend receive their value in memory")
+        };
         let supply = match supply.map(|supply| *supply) {
             Some(Supply::Composed(composed)) => {
-                let (flags, expires, expect) = (composed.flags, composed.expires, Expect::Unchanged(composed.seen));
+                let (flags, expires, expect) = (
+                    composed.flags,
+                    composed.expires,
+                    Expect::Unchanged(composed.seen),
+                );
                 let uploaded = composed.value?;
                 ctx.depend(composed.seen.depends);
-                let particulars = Particulars { flags, expires, cas: None, expect };
-                if write(key, particulars, Source::Given(NewBody::Uploaded(&uploaded)), ctx)? {
+                let particulars = Particulars {
+                    flags,
+                    expires,
+                    cas: None,
+                    expect,
+                };
+                if write(
+                    key,
+                    particulars,
+                    Source::Given(NewBody::Uploaded(&uploaded)),
+                    ctx,
+                )? {
                     return Ok(Verdict::Say(reply::STORED));
                 }
                 None
@@ -136,17 +163,27 @@ impl Store<'_> {
                 let (len, large) = (record.len(), self.gather(&record.body, new, joined));
                 (record.flags, record.expires, len, large)
             };
-            let (seen, (flags, expires, len, large)) = match look(&key, Supply::fetched(&supply), ctx, visit)? {
-                Lookup::Hit(seen, old) => (seen, old),
-                Lookup::Miss(_) => return Ok(Verdict::Say(reply::NOT_STORED)),
-                Lookup::Cold(read) => return Ok(Verdict::Cold(read)),
-            };
+            let (seen, (flags, expires, len, large)) =
+                match look(&key, Supply::fetched(&supply), ctx, visit)? {
+                    Lookup::Hit(seen, old) => (seen, old),
+                    Lookup::Miss(_) => return Ok(Verdict::Say(reply::NOT_STORED)),
+                    Lookup::Cold(read) => return Ok(Verdict::Cold(read)),
+                };
             if len + new.len() as u64 > ctx.settings.max_value {
                 ctx.count(Counter::StoreTooLarge);
                 return Ok(Verdict::Say(reply::TOO_LARGE));
             }
             if large.is_some() || ctx.value.len() > CHUNK {
-                return Ok(self.compose(new, large, Basis { seen, flags, expires }, ctx));
+                return Ok(self.compose(
+                    new,
+                    large,
+                    Basis {
+                        seen,
+                        flags,
+                        expires,
+                    },
+                    ctx,
+                ));
             }
             if self.write_joined(key, flags, expires, seen, ctx)? {
                 return Ok(Verdict::Say(reply::STORED));
@@ -160,7 +197,11 @@ impl Store<'_> {
             Body::Large(large) => return Some((*large).clone()),
             Body::Inline(old) => *old,
         };
-        let (first, second) = if self.verb == Verb::Append { (old, new) } else { (new, old) };
+        let (first, second) = if self.verb == Verb::Append {
+            (old, new)
+        } else {
+            (new, old)
+        };
         joined.extend_from_slice(first);
         joined.extend_from_slice(second);
         None
@@ -174,15 +215,28 @@ impl Store<'_> {
         seen: Seen,
         ctx: &mut Context,
     ) -> Result<bool, kingdb::Error> {
-        let particulars = Particulars { flags, expires, cas: None, expect: Expect::Unchanged(seen) };
+        let particulars = Particulars {
+            flags,
+            expires,
+            cas: None,
+            expect: Expect::Unchanged(seen),
+        };
         write(key, particulars, Source::Computed, ctx)
     }
 
     /// The result is large: the disk lane writes it out.
-    fn compose(&self, new: &[u8], large: Option<Large>, basis: Basis, ctx: &mut Context) -> Verdict {
+    fn compose(
+        &self,
+        new: &[u8],
+        large: Option<Large>,
+        basis: Basis,
+        ctx: &mut Context,
+    ) -> Verdict {
         let parts = match large {
             None => vec![Part::Bytes(std::mem::take(&mut ctx.value))],
-            Some(old) if self.verb == Verb::Append => vec![Part::Large(old), Part::Bytes(new.to_vec())],
+            Some(old) if self.verb == Verb::Append => {
+                vec![Part::Large(old), Part::Bytes(new.to_vec())]
+            }
             Some(old) => vec![Part::Bytes(new.to_vec()), Part::Large(old)],
         };
         Verdict::Compose(ctx.db.compose(parts), basis)

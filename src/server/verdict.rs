@@ -5,7 +5,9 @@
 use super::context::{Context, Waiting};
 use super::inbox::{Answer, Composed};
 use super::reply;
-use kingdb::store::{ColdRead, Compose, Expect, Fetched, Key, Lookup, NewBody, Outcome, Record, Seen, Write};
+use kingdb::store::{
+    ColdRead, Compose, Expect, Fetched, Key, Lookup, NewBody, Outcome, Record, Seen, Write,
+};
 
 /// What the disk lane brought for a command that was parked.
 pub enum Supply {
@@ -61,8 +63,22 @@ pub fn conclude(attempt: Attempt, noreply: bool, ctx: &mut Context) -> Result<()
             ctx.submit(move || Answer::Fetched(read.run()));
             return Err(Waiting::Lane);
         }
-        Ok(Verdict::Compose(compose, Basis { seen, flags, expires })) => {
-            ctx.submit(move || Answer::Composed(Composed { seen, flags, expires, value: compose.run() }));
+        Ok(Verdict::Compose(
+            compose,
+            Basis {
+                seen,
+                flags,
+                expires,
+            },
+        )) => {
+            ctx.submit(move || {
+                Answer::Composed(Composed {
+                    seen,
+                    flags,
+                    expires,
+                    value: compose.run(),
+                })
+            });
             return Err(Waiting::Lane);
         }
         Err(_) if noreply => {}
@@ -78,7 +94,13 @@ pub fn look<R>(
     ctx: &mut Context,
     visit: impl FnOnce(Record<'_>, &mut Vec<u8>) -> R,
 ) -> Result<Lookup<R>, kingdb::Error> {
-    let Context { db, scratch, value, now, .. } = ctx;
+    let Context {
+        db,
+        scratch,
+        value,
+        now,
+        ..
+    } = ctx;
     let found = db.lookup(key, *now, supplied, scratch, |record| visit(record, value))?;
     if let Lookup::Hit(seen, _) | Lookup::Miss(seen) = &found {
         ctx.depend(seen.depends);
@@ -116,9 +138,27 @@ pub fn write(
     };
     /// What a record takes beside its key and value, roughly. Bytes.
     const OVERHEAD: usize = 64;
-    ctx.appended += OVERHEAD + key.bytes().len() + if let NewBody::Inline(value) = body { value.len() } else { 0 };
-    let Particulars { flags, expires, cas, expect } = particulars;
-    let write = Write { key, flags, expires, cas, body, expect };
+    ctx.appended += OVERHEAD
+        + key.bytes().len()
+        + if let NewBody::Inline(value) = body {
+            value.len()
+        } else {
+            0
+        };
+    let Particulars {
+        flags,
+        expires,
+        cas,
+        expect,
+    } = particulars;
+    let write = Write {
+        key,
+        flags,
+        expires,
+        cas,
+        body,
+        expect,
+    };
     match ctx.db.write(&write, &mut ctx.scratch)? {
         Outcome::Conflict => Ok(false),
         Outcome::Done { depends, .. } => {

@@ -79,7 +79,12 @@ pub struct Worker {
 
 impl Worker {
     /// Worker number `number`, with its listening sockets registered.
-    pub fn new(number: usize, shared: Arc<Shared>, db: Arc<Db>, mut door: Door) -> io::Result<Self> {
+    pub fn new(
+        number: usize,
+        shared: Arc<Shared>,
+        db: Arc<Db>,
+        mut door: Door,
+    ) -> io::Result<Self> {
         let epoll = Epoll::new(EVENTS)?;
         let inbox = shared.inboxes[number].clone();
         epoll.add(&*inbox, Interest::EDGE_IN, Token::reserved(INBOX).pack())?;
@@ -139,8 +144,15 @@ impl Worker {
             return Some(Duration::ZERO);
         }
         let room = (!self.roomless.is_empty()).then_some(ROOM_RETRY);
-        let door = if self.door.is_closed() { self.door.closed_for(clock::monotonic()) } else { None };
-        let idle = self.idle_timeout.filter(|_| self.table.len() > 0).map(|_| IDLE_CHECK);
+        let door = if self.door.is_closed() {
+            self.door.closed_for(clock::monotonic())
+        } else {
+            None
+        };
+        let idle = self
+            .idle_timeout
+            .filter(|_| self.table.len() > 0)
+            .map(|_| IDLE_CHECK);
         [room, door, idle].into_iter().flatten().min()
     }
 
@@ -148,7 +160,9 @@ impl Worker {
         self.ctx.start_turn(self.ctx.db.now());
         self.ctx.count(Counter::Turns);
         if let Err(error) = self.ctx.db.tick(self.ctx.now) {
-            log::error(format_args!("a due flush_all cannot be carried out: {error}"));
+            log::error(format_args!(
+                "a due flush_all cannot be carried out: {error}"
+            ));
         }
         if self.door.is_closed() {
             self.reopen_door()?;
@@ -184,7 +198,11 @@ impl Worker {
 
     #[inline]
     fn make_ready(&mut self, token: Token) {
-        if let Some(connection) = self.table.get(token).filter(|connection| !connection.queued) {
+        if let Some(connection) = self
+            .table
+            .get(token)
+            .filter(|connection| !connection.queued)
+        {
             connection.queued = true;
             self.ready.push_back(token);
         }
@@ -210,14 +228,18 @@ impl Worker {
             if !self.ctx.has_reply_room() {
                 break;
             }
-            let Some(token) = self.ready.pop_front() else { break };
+            let Some(token) = self.ready.pop_front() else {
+                break;
+            };
             self.run_one(token);
         }
     }
 
     #[inline]
     fn run_one(&mut self, token: Token) {
-        let Some(connection) = self.table.get(token) else { return };
+        let Some(connection) = self.table.get(token) else {
+            return;
+        };
         connection.queued = false;
         if connection.corked {
             return;
@@ -231,7 +253,12 @@ impl Worker {
         }
         let after = connection.waiting();
         if end > start || connection.has_unsent() {
-            self.leaving.push(Leaving { token, start, end, depends });
+            self.leaving.push(Leaving {
+                token,
+                start,
+                end,
+                depends,
+            });
         }
         match after {
             Waiting::Turn => self.make_ready(token),
@@ -268,8 +295,16 @@ impl Worker {
         let mark = self.ctx.db.mark();
         let mut nearest = None;
         let mut leaving = std::mem::take(&mut self.leaving);
-        for Leaving { token, start, end, depends } in leaving.drain(..) {
-            let Some(connection) = self.table.get(token) else { continue };
+        for Leaving {
+            token,
+            start,
+            end,
+            depends,
+        } in leaving.drain(..)
+        {
+            let Some(connection) = self.table.get(token) else {
+                continue;
+            };
             let replies = &self.ctx.replies[start..end];
             let fate = connection.send(replies, depends, mark, &mut self.pool, &self.ctx);
             nearest = min_some(nearest, self.after_send(token, fate));
@@ -322,9 +357,12 @@ impl Worker {
         self.awaited = None;
         let mut nearest = None;
         for token in std::mem::take(&mut self.corked) {
-            let Some(connection) = self.table.get(token) else { continue };
+            let Some(connection) = self.table.get(token) else {
+                continue;
+            };
             connection.corked = false;
-            let mut fate = connection.send(&[], Position::default(), mark, &mut self.pool, &self.ctx);
+            let mut fate =
+                connection.send(&[], Position::default(), mark, &mut self.pool, &self.ctx);
             if let (Fate::Open, Some(_), Some(why)) = (fate, connection.held_back(), &failure) {
                 fate = connection.refuse(why, &mut self.pool, &self.ctx);
             }
@@ -336,7 +374,11 @@ impl Worker {
 
     /// Events may have come while it was corked.
     fn make_ready_if_uncorked(&mut self, token: Token) {
-        if self.table.get(token).is_some_and(|connection| !connection.corked) {
+        if self
+            .table
+            .get(token)
+            .is_some_and(|connection| !connection.corked)
+        {
             self.make_ready(token);
         }
     }
@@ -351,7 +393,9 @@ impl Worker {
                 Accepted::Nobody => break,
                 Accepted::Exhausted => {
                     self.ctx.count(Counter::ListenDisabledNum);
-                    log::warn("out of file descriptors; new connections wait (raise the limit on open files or lower -c)");
+                    log::warn(
+                        "out of file descriptors; new connections wait (raise the limit on open files or lower -c)",
+                    );
                     return self.door.close(&self.epoll, clock::monotonic());
                 }
             }
@@ -368,11 +412,16 @@ impl Worker {
         let Some(token) = self.table.insert(Connection::new(stream), self.second) else {
             return self.ctx.shared.leave();
         };
-        let added = self.table.get(token).map(|new| self.epoll.add(new.stream(), Interest::EDGE, token.pack()));
+        let added = self
+            .table
+            .get(token)
+            .map(|new| self.epoll.add(new.stream(), Interest::EDGE, token.pack()));
         self.ctx.count(Counter::TotalConnections);
         self.count_connections();
         if let Some(Err(error)) = added {
-            log::warn(format_args!("cannot watch a new connection, closed: {error}"));
+            log::warn(format_args!(
+                "cannot watch a new connection, closed: {error}"
+            ));
             self.close(token);
         }
     }
@@ -385,7 +434,9 @@ impl Worker {
     }
 
     fn close(&mut self, token: Token) {
-        let Some(connection) = self.table.remove(token) else { return };
+        let Some(connection) = self.table.remove(token) else {
+            return;
+        };
         connection.close(&mut self.pool);
         self.ctx.shared.leave();
         self.count_connections();
@@ -395,13 +446,18 @@ impl Worker {
         let now = self.table.len() as u64;
         let counters = self.ctx.counters();
         counters.set(Counter::Connections, now);
-        counters.set(Counter::ConnectionsPeak, now.max(counters.get(Counter::ConnectionsPeak)));
+        counters.set(
+            Counter::ConnectionsPeak,
+            now.max(counters.get(Counter::ConnectionsPeak)),
+        );
     }
 
     fn reopen_door(&mut self) -> io::Result<()> {
         if let Some(closed) = self.door.reopen(&self.epoll, DOOR, clock::monotonic())? {
             let micros = u64::try_from(closed.as_micros()).unwrap_or(u64::MAX);
-            self.ctx.counters().add(Counter::ListenDisabledMicros, micros);
+            self.ctx
+                .counters()
+                .add(Counter::ListenDisabledMicros, micros);
         }
         Ok(())
     }
@@ -409,7 +465,9 @@ impl Worker {
     /// Once a second: closes from the head of the list of activity what has been silent for too long.
     fn close_idle(&mut self) {
         let second = clock::monotonic().as_secs() as u32;
-        let Some(timeout) = self.idle_timeout.filter(|_| second != self.second) else { return };
+        let Some(timeout) = self.idle_timeout.filter(|_| second != self.second) else {
+            return;
+        };
         self.second = second;
         while let Some((token, active)) = self.table.oldest() {
             if second.wrapping_sub(active) < timeout {
@@ -453,7 +511,9 @@ impl Worker {
     /// Whether the connection still has something to send.
     fn send_last(&mut self, token: Token) -> bool {
         let (mark, failure) = (self.ctx.db.mark(), self.ctx.db.failure());
-        let Some(connection) = self.table.get(token) else { return false };
+        let Some(connection) = self.table.get(token) else {
+            return false;
+        };
         let mut fate = connection.send(&[], Position::default(), mark, &mut self.pool, &self.ctx);
         if let (Fate::Open, Some(_), Some(why)) = (fate, connection.held_back(), &failure) {
             fate = connection.refuse(why, &mut self.pool, &self.ctx);
