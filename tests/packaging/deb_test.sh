@@ -135,10 +135,20 @@ leaves_nothing() {
     same "" "$(files_of_root | diff "$scratch/before" - || true)"
 }
 
+# The same commit, from another directory.
+builds_the_same_again() {
+    git clone -q . "$scratch/clone"
+    (cd "$scratch/clone" && CARGO_TARGET_DIR=$scratch/again make --no-print-directory deb)
+    cmp "$package" "$scratch/again/deb/${package##*/}"
+}
+
 check "make deb" build
 package=$(echo "$target"/deb/kingserver_*.deb)
 check "lintian finds no error and no warning" lintian --fail-on error,warning --allow-root "$target"/deb/kingserver_*.changes
 check "depends on nothing" has_no_dependencies
+if [ "${TIER:-test}" = full ] && git diff --quiet HEAD; then
+    check "another directory gives the same package, byte for byte" builds_the_same_again
+fi
 check "debootstrap" bootstrap
 cp -a "$base" "$root"
 cp "$package" "$root/root/kingserver.deb"
