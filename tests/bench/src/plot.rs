@@ -1,0 +1,157 @@
+//! The pictures, as SVG.
+
+use anyhow::{Result, anyhow};
+use plotters::coord::Shift;
+use plotters::coord::types::RangedCoordf64 as RangedF64;
+use plotters::prelude::*;
+
+use crate::case::{Case, size_title};
+use crate::peer::Peer;
+use crate::report::{Results, figure};
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+const FONT: &str = "sans-serif";
+
+/// Each peer has one colour everywhere.
+fn colour(peer: Peer) -> RGBColor {
+    match peer {
+        Peer::Null => RGBColor(170, 170, 170),
+        Peer::KingServer => RGBColor(204, 85, 0),
+        Peer::Memcached => RGBColor(31, 119, 180),
+        Peer::Redis => RGBColor(148, 103, 189),
+        Peer::Threaded => RGBColor(31, 119, 80),
+    }
+}
+
+/// Draws into a new SVG and gives its text.
+fn svg(size: (u32, u32), draw: impl FnOnce(&Area<'_>) -> Result<()>) -> Result<String> {
+    let mut text = String::new();
+    {
+        let area = SVGBackend::with_string(&mut text, size).into_drawing_area();
+        area.fill(&WHITE).map_err(failed)?;
+        draw(&area)?;
+        area.present().map_err(failed)?;
+    }
+    Ok(text)
+}
+
+fn failed(error: impl std::fmt::Display) -> anyhow::Error {
+    anyhow!("cannot draw: {error}")
+}
+
+/// Server CPU per operation: a panel per value size, a group of bars per case, a bar per peer.
+pub fn bench(results: &Results) -> Result<String> {
+    let closed: Vec<Case> = results
+        .cases
+        .iter()
+        .copied()
+        .filter(|case| case.rate.is_none())
+        .collect();
+    let mut sizes: Vec<usize> = closed.iter().map(|case| case.work.size).collect();
+    sizes.dedup();
+    let height = 60 + 260 * sizes.len().max(1) as u32;
+    svg((900, height), |area| {
+        let (title, below) = area.split_vertically(50);
+        legend(
+            &title,
+            "Server CPU per operation, µs (less is better)",
+            &results.peers,
+        )?;
+        for (panel, &size) in below
+            .split_evenly((sizes.len().max(1), 1))
+            .iter()
+            .zip(&sizes)
+        {
+            let cases: Vec<Case> = closed
+                .iter()
+                .copied()
+                .filter(|case| case.work.size == size)
+                .collect();
+            bars(
+                panel,
+                &format!("values of {}", size_title(size)),
+                &cases,
+                results,
+            )?;
+        }
+        Ok(())
+    })
+}
+
+fn legend(area: &Area<'_>, title: &str, peers: &[Peer]) -> Result<()> {
+    let text = |text: String, x: i32, y: i32, size: i32| {
+        let style = (FONT, size).into_font().color(&BLACK);
+        area.draw(&Text::new(text, (x, y), style)).map_err(failed)
+    };
+    text(title.to_owned(), 60, 8, 18)?;
+    let mut x = 60;
+    for &peer in peers {
+        let box_ = Rectangle::new([(x, 34), (x + 12, 46)], colour(peer).filled());
+        area.draw(&box_).map_err(failed)?;
+        text(peer.name().to_owned(), x + 18, 33, 14)?;
+        x += 40 + 8 * peer.name().len() as i32;
+    }
+    Ok(())
+}
+
+fn bars(area: &Area<'_>, title: &str, cases: &[Case], results: &Results) -> Result<()> {
+    let value = |case: &Case, peer| {
+        results
+            .median(case, peer, |sample| sample.cpu)
+            .filter(|value| value.is_finite())
+            .unwrap_or(0.0)
+    };
+    let all = cases
+        .iter()
+        .flat_map(|case| results.peers.iter().map(|&peer| value(case, peer)));
+    let top = all.fold(0.0, f64::max) * 1.15 + 1e-9;
+    let mut chart = ChartBuilder::on(area)
+        .caption(title, (FONT, 15))
+        .margin(8)
+        .x_label_area_size(24)
+        .y_label_area_size(48)
+        .build_cartesian_2d(0.0..cases.len() as f64, 0.0..top)
+        .map_err(failed)?;
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .disable_x_axis()
+        .y_labels(5)
+        .draw()
+        .map_err(failed)?;
+    let width = 0.84 / results.peers.len() as f64;
+    let font = |size| (FONT, size).into_font().color(&BLACK);
+    for (group, case) in cases.iter().enumerate() {
+        for (index, &peer) in results.peers.iter().enumerate() {
+            let (left, height) = (
+                group as f64 + 0.08 + width * index as f64,
+                value(case, peer),
+            );
+            let bar = Rectangle::new(
+                [(left, 0.0), (left + width * 0.92, height)],
+                colour(peer).filled(),
+            );
+            let label = Text::new(figure(Some(height)), (left, height + top * 0.07), font(11));
+            chart.draw_series([bar]).map_err(failed)?;
+            chart.draw_series([label]).map_err(failed)?;
+        }
+    }
+    under(area, &chart, cases)
+}
+
+/// The cases' names, below the middle of their groups.
+fn under<'a>(
+    area: &Area<'a>,
+    chart: &ChartContext<'a, SVGBackend<'a>, Cartesian2d<RangedF64, RangedF64>>,
+    cases: &[Case],
+) -> Result<()> {
+    let base = area.get_base_pixel();
+    for (group, case) in cases.iter().enumerate() {
+        let (x, y) = chart.backend_coord(&(group as f64 + 0.08, 0.0));
+        let at = (x - base.0, y - base.1 + 6);
+        let style = (FONT, 13).into_font().color(&BLACK);
+        area.draw(&Text::new(case.kind_title(), at, style))
+            .map_err(failed)?;
+    }
+    Ok(())
+}

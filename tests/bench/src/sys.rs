@@ -1,0 +1,129 @@
+//! What the standard library has no call for: cores, the CPU clock of another process, signals, and children that can
+//! not outlive the benchmark. The package's only `unsafe` is here.
+#![allow(unsafe_code)]
+
+use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::time::{clock_getcpuclockid, clock_gettime};
+use nix::unistd::Pid;
+
+/// The cores this process may run on.
+pub fn cores() -> Result<Vec<usize>> {
+    let set = sched_getaffinity(Pid::this()).context("sched_getaffinity")?;
+    Ok((0..CpuSet::count())
+        .filter(|&core| set.is_set(core).unwrap_or(false))
+        .collect())
+}
+
+/// Keeps this process on one core.
+pub fn pin(core: usize) -> Result<()> {
+    sched_setaffinity(Pid::this(), &one(core)?)
+        .with_context(|| format!("cannot pin to core {core}"))
+}
+
+/// The child will run on `core` alone and be killed when the thread that starts it ends, however that ends.
+pub fn tie(command: &mut Command, core: usize) -> Result<()> {
+    let set = one(core)?;
+    let before_exec = move || {
+        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+        sched_setaffinity(Pid::from_raw(0), &set)?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec only async-signal-safe things may be done: the closure makes two system calls and
+    // neither allocates nor takes a lock, on failure neither (an errno becomes an io::Error without allocation).
+    unsafe { command.pre_exec(before_exec) };
+    Ok(())
+}
+
+fn one(core: usize) -> Result<CpuSet> {
+    let mut set = CpuSet::new();
+    set.set(core)?;
+    Ok(set)
+}
+
+/// CPU time of all threads of a process so far, ended ones included, in user and kernel mode. Nanosecond resolution.
+pub fn cpu_time(pid: u32) -> Result<Duration> {
+    let clock = clock_getcpuclockid(Pid::from_raw(pid as i32))
+        .with_context(|| format!("CPU clock of process {pid}"))?;
+    Ok(Duration::from(
+        clock_gettime(clock).with_context(|| format!("CPU time of process {pid}"))?,
+    ))
+}
+
+/// Sends a signal to a process that we started and have not reaped yet, so that the id is still its own.
+pub fn signal(pid: u32, signal: Signal) -> Result<()> {
+    kill(Pid::from_raw(pid as i32), signal)
+        .with_context(|| format!("cannot send {signal} to process {pid}"))
+}
+
+/// Makes close(2) send a reset, so that thousands of connections leave no TIME_WAIT behind and ports never run out.
+pub fn reset_on_close(stream: &TcpStream) -> Result<()> {
+    let linger = nix::libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    setsockopt(stream, sockopt::Linger, &linger).context("SO_LINGER")
+}
+
+/// Raises the limit of open descriptors as far as it goes (children inherit it) and checks that it is enough.
+pub fn want_descriptors(count: u64) -> Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    ensure!(
+        hard >= count,
+        "{count} descriptors are needed, the limit is {hard}: raise it with `ulimit -Hn`"
+    );
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
+}
+
+/// The name of the user that this process runs as.
+pub fn user_name() -> Result<String> {
+    let user =
+        nix::unistd::User::from_uid(nix::unistd::geteuid())?.context("this user has no name")?;
+    Ok(user.name)
+}
+
+/// The kernel's version, without the builder's suffix.
+pub fn kernel() -> String {
+    let uname = nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned());
+    uname
+        .unwrap_or_default()
+        .split('-')
+        .next()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_time_of_a_busy_process_grows() {
+        let before = cpu_time(std::process::id()).unwrap();
+        let mut random = fastrand::Rng::with_seed(1);
+        while cpu_time(std::process::id()).unwrap() < before + Duration::from_millis(2) {
+            std::hint::black_box(random.u64(..));
+        }
+    }
+
+    #[test]
+    fn a_tied_child_runs_on_its_core_alone() {
+        let core = cores().unwrap()[0];
+        let mut command = Command::new("grep");
+        command.args(["Cpus_allowed_list", "/proc/self/status"]);
+        tie(&mut command, core).unwrap();
+        let said = String::from_utf8(command.output().unwrap().stdout).unwrap();
+        assert_eq!(
+            said.split_whitespace().last(),
+            Some(core.to_string().as_str())
+        );
+    }
+}
