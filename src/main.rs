@@ -1,1 +1,166 @@
-fn main() { println!("hi"); }
+//! KingServer: a durable key-value server that speaks the memcached protocols.
+//!
+//! The start, in the one order that works: everything that needs root or can be refused comes before the fork or is told through
+//! it, and no thread exists until the store is opened. Exit status 2 is a wrong command line, 1 a start that failed.
+#![forbid(unsafe_code)]
+
+mod server;
+
+use std::fs::{self, DirBuilder};
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, chown};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use kingdb::Db;
+use kingdb::sys::process::{self, Identity};
+
+use crate::server::log::{self, Target};
+use crate::server::options::{self, Asked, Launch};
+use crate::server::{Listeners, Settings};
+
+fn main() -> ExitCode {
+    match options::parse(std::env::args_os().skip(1)) {
+        Ok(Asked::Show(text)) => show(&text),
+        Ok(Asked::Run(launch)) => end(start(*launch), 1),
+        Err(message) => end(Err(format!("{message} (try 'kingserver --help')")), 2),
+    }
+}
+
+fn end(outcome: Result<(), String>, failure: u8) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            log::fatal(message);
+            ExitCode::from(failure)
+        }
+    }
+}
+
+/// A reader that went away, as in `--help | head`, is no failure.
+fn show(text: &str) -> ExitCode {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}
+
+fn start(launch: Launch) -> Result<(), String> {
+    let settings = launch.settings;
+    start_messages(
+        launch.log_level,
+        launch.log_target,
+        launch.daemon,
+        settings.verbosity,
+    )?;
+    launch.notes.iter().for_each(log::warn);
+    log::debug(format_args!("{settings:?}"));
+    let identity = launch
+        .user
+        .as_deref()
+        .filter(|_| process::is_root())
+        .map(find_user)
+        .transpose()?;
+    let listeners = Listeners::bind(&settings)?;
+    let daemon = match launch.daemon {
+        true => Some(
+            process::daemonize()
+                .map_err(|error| format!("cannot go to the background: {error}"))?,
+        ),
+        false => None,
+    };
+    let _pid_file = launch.pid_file.map(PidFile::write).transpose()?;
+    if let Some(identity) = &identity {
+        take_identity(identity, &settings.db_path)?;
+    }
+    let db = Db::open(store_options(&settings)).map_err(|error| error.to_string())?;
+    let db = Arc::new(db);
+    log::info(format_args!(
+        "listening on {}; data in {}",
+        listeners.describe(),
+        settings.db_path.display()
+    ));
+    if let Some(daemon) = daemon {
+        daemon
+            .ready()
+            .map_err(|error| format!("cannot leave the terminal: {error}"))?;
+    }
+    let served = server::run(settings, db.clone(), listeners);
+    let closed = db
+        .close()
+        .map_err(|error| format!("the store did not close in good order: {error}"));
+    served.and(closed)
+}
+
+/// A daemon's messages go to the system log if nothing else was said; where there is none, nobody reads them.
+fn start_messages(
+    level: log::Level,
+    target: Option<Target>,
+    daemon: bool,
+    verbosity: u8,
+) -> Result<(), String> {
+    log::set_verbosity(verbosity);
+    match target {
+        Some(target) => log::init(level, &target),
+        None if daemon => {
+            log::init(level, &Target::Syslog).or_else(|_| log::init(level, &Target::Stderr))
+        }
+        None => log::init(level, &Target::Stderr),
+    }
+}
+
+fn find_user(name: &str) -> Result<Identity, String> {
+    match process::find_user(name) {
+        Ok(Some(identity)) => Ok(identity),
+        Ok(None) => Err(format!(
+            "there is no user '{name}' in /etc/passwd: create it or give another one with -u"
+        )),
+        Err(error) => Err(format!(
+            "cannot look for the user '{name}' in /etc/passwd: {error}"
+        )),
+    }
+}
+
+/// A data directory that root's first start makes must belong to the user who is to write there.
+fn take_identity(identity: &Identity, data: &Path) -> Result<(), String> {
+    if !data.exists() {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o750)
+            .create(data)
+            .and_then(|()| chown(data, Some(identity.user), Some(identity.group)))
+            .map_err(|error| {
+                format!("cannot make the data directory {}: {error}", data.display())
+            })?;
+    }
+    process::become_user(identity)
+        .map_err(|error| format!("cannot become user {}: {error}", identity.user))
+}
+
+fn store_options(settings: &Settings) -> kingdb::Options {
+    kingdb::Options {
+        sync: settings.sync,
+        sync_interval: settings.sync_interval,
+        cache_bytes: settings.cache_bytes,
+        compression: settings.compression,
+        lane_threads: settings.lane_threads,
+        ..kingdb::Options::new(&settings.db_path)
+    }
+}
+
+/// The file with the process id; goes when the server does.
+struct PidFile(PathBuf);
+
+impl PidFile {
+    fn write(path: PathBuf) -> Result<PidFile, String> {
+        fs::write(&path, format!("{}\n", std::process::id()))
+            .map_err(|error| format!("cannot write the pid file {}: {error}", path.display()))?;
+        Ok(PidFile(path))
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        // Another identity than the one that made it may not be allowed to.
+        let _ = fs::remove_file(&self.0);
+    }
+}
