@@ -548,3 +548,28 @@ fn arithmetic_on_values() {
         assert_eq!(got, expected, "{value:?}");
     }
 }
+
+proptest::proptest! {
+    /// However a line is cut into pieces, it comes to the same; and nothing that clients send makes the parser fail.
+    #[test]
+    fn what_comes_later_changes_nothing(
+        words in proptest::collection::vec(
+            "get|gets|gat|set|cas|delete|incr|touch|flush_all|stats|noreply|[0-9]{1,21}|-1|[ \r\n\0a-c\u{ff}]{0,3}", 0..9),
+        end in "( |\r\n|\n|\r)?",
+    ) {
+        let line = words.join(" ") + &end;
+        let line = line.as_bytes();
+        let whole = parse(line, MIB);
+        let used = match &whole {
+            Parse::Incomplete => 0,
+            Parse::Command { used, .. } | Parse::Retrieval { used, .. } | Parse::Refused { used, .. } => *used,
+        };
+        assert!(used <= line.len());
+        for cut in 0..line.len() {
+            let part = parse(&line[..cut], MIB);
+            assert!(part == Parse::Incomplete || part == whole, "{}", line[..cut].escape_ascii());
+            let key = next_key(&line[..cut]);
+            assert!(key == NextKey::Incomplete || key == next_key(line), "{}", line[..cut].escape_ascii());
+        }
+    }
+}
