@@ -1,1 +1,131 @@
-//! (to come)
+//! Files and directories: the calls that `std::fs` lacks (`preadv2(2)`, `fallocate(2)`, `sync_file_range(2)`), on plain
+//! [`std::fs::File`]s. Everything else (`pread`, `pwrite`, `fdatasync`, `flock`, `rename`) the callers take from `std`.
+//!
+//! All offsets are 64 bits wide, also on 32-bit hosts: the `*64` variants of the calls are used throughout.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
+/// Reads at `offset` what can be had without sleeping (`preadv2` with `RWF_NOWAIT`). `Ok(None)`: the kernel would have to go to
+/// the disk, or this file system cannot tell; read it where sleeping is allowed. A short count means that only the beginning was
+/// in the page cache, or that the file ends there.
+pub fn read_nowait(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<Option<usize>> {
+    let slice = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
+    // SAFETY: `slice` names exactly the caller's exclusively borrowed buffer, which outlives the call; the kernel writes at most
+    // `iov_len` bytes into it and keeps no pointer afterwards.
+    let count = unsafe {
+        libc::preadv64v2(
+            file.as_raw_fd(),
+            &slice,
+            1,
+            to_off64(offset)?,
+            libc::RWF_NOWAIT,
+        )
+    };
+    match usize::try_from(count) {
+        Ok(count) => Ok(Some(count)),
+        Err(_) => would_sleep(io::Error::last_os_error()),
+    }
+}
+
+/// Reserves disk blocks for `[0, len)` and makes the file that long (`fallocate`). `Ok(false)`: this file system cannot.
+/// `ENOSPC` is an error: the point of reserving is to learn it here.
+pub fn preallocate(file: &File, len: u64) -> io::Result<bool> {
+    supported(fallocate(file, 0, 0, len))
+}
+
+/// Gives the blocks of `[offset, offset + len)` back; the range then reads as zeros (`FALLOC_FL_PUNCH_HOLE`).
+/// `Ok(false)`: this file system cannot.
+pub fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<bool> {
+    supported(fallocate(
+        file,
+        libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,
+        offset,
+        len,
+    ))
+}
+
+/// Starts writing the dirty pages of `[offset, offset + len)` to the disk and does not wait for them. A hint: it makes no
+/// promise of durability, and its failure means nothing.
+pub fn start_write_back(file: &File, offset: u64, len: u64) {
+    let (Ok(offset), Ok(len)) = (to_off64(offset), to_off64(len)) else {
+        return;
+    };
+    // SAFETY: takes no pointers; the descriptor is open for as long as `file` is borrowed.
+    unsafe { libc::sync_file_range(file.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE) };
+}
+
+/// Makes the directory's entries durable: files created in it, renamed or removed are so after a power cut too.
+pub fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+fn fallocate(file: &File, mode: libc::c_int, offset: u64, len: u64) -> io::Result<()> {
+    let (offset, len) = (to_off64(offset)?, to_off64(len)?);
+    loop {
+        // SAFETY: takes no pointers; the descriptor is open for as long as `file` is borrowed.
+        if unsafe { libc::fallocate64(file.as_raw_fd(), mode, offset, len) } == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+fn supported(result: io::Result<()>) -> io::Result<bool> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)) => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn would_sleep(error: io::Error) -> io::Result<Option<usize>> {
+    match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::EOPNOTSUPP | libc::ENOSYS | libc::EINTR) => Ok(None),
+        _ => Err(error),
+    }
+}
+
+fn to_off64(value: u64) -> io::Result<libc::off64_t> {
+    libc::off64_t::try_from(value).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::unix::fs::FileExt;
+
+    #[test]
+    fn a_read_that_need_not_sleep_returns_the_bytes_or_says_that_it_cannot() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"0123456789").unwrap();
+        let mut buffer = [0; 4];
+        if let Some(count) = read_nowait(&file, &mut buffer, 3).unwrap() {
+            assert_eq!(&buffer[..count], b"3456");
+        }
+        assert!(read_nowait(&file, &mut buffer, u64::MAX).is_err());
+    }
+
+    #[test]
+    fn a_punched_range_reads_as_zeros_and_the_file_keeps_its_length() {
+        let file = tempfile::tempfile().unwrap();
+        assert!(preallocate(&file, 16384).unwrap());
+        file.write_all_at(&[7; 16384], 0).unwrap();
+        assert!(punch_hole(&file, 4096, 8192).unwrap());
+        let mut buffer = [1; 16384];
+        file.read_exact_at(&mut buffer, 0).unwrap();
+        assert!(buffer[4096..12288].iter().all(|&byte| byte == 0));
+        assert_eq!((buffer[4095], buffer[12288]), (7, 7));
+    }
+}

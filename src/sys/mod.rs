@@ -3,6 +3,7 @@
 //! This is the one module that may say `unsafe` or name `libc`; every other layer forbids both. Nothing here knows what a key
 //! or a connection is.
 
+pub mod clock;
 pub mod epoll;
 pub mod event;
 pub mod file;
@@ -10,4 +11,3 @@ pub mod process;
 pub mod resource;
 pub mod signal;
 pub mod socket;
-pub mod clock;

@@ -1,0 +1,374 @@
+//! The RAM cache: whole, decompressed records, so that a hot `get` enters no system call. Its memory is fixed when the store opens.
+//!
+//! Entries are found by the location of their record. A record that is overwritten gets a new location, so an entry can go out of
+//! use but never out of date.
+//!
+//! Eviction is S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023): new entries
+//! enter a small queue (a tenth of the bytes); those read again there move on to the main queue, the others leave and are
+//! remembered by a fingerprint, which takes them straight to the main queue when they come back. A scan passes through the small
+//! queue and leaves the hot set alone. Both queues are rings of bytes: no allocation per entry, no fragmentation.
+//!
+//! Shards with a lock each, chosen by the key's hash; any thread.
+
+use std::sync::Mutex;
+
+use super::hash::Hash;
+use super::location::Location;
+use super::ring::{Header, Ring};
+
+/// A shard has about this many bytes, so that locks are many and the largest record is still a small part.
+const SHARD: u64 = 4 << 20;
+/// A shard's table has a row for this many bytes of entries.
+const BYTES_PER_ROW: u64 = 128;
+/// Entries larger than this part of a shard's small queue are not cached.
+const LARGEST_PART: usize = 2;
+/// Reads counted per entry.
+const MOST_READS: u8 = 3;
+
+/// What a cached record says besides its key and value.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Facts {
+    pub client_flags: u32,
+    pub cas: u64,
+    pub expires: u64,
+    /// The value is the table of an extent.
+    pub large: bool,
+}
+
+/// All shards. Without any, nothing is cached.
+pub(crate) struct Cache {
+    shards: Box<[Mutex<Shard>]>,
+}
+
+struct Shard {
+    table: Table,
+    small: Ring,
+    main: Ring,
+    /// Fingerprints of what left the small queue unread, each in the one place its location hashes to.
+    ghosts: Box<[u32]>,
+    /// Lookups that found their entry, and that did not.
+    counts: (u64, u64),
+}
+
+impl Cache {
+    /// A cache of `bytes` bytes, tables included. Fewer than 256 KiB hold nothing.
+    pub fn new(bytes: u64) -> Cache {
+        if bytes < 256 << 10 {
+            return Cache {
+                shards: Box::default(),
+            };
+        }
+        let count = (bytes / SHARD).max(1);
+        Cache {
+            shards: (0..count)
+                .map(|_| Mutex::new(Shard::new(bytes / count)))
+                .collect(),
+        }
+    }
+
+    /// Shows the entry at `location`, if it is there, to `visit` (key, value, facts), under the shard's lock.
+    pub fn get<R>(
+        &self,
+        hash: Hash,
+        location: Location,
+        visit: impl FnOnce(&[u8], &[u8], Facts) -> R,
+    ) -> Option<R> {
+        let mut shard = self.shard(hash)?;
+        let Some(place) = shard.table.find(location) else {
+            shard.counts.1 += 1;
+            return None;
+        };
+        shard.counts.0 += 1;
+        let ring = shard.ring(place.main);
+        ring.touch(place.at, MOST_READS);
+        let (header, key, value) = ring.entry(place.at);
+        Some(visit(key, value, header.facts))
+    }
+
+    /// Adds a record that was written or read at `location`. `replaced`: where the key's former record lay; its entry goes, and what
+    /// is known of the key's popularity passes to the new one.
+    pub fn insert(
+        &self,
+        hash: Hash,
+        location: Location,
+        replaced: Option<Location>,
+        key: &[u8],
+        value: &[u8],
+        facts: Facts,
+    ) {
+        let Some(mut shard) = self.shard(hash) else {
+            return;
+        };
+        let header = Header::new(location, key.len(), value.len(), facts);
+        match replaced.and_then(|old| shard.table.find(old).map(|place| (old, place))) {
+            Some((old, place)) => shard.replace(old, place, header, key, value),
+            None => shard.add(header, key, value),
+        }
+    }
+
+    /// Forgets the entry at `location`.
+    pub fn remove(&self, hash: Hash, location: Location) {
+        if let Some(mut shard) = self.shard(hash) {
+            shard.remove(location);
+        }
+    }
+
+    /// How many lookups found their entry, and how many did not.
+    pub fn counts(&self) -> (u64, u64) {
+        let counts = self.shards.iter().map(|shard| super::lock(shard).counts);
+        counts.fold((0, 0), |(hits, misses), (hit, miss)| {
+            (hits + hit, misses + miss)
+        })
+    }
+
+    /// Bytes of live entries.
+    pub fn used(&self) -> u64 {
+        self.shards
+            .iter()
+            .map(|shard| super::lock(shard).used())
+            .sum()
+    }
+
+    fn shard(&self, hash: Hash) -> Option<std::sync::MutexGuard<'_, Shard>> {
+        if self.shards.is_empty() {
+            return None;
+        }
+        // The stripe of the index uses the low bits of `place`; the shard takes the high ones.
+        let number = (u128::from(hash.place) * self.shards.len() as u128) >> 64;
+        Some(super::lock(&self.shards[number as usize]))
+    }
+}
+
+impl Shard {
+    fn new(bytes: u64) -> Shard {
+        let rows = (bytes / BYTES_PER_ROW).next_power_of_two() as usize / 2;
+        let ghosts = rows / 2;
+        let rings = bytes as usize - rows * size_of::<u64>() - ghosts * size_of::<u32>();
+        Shard {
+            table: Table::new(rows),
+            small: Ring::new(rings / 10),
+            main: Ring::new(rings - rings / 10),
+            ghosts: vec![0; ghosts].into_boxed_slice(),
+            counts: (0, 0),
+        }
+    }
+
+    fn ring(&mut self, main: bool) -> &mut Ring {
+        if main {
+            &mut self.main
+        } else {
+            &mut self.small
+        }
+    }
+
+    fn used(&self) -> u64 {
+        (self.small.live() + self.main.live()) as u64
+    }
+
+    fn add(&mut self, header: Header, key: &[u8], value: &[u8]) {
+        if header.len() > self.small.capacity() / LARGEST_PART {
+            return;
+        }
+        let main = self.is_ghost(header.location);
+        self.append(main, header, key, value);
+    }
+
+    /// In place where the new record needs the same room, which is the rule for counters and refreshed values.
+    fn replace(&mut self, old: Location, place: Place, header: Header, key: &[u8], value: &[u8]) {
+        let ring = self.ring(place.main);
+        if ring.overwrite(place.at, &header, key, value) {
+            self.table.remove(old);
+            self.table.insert(header.location, place);
+            return;
+        }
+        self.remove(old);
+        if header.len() <= self.small.capacity() / LARGEST_PART {
+            self.append(place.main, header, key, value);
+        }
+    }
+
+    fn remove(&mut self, location: Location) {
+        if let Some(place) = self.table.remove(location) {
+            self.ring(place.main).kill(place.at);
+        }
+    }
+
+    fn append(&mut self, main: bool, header: Header, key: &[u8], value: &[u8]) {
+        self.make_room(main, header.len());
+        while self.table.is_full() {
+            if !self.evict(main) {
+                self.evict(!main);
+            }
+        }
+        let at = self.ring(main).push(&header, key, value);
+        self.table.insert(header.location, Place { main, at });
+    }
+
+    fn make_room(&mut self, main: bool, len: usize) {
+        while !self.ring(main).has_room(len) {
+            self.evict(main);
+        }
+    }
+
+    /// Takes the oldest entry off a queue. `false`: the queue was empty.
+    fn evict(&mut self, main: bool) -> bool {
+        let Some(at) = self.ring(main).oldest() else {
+            return false;
+        };
+        let header = self.ring(main).header(at);
+        if header.live {
+            self.table.remove(header.location);
+        }
+        match (header.live, main, header.reads) {
+            (false, ..) => self.ring(main).pop(),
+            (true, false, 0..=1) => self.bury(header.location),
+            (true, false, _) => self.promote(header),
+            (true, true, 0) => self.main.pop(),
+            (true, true, _) => self.recycle(header),
+        }
+        true
+    }
+
+    /// Read again while in the small queue: on to the main one.
+    fn promote(&mut self, header: Header) {
+        self.make_room(true, header.len());
+        let at = self.main.push_from(&self.small, header.reads - 1);
+        self.small.pop();
+        self.table.insert(header.location, Place { main: true, at });
+    }
+
+    /// Read since it last came round: once more through the main queue.
+    fn recycle(&mut self, header: Header) {
+        let at = self.main.rotate(header.reads - 1);
+        self.table.insert(header.location, Place { main: true, at });
+    }
+
+    fn bury(&mut self, location: Location) {
+        self.small.pop();
+        let (place, fingerprint) = self.ghost_of(location);
+        self.ghosts[place] = fingerprint;
+    }
+
+    fn is_ghost(&self, location: Location) -> bool {
+        let (place, fingerprint) = self.ghost_of(location);
+        self.ghosts[place] == fingerprint
+    }
+
+    fn ghost_of(&self, location: Location) -> (usize, u32) {
+        let mixed = mix(location);
+        (
+            mixed as usize & (self.ghosts.len() - 1),
+            (mixed >> 32) as u32 | 1,
+        )
+    }
+}
+
+/// Where an entry stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Place {
+    main: bool,
+    /// Offset in the ring. Bytes, a multiple of 8.
+    at: usize,
+}
+
+/// Open addressing with linear probing and no tombstones: a row is location (40 bits), ring (1), offset / 8 (23).
+struct Table {
+    rows: Box<[u64]>,
+    used: usize,
+}
+
+/// No row packs to this: no record lies at offset 0 of a segment.
+const EMPTY: u64 = 0;
+
+impl Table {
+    fn new(rows: usize) -> Table {
+        Table {
+            rows: vec![EMPTY; rows].into_boxed_slice(),
+            used: 0,
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.used >= self.rows.len() / 8 * 7
+    }
+
+    fn find(&self, location: Location) -> Option<Place> {
+        self.row_of(location)
+            .ok()
+            .map(|row| place_of(self.rows[row]))
+    }
+
+    fn insert(&mut self, location: Location, place: Place) {
+        match self.row_of(location) {
+            Ok(row) => self.rows[row] = pack(location, place),
+            Err(row) => {
+                self.rows[row] = pack(location, place);
+                self.used += 1;
+            }
+        }
+    }
+
+    /// Closes the gap by moving later rows of the same run back (Knuth, 6.4 algorithm R).
+    fn remove(&mut self, location: Location) -> Option<Place> {
+        let mut gap = self.row_of(location).ok()?;
+        let place = place_of(self.rows[gap]);
+        let mask = self.rows.len() - 1;
+        let mut row = gap;
+        loop {
+            row = (row + 1) & mask;
+            if self.rows[row] == EMPTY {
+                break;
+            }
+            let home = self.home(location_of(self.rows[row]));
+            if (row.wrapping_sub(home) & mask) >= (row.wrapping_sub(gap) & mask) {
+                self.rows[gap] = self.rows[row];
+                gap = row;
+            }
+        }
+        self.rows[gap] = EMPTY;
+        self.used -= 1;
+        Some(place)
+    }
+
+    fn row_of(&self, location: Location) -> Result<usize, usize> {
+        let mask = self.rows.len() - 1;
+        let mut row = self.home(location);
+        loop {
+            match self.rows[row] {
+                EMPTY => return Err(row),
+                packed if location_of(packed) == location => return Ok(row),
+                _ => row = (row + 1) & mask,
+            }
+        }
+    }
+
+    fn home(&self, location: Location) -> usize {
+        (mix(location) >> 20) as usize & (self.rows.len() - 1)
+    }
+}
+
+fn mix(location: Location) -> u64 {
+    let product = location.bits().wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    product ^ product >> 29
+}
+
+fn pack(location: Location, place: Place) -> u64 {
+    let offset = (place.at / 8) as u64;
+    assert!(offset < 1 << 23, "a shard's ring is smaller than 64 MiB");
+    location.bits() | u64::from(place.main) << 40 | offset << 41
+}
+
+fn place_of(packed: u64) -> Place {
+    Place {
+        main: packed >> 40 & 1 != 0,
+        at: (packed >> 41) as usize * 8,
+    }
+}
+
+fn location_of(packed: u64) -> Location {
+    Location::from_bits(packed)
+}
+
+#[cfg(test)]
+#[path = "cache_tests.rs"]
+mod tests;

@@ -1,0 +1,113 @@
+//! The parts of an open store, shared by its users, the syncer and jobs on the lane.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::cache::Cache;
+use super::error::{Error, Result};
+use super::extent::Extents;
+use super::flush::Flushes;
+use super::home::Home;
+use super::index::Index;
+use super::lane::Lane;
+use super::location::Position;
+use super::log::Log;
+use super::options::{Options, Sync};
+use super::syncer::Bell;
+use super::time::StoreTime;
+
+/// See the files of the fields' types.
+pub(crate) struct Core {
+    pub options: Options,
+    pub home: Home,
+    pub time: StoreTime,
+    pub index: Index,
+    pub cache: Cache,
+    pub log: Arc<Log>,
+    pub extents: Arc<Extents>,
+    pub flushes: Flushes,
+    pub lane: Lane,
+    pub bell: Bell,
+    /// The last version sequence that was given out.
+    pub sequence: AtomicU64,
+    pub counters: Counters,
+}
+
+/// Rare events only: nothing that every request would have to count.
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub cold_reads: AtomicU64,
+    pub fsyncs: AtomicU64,
+    pub damaged_records: AtomicU64,
+}
+
+impl Core {
+    pub fn next_sequence(&self) -> u64 {
+        self.sequence.fetch_add(1, Relaxed) + 1
+    }
+
+    /// Phase two of an event loop's turn.
+    pub fn write_out(&self) {
+        self.log.write_out();
+        if self.needs_syncer() {
+            self.bell.ring();
+        }
+    }
+
+    /// Waits until the store acknowledges `position`. Threads that wait at the same time share one `fdatasync`.
+    pub fn wait_for(&self, position: Position) -> Result<()> {
+        self.log.write_all();
+        while self.log.progress.mark() < position {
+            if let Some(why) = self.log.progress.failure() {
+                return Err(Error::ReadOnly(why));
+            }
+            self.sync(position)?;
+        }
+        if self.needs_syncer() {
+            self.bell.ring();
+        }
+        Ok(())
+    }
+
+    /// Makes everything before `position` durable, and all that was written by now with it; sleeps. A failure is final.
+    pub fn sync(&self, position: Position) -> Result<()> {
+        let _one = super::lock(&self.bell.syncing);
+        if self.log.progress.durable() >= position {
+            return Ok(());
+        }
+        let target = self.log.progress.written();
+        self.sync_files().inspect_err(|error| {
+            self.log.fail(error);
+            (self.options.report)(&error.to_string());
+        })?;
+        self.log.synced(target);
+        Ok(())
+    }
+
+    /// Extents first: a durable record must never name chunks that are not.
+    fn sync_files(&self) -> Result<()> {
+        self.extents.sync()?;
+        for segment in self.log.unsynced() {
+            self.counters.fsyncs.fetch_add(1, Relaxed);
+            segment
+                .file
+                .sync_data()
+                .map_err(|error| Error::io("fdatasync", &segment.path, &error))?;
+        }
+        Ok(())
+    }
+
+    fn needs_syncer(&self) -> bool {
+        let progress = &self.log.progress;
+        match self.options.sync {
+            Sync::None => self.log.wants_spare() || self.log.wants_write_back(),
+            Sync::Always => progress.durable() < progress.written() || self.log.wants_spare(),
+            Sync::Interval => {
+                (progress.durable() < progress.written() && !self.bell.is_armed())
+                    || self.log.wants_spare()
+                    || self.log.wants_write_back()
+            }
+        }
+    }
+}

@@ -1,0 +1,496 @@
+//! The store as its users see it.
+
+use std::cell::RefCell;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use super::cache::Cache;
+use super::core::{Core, Counters};
+use super::error::{Error, Result};
+use super::extent::Extents;
+use super::flush::Flushes;
+use super::home::Home;
+use super::lane::{Job, Lane};
+use super::large::{Compose, Part, Upload};
+use super::location::Position;
+use super::log::Log;
+use super::lookup::{Body, Fetched, Key, Lookup, Record, Scratch};
+use super::options::Options;
+use super::progress::{Waiter, Wake};
+use super::recovery::{Recovered, recover};
+use super::segment::{SEGMENT_HEADER, Segment, Segments};
+use super::syncer::{Bell, Syncer};
+use super::time::StoreTime;
+use super::write::{Expect, NewBody, Outcome, Removed, Write};
+use super::{CHUNK, Large, Seen};
+use crate::sys;
+
+/// An open store. Share it between threads in an `Arc`; all methods take `&self`.
+///
+/// It has two faces. The blocking one (`get`, `put`, `delete`, `flush`, `close`) is for programs that embed a store. The other one
+/// is for event loops: none of its methods sleeps in the kernel, and what must sleep is handed out as a job.
+///
+/// ```
+/// # fn main() -> Result<(), kingdb::Error> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// let db = kingdb::Db::open(kingdb::Options::new(dir.path().join("data")))?;
+/// db.put(b"greeting", b"hello")?;
+/// assert_eq!(db.get(b"greeting")?.as_deref(), Some(&b"hello"[..]));
+/// assert!(db.delete(b"greeting")?);
+/// db.flush()?; // on the disk now, whatever the policy
+/// db.close()
+/// # }
+/// ```
+pub struct Db {
+    core: Arc<Core>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for Db {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Db({})", self.core.options.path.display())
+    }
+}
+
+/// Opening and closing.
+impl Db {
+    /// Opens the store in `options.path`, or makes one there, and reads its log.
+    ///
+    /// # Errors
+    /// A sentence that says what to do: the directory is in use or cannot be written, a file was written by a newer version, the
+    /// disk is full, an option is out of its range.
+    pub fn open(options: Options) -> Result<Db> {
+        check(&options)?;
+        let home = Home::open(&options.path)?;
+        let start = Lane::start(options.lane_threads);
+        let (lane, mut threads) =
+            start.map_err(|error| Error::other(format!("cannot start a thread: {error}")))?;
+        let core = open_core(options, home, &lane).inspect_err(|_| lane.close())?;
+        core.tick(core.time.now())?;
+        core.log.write_all();
+        let syncer = Syncer::new(core.clone());
+        let thread = std::thread::Builder::new()
+            .name("syncer".into())
+            .stack_size(256 << 10)
+            .spawn(|| syncer.run());
+        threads
+            .push(thread.map_err(|error| Error::other(format!("cannot start a thread: {error}")))?);
+        Ok(Db {
+            core,
+            threads: Mutex::new(threads),
+        })
+    }
+
+    /// Everything written so far is on the disk when this returns, whatever the policy. Sleeps.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`] if the store has failed, or the failure itself. It is final.
+    pub fn flush(&self) -> Result<()> {
+        self.core.log.write_all();
+        match self.failure() {
+            Some(why) => Err(Error::ReadOnly(why)),
+            None => self.core.sync(self.core.log.end()),
+        }
+    }
+
+    /// Makes everything durable and stops the threads. Later calls do nothing; the directory stays locked until the store is dropped. Dropping the store does the same, errors unseen.
+    ///
+    /// # Errors
+    /// As [`Db::flush`].
+    pub fn close(&self) -> Result<()> {
+        let threads = std::mem::take(&mut *super::lock(&self.threads));
+        if threads.is_empty() {
+            return Ok(());
+        }
+        self.core.bell.stop();
+        self.core.lane.close();
+        for thread in threads {
+            // A thread that panicked has said so; what it left undone shows in the flush.
+            let _ = thread.join();
+        }
+        self.flush()?;
+        self.core.append_checkpoint(self.core.log.end())?;
+        self.flush()?;
+        self.core.trim()
+    }
+}
+
+/// The blocking face.
+impl Db {
+    /// The value of `key`, all of it.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if its bytes on the disk are not what was written; [`Error::Other`] if the disk cannot be read.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let key = self.key(key);
+        let mut fetched: Option<Fetched> = None;
+        SCRATCH.with_borrow_mut(|scratch| {
+            loop {
+                let take = |record: Record<'_>| match record.body {
+                    Body::Inline(value) => Ok(value.to_vec()),
+                    Body::Large(large) => Err(large.clone()),
+                };
+                match self.lookup(&key, self.now(), fetched.as_ref(), scratch, take)? {
+                    Lookup::Miss(_) => return Ok(None),
+                    Lookup::Hit(_, Ok(value)) => return Ok(Some(value)),
+                    Lookup::Hit(_, Err(large)) => return read_whole(&large).map(Some),
+                    Lookup::Cold(job) => fetched = Some(job.run()),
+                }
+            }
+        })
+    }
+
+    /// Gives `key` a value. When it returns, the value is acknowledged by the store's policy.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] (key over 65,535 bytes), [`Error::Full`], [`Error::ReadOnly`].
+    pub fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
+        self.wait_for_room();
+        let uploaded = match value.len() > CHUNK {
+            true => Some(self.compose(vec![Part::Bytes(value.to_vec())]).run()?),
+            false => None,
+        };
+        let body = uploaded
+            .as_ref()
+            .map_or(NewBody::Inline(value), NewBody::Uploaded);
+        let write = Write {
+            key: self.key(key),
+            flags: 0,
+            expires: 0,
+            cas: None,
+            body,
+            expect: Expect::Anything,
+        };
+        match SCRATCH.with_borrow_mut(|scratch| self.write(&write, scratch))? {
+            Outcome::Done { depends, .. } => self.core.wait_for(depends),
+            Outcome::Conflict => unreachable!("an unconditional write has no conflict"),
+        }
+    }
+
+    /// Removes `key`; tells whether it was there.
+    ///
+    /// # Errors
+    /// [`Error::Full`], [`Error::ReadOnly`]; reading errors where the record's expiry must be looked at.
+    pub fn delete(&self, key: &[u8]) -> Result<bool> {
+        self.wait_for_room();
+        let key = self.key(key);
+        let mut expect = Expect::Anything;
+        loop {
+            match self.remove(&key, expect)? {
+                Removed::Done { depends } => return self.core.wait_for(depends).map(|()| true),
+                Removed::Absent { depends } => return self.core.wait_for(depends).map(|()| false),
+                Removed::Unsure | Removed::Conflict => match self.see(&key)? {
+                    Some(seen) => expect = Expect::Unchanged(seen),
+                    None => return Ok(false),
+                },
+            }
+        }
+    }
+
+    fn see(&self, key: &Key<'_>) -> Result<Option<Seen>> {
+        let mut fetched: Option<Fetched> = None;
+        loop {
+            let found = SCRATCH.with_borrow_mut(|scratch| {
+                self.lookup(key, self.now(), fetched.as_ref(), scratch, |_| ())
+            });
+            match found? {
+                Lookup::Hit(seen, ()) => return Ok(Some(seen)),
+                Lookup::Miss(_) => return Ok(None),
+                Lookup::Cold(job) => fetched = Some(job.run()),
+            }
+        }
+    }
+
+    fn wait_for_room(&self) {
+        while !self.has_room() {
+            self.core.log.write_all();
+            self.core.bell.ring();
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+}
+
+/// The face for event loops.
+impl Db {
+    /// Store time in whole seconds: Unix time that never goes back. Read it once per turn.
+    pub fn now(&self) -> u64 {
+        self.core.time.now()
+    }
+
+    /// Prepares a key: computes its hash.
+    pub fn key<'a>(&self, bytes: &'a [u8]) -> Key<'a> {
+        Key {
+            bytes,
+            hash: self.core.home.seed.hash(bytes),
+        }
+    }
+
+    /// Finds `key` at store time `now`. `supplied` is what the job of an earlier [`Lookup::Cold`] fetched. `visit` runs under a
+    /// lock: it copies what it needs and does not call the store.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], [`Error::Other`].
+    pub fn lookup<R>(
+        &self,
+        key: &Key<'_>,
+        now: u64,
+        supplied: Option<&Fetched>,
+        scratch: &mut Scratch,
+        visit: impl FnOnce(Record<'_>) -> R,
+    ) -> Result<Lookup<R>> {
+        self.core.lookup(key, now, supplied, scratch, visit)
+    }
+
+    /// Appends a record for a key, if the condition holds, and makes it the key's newest. Call it only after
+    /// [`Db::has_room`] has said yes, and [`Db::write_out`] at the end of the turn.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`], [`Error::Full`], [`Error::Invalid`] (the key is too long).
+    pub fn write(&self, write: &Write<'_>, scratch: &mut Scratch) -> Result<Outcome> {
+        self.core.write(write, scratch)
+    }
+
+    /// Removes a key, if the condition holds. As [`Db::write`].
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`], [`Error::Full`].
+    pub fn remove(&self, key: &Key<'_>, expect: Expect) -> Result<Removed> {
+        self.core.remove(key, expect)
+    }
+
+    /// Makes everything written before vanish: now, or from second `at` of store time on. Either replaces a flush that
+    /// is pending. The reply waits for the position.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`], [`Error::Full`].
+    pub fn flush_all(&self, at: Option<u64>) -> Result<Position> {
+        self.core.flush_all(at)
+    }
+
+    /// To be called at the start of each turn: fires a pending flush that is due at `now`.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`], [`Error::Full`].
+    pub fn tick(&self, now: u64) -> Result<()> {
+        self.core.tick(now)
+    }
+
+    /// Whether writes may be executed now. If not, too much waits to be written: try again when the mark has moved. Also yes when
+    /// a write would get an error at once.
+    pub fn has_room(&self) -> bool {
+        self.core.log.has_room()
+    }
+
+    /// Phase two of a turn: writes the log up to its end, whoever appended, usually with one `pwrite`. While the disk is slow, or
+    /// another thread is writing, it only sees to it that the writing happens. Afterwards look at [`Db::mark`].
+    pub fn write_out(&self) {
+        self.core.write_out();
+    }
+
+    /// How far replies may leave: written, or durable under [`super::Sync::Always`]. One load.
+    pub fn mark(&self) -> Position {
+        self.core.log.progress.mark()
+    }
+
+    /// Registers a thread that may wait for the mark. `wake` is called from any thread and must not block.
+    pub fn waiter(&self, wake: Wake) -> Waiter {
+        self.core.log.progress.waiter(wake)
+    }
+
+    /// Takes a waiter off the list again.
+    pub fn leave(&self, waiter: &Waiter) {
+        self.core.log.progress.leave(waiter);
+    }
+
+    /// Asks for one wake-up once the mark has reached `position` or the store has failed. `false`: it is so already, and no wake-up
+    /// will come. A later call replaces an earlier one.
+    pub fn await_mark(&self, waiter: &Waiter, position: Position) -> bool {
+        self.core.log.progress.await_mark(waiter, position)
+    }
+
+    /// Why the store accepts no writes any more, if so. Replies that wait for the mark must then become errors.
+    pub fn failure(&self) -> Option<Arc<str>> {
+        self.core.log.progress.failure()
+    }
+
+    /// Runs `job` on the disk lane. The job tells its submitter by itself.
+    pub fn submit(&self, job: Job) {
+        self.core.lane.submit(job);
+    }
+
+    /// Begins to receive a value of exactly `len` bytes, more than [`CHUNK`].
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if `len` is out of range.
+    pub fn upload(&self, len: u64) -> Result<Upload> {
+        Upload::new(&self.core.extents, len)
+    }
+
+    /// Makes a large value out of parts, as a job for the lane. The sum must exceed [`CHUNK`].
+    pub fn compose(&self, parts: Vec<Part>) -> Compose {
+        Compose {
+            extents: self.core.extents.clone(),
+            parts,
+        }
+    }
+
+    /// Counters and sizes. Walks over locks; not for every request.
+    pub fn stats(&self) -> Stats {
+        let core = &self.core;
+        let (hits, misses) = core.cache.counts();
+        Stats {
+            items: core.index.len(),
+            live_bytes: core.index.bytes(),
+            cache_bytes: core.cache.used(),
+            cache_hits: hits,
+            cache_misses: misses,
+            cold_reads: core.counters.cold_reads.load(Relaxed),
+            log_writes: core.log.writes.load(Relaxed),
+            log_bytes: core.log.bytes.load(Relaxed),
+            fsyncs: core.counters.fsyncs.load(Relaxed),
+            segments: core.log.segments.len(),
+            damaged_records: core.counters.damaged_records.load(Relaxed),
+            log_slow: core.log.is_slow(),
+        }
+    }
+}
+
+impl Drop for Db {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            (self.core.options.report)(&format!("closing the store: {error}"));
+        }
+    }
+}
+
+/// Counters since the opening, and sizes.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Stats {
+    /// Keys in the index; some may have expired unseen.
+    pub items: u64,
+    /// Bytes of the newest records of all keys in the log, to within a quarter. Extents do not count.
+    pub live_bytes: u64,
+    /// Bytes of records in the RAM cache.
+    pub cache_bytes: u64,
+    /// Lookups that the RAM cache answered.
+    pub cache_hits: u64,
+    /// Lookups that it did not.
+    pub cache_misses: u64,
+    /// Lookups that became jobs.
+    pub cold_reads: u64,
+    /// Writes to the log's files.
+    pub log_writes: u64,
+    /// Bytes they wrote.
+    pub log_bytes: u64,
+    /// `fdatasync`s of the log's files.
+    pub fsyncs: u64,
+    /// Segment files.
+    pub segments: u64,
+    /// Places in the log where recovery found damage.
+    pub damaged_records: u64,
+    /// Whether log writes go by way of the lane at present, because the disk is slow.
+    pub log_slow: bool,
+}
+
+thread_local! {
+    /// For the blocking face, which has no loop to keep one.
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+fn check(options: &Options) -> Result<()> {
+    match options.segment_bytes {
+        0x10_0000..=0x400_0000 => Ok(()),
+        bytes => Err(Error::Invalid(
+            format!("a segment has 1 MiB to 64 MiB, not {bytes} bytes").into(),
+        )),
+    }
+}
+
+fn open_core(options: Options, home: Home, lane: &Lane) -> Result<Arc<Core>> {
+    let extents = Arc::new(Extents::open(
+        &options.path,
+        home.store,
+        options.compression,
+        lane.clone(),
+    )?);
+    let recovered = recover(&options, &home, &extents)?;
+    let Recovered {
+        segments,
+        newest,
+        index,
+        sequence,
+        time,
+        flushed,
+        flush_due,
+        damaged,
+    } = recovered;
+    let (active, offset) = match newest {
+        Some((segment, end)) => resume(segment, end, &options)?,
+        None => begin(&options, home.store, &segments)?,
+    };
+    extents.sync_all()?;
+    let log = Log::new(
+        active,
+        offset,
+        options.segment_bytes,
+        segments,
+        lane.clone(),
+        options.sync,
+    );
+    let counters = Counters {
+        damaged_records: AtomicU64::new(damaged),
+        ..Counters::default()
+    };
+    Ok(Arc::new(Core {
+        time: StoreTime::start(time),
+        index,
+        cache: Cache::new(options.cache_bytes),
+        log: Arc::new(log),
+        extents,
+        flushes: Flushes::new(flushed, flush_due),
+        lane: lane.clone(),
+        bell: Bell::default(),
+        sequence: AtomicU64::new(sequence),
+        counters,
+        home,
+        options,
+    }))
+}
+
+/// Cuts what follows the last record and prepares the newest segment for more.
+fn resume(segment: Arc<Segment>, end: u64, options: &Options) -> Result<(Arc<Segment>, u64)> {
+    let prepare = || {
+        segment.file.set_len(end)?;
+        sys::file::preallocate(&segment.file, options.segment_bytes.max(end))?;
+        segment.file.sync_all()
+    };
+    prepare().map_err(|error| {
+        Error::io(
+            format!("prepare {} bytes of", options.segment_bytes),
+            &segment.path,
+            &error,
+        )
+    })?;
+    Ok((segment, end))
+}
+
+fn begin(options: &Options, store: u64, segments: &Segments) -> Result<(Arc<Segment>, u64)> {
+    let segment = Segment::create(&options.path, store, 0, 0, 1, options.segment_bytes)?;
+    let segment = Arc::new(segment);
+    segments.add(&segment);
+    Ok((segment, SEGMENT_HEADER))
+}
+
+fn read_whole(large: &Large) -> Result<Vec<u8>> {
+    let mut value = Vec::with_capacity(large.len() as usize);
+    for index in 0..large.chunks() {
+        value.extend_from_slice(&large.fetch(index).run()?);
+    }
+    Ok(value)
+}
+
+#[cfg(test)]
+#[path = "db_tests.rs"]
+mod tests;

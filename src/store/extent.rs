@@ -1,0 +1,281 @@
+//! Extent files: where the bytes of large values lie. A value reserves a range when its upload starts, so that uploads proceed side by side; a
+//! range that was not filled, or whose upload died, is given back to the file system as a hole.
+//!
+//! Reserving is a matter of numbers and done by event loops; making and writing files is done by the lane, syncing by the syncer.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
+
+use super::error::{Error, Result};
+use super::header::{FileHeader, HEADER};
+use super::lane::Lane;
+use super::segment::{files, numbered};
+use crate::sys;
+
+/// Ranges start at multiples of this, the usual block of a file system, and the first is kept for the header. Bytes.
+const BLOCK: u64 = 4096;
+/// A file that has reserved this much takes no more values. Bytes; holes included.
+const FULL: u64 = 1 << 30;
+const MAGIC: [u8; 8] = *b"KDBEXTNT";
+const SUFFIX: &str = "ext";
+
+/// All extent files of a store.
+pub(crate) struct Extents {
+    dir: PathBuf,
+    store: u64,
+    compression: bool,
+    lane: Lane,
+    files: RwLock<HashMap<u32, Arc<ExtentFile>>>,
+    next: Mutex<Next>,
+    dirty: Mutex<Vec<Arc<ExtentFile>>>,
+}
+
+/// Where the next range goes.
+struct Next {
+    number: u32,
+    offset: u64,
+    file: Option<Arc<ExtentFile>>,
+}
+
+/// One file. It is made when the first bytes are written to it.
+pub(crate) struct ExtentFile {
+    pub number: u32,
+    pub path: PathBuf,
+    file: OnceLock<File>,
+    making: Mutex<()>,
+    /// Listed among the dirty ones.
+    dirty: AtomicBool,
+}
+
+/// A range that one value fills.
+pub(crate) struct Reservation {
+    pub file: Arc<ExtentFile>,
+    pub base: u64,
+    pub compression: bool,
+    /// A record names the range; if none does by the end, the range is given back.
+    pub kept: AtomicBool,
+    len: u64,
+    extents: Arc<Extents>,
+}
+
+impl Extents {
+    /// Opens the extent files in `dir`. New values go to files of their own: a file is not written to by two lives of a store.
+    pub fn open(dir: &Path, store: u64, compression: bool, lane: Lane) -> Result<Extents> {
+        let mut found = HashMap::new();
+        for number in files(dir, SUFFIX)? {
+            found.insert(number, Arc::new(ExtentFile::open(dir, number, store)?));
+        }
+        let number = found.keys().max().map_or(0, |number| number + 1);
+        Ok(Extents {
+            dir: dir.to_owned(),
+            store,
+            compression,
+            lane,
+            files: RwLock::new(found),
+            next: Mutex::new(Next {
+                number,
+                offset: FULL,
+                file: None,
+            }),
+            dirty: Mutex::default(),
+        })
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// File `number`.
+    pub fn file(&self, number: u32) -> Result<Arc<ExtentFile>> {
+        let missing = || {
+            Error::damaged(
+                &numbered(&self.dir, number, SUFFIX),
+                0,
+                "the extent file is missing",
+            )
+        };
+        super::read(&self.files)
+            .get(&number)
+            .cloned()
+            .ok_or_else(missing)
+    }
+
+    /// Sets a range for `len` bytes aside. No system call.
+    pub fn reserve(self: &Arc<Self>, len: u64) -> Reservation {
+        let room = len.next_multiple_of(BLOCK);
+        let mut next = super::lock(&self.next);
+        let file = match &next.file {
+            Some(file) if next.offset + room <= FULL => file.clone(),
+            _ => self.begin_file(&mut next),
+        };
+        let base = next.offset;
+        next.offset += room;
+        let (kept, compression) = (AtomicBool::new(false), self.compression);
+        Reservation {
+            file,
+            base,
+            compression,
+            kept,
+            len: room,
+            extents: self.clone(),
+        }
+    }
+
+    fn begin_file(&self, next: &mut Next) -> Arc<ExtentFile> {
+        let file = Arc::new(ExtentFile::planned(&self.dir, next.number));
+        super::write(&self.files).insert(next.number, file.clone());
+        *next = Next {
+            number: next.number + 1,
+            offset: BLOCK,
+            file: Some(file.clone()),
+        };
+        file
+    }
+
+    /// Makes durable what was written before the call; may sleep. Must come before the log is synced up to records that name it.
+    pub fn sync(&self) -> Result<()> {
+        let dirty = std::mem::take(&mut *super::lock(&self.dirty));
+        for file in dirty {
+            file.dirty.store(false, SeqCst);
+            file.get()?
+                .sync_data()
+                .map_err(|error| Error::io("sync", &file.path, &error))?;
+        }
+        Ok(())
+    }
+
+    /// Makes every file durable, whoever wrote it: the last life of the store may have ended before its syncer came round.
+    pub fn sync_all(&self) -> Result<()> {
+        for file in super::read(&self.files).values() {
+            file.get()?
+                .sync_all()
+                .map_err(|error| Error::io("sync", &file.path, &error))?;
+        }
+        Ok(())
+    }
+
+    /// Removes the files that no record names.
+    pub fn remove_unnamed(&self, named: impl Fn(u32) -> bool) -> Result<()> {
+        let mut files = super::write(&self.files);
+        for (_, file) in files.extract_if(|&number, _| !named(number)) {
+            std::fs::remove_file(&file.path)
+                .map_err(|error| Error::io("remove", &file.path, &error))?;
+        }
+        Ok(())
+    }
+}
+
+impl ExtentFile {
+    fn planned(dir: &Path, number: u32) -> ExtentFile {
+        let path = numbered(dir, number, SUFFIX);
+        ExtentFile {
+            number,
+            path,
+            file: OnceLock::new(),
+            making: Mutex::default(),
+            dirty: AtomicBool::new(false),
+        }
+    }
+
+    fn open(dir: &Path, number: u32, store: u64) -> Result<ExtentFile> {
+        let extent = ExtentFile::planned(dir, number);
+        let open = OpenOptions::new().read(true).write(true).open(&extent.path);
+        let file = open.map_err(|error| Error::io("open", &extent.path, &error))?;
+        let mut header = [0; HEADER];
+        match file.read_exact_at(&mut header, 0) {
+            Ok(()) => drop(FileHeader::decode(
+                &header,
+                MAGIC,
+                store,
+                number,
+                &extent.path,
+            )?),
+            // Made, but its maker died before the header: no record can name it.
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => {}
+            Err(error) => return Err(Error::io("read the header of", &extent.path, &error)),
+        }
+        extent.file.get_or_init(|| file);
+        Ok(extent)
+    }
+
+    /// The open file.
+    pub fn get(&self) -> Result<&File> {
+        let missing = || Error::damaged(&self.path, 0, "the extent file was never made");
+        self.file.get().ok_or_else(missing)
+    }
+
+    fn get_or_make(&self, extents: &Extents) -> Result<&File> {
+        let _one = super::lock(&self.making);
+        if let Some(file) = self.file.get() {
+            return Ok(file);
+        }
+        let failed = |attempt, error: &std::io::Error| full_or_other(attempt, &self.path, error);
+        let open = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&self.path);
+        let file = open.map_err(|error| failed("create", &error))?;
+        let header = FileHeader {
+            magic: MAGIC,
+            store: extents.store,
+            order: 0,
+            number: self.number,
+            salt: 0,
+        };
+        file.write_all_at(&header.encode(), 0)
+            .map_err(|error| failed("write the header of", &error))?;
+        file.sync_all().map_err(|error| failed("sync", &error))?;
+        sys::file::sync_directory(&extents.dir)
+            .map_err(|error| failed("sync the directory of", &error))?;
+        Ok(self.file.get_or_init(|| file))
+    }
+}
+
+impl Reservation {
+    /// Writes inside the range; may sleep.
+    pub fn write(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        assert!(offset >= self.base && offset + bytes.len() as u64 <= self.base + self.len);
+        let file = self.file.get_or_make(&self.extents)?;
+        file.write_all_at(bytes, offset).map_err(|error| {
+            let attempt = format!("write {} bytes at offset {offset} of", bytes.len());
+            full_or_other(&attempt, &self.file.path, &error)
+        })?;
+        if !self.file.dirty.swap(true, SeqCst) {
+            super::lock(&self.extents.dirty).push(self.file.clone());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if self.kept.load(Relaxed) || self.file.file.get().is_none() {
+            return;
+        }
+        let (file, base, len) = (self.file.clone(), self.base, self.len);
+        let punch = move || {
+            // Best effort: where holes cannot be punched, the space comes back with the file.
+            let _ = file
+                .get()
+                .map(|open| sys::file::punch_hole(open, base, len));
+        };
+        self.extents.lane.submit(Box::new(punch));
+    }
+}
+
+fn full_or_other(attempt: &str, path: &Path, error: &std::io::Error) -> Error {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+            Error::Full(format!("cannot {attempt} {}: {error}", path.display()).into())
+        }
+        _ => Error::io(attempt, path, error),
+    }
+}

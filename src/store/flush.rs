@@ -1,0 +1,97 @@
+//! `flush_all`: everything before a point of the log is gone, at once or from a given second on. Two records make it survive a restart:
+//! *pending* when it is ordered with a delay, *fired* when it happens. Nothing is walked over: a record is gone if it
+//! lies before the last *fired*. Any thread.
+
+use std::sync::Mutex;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use super::core::Core;
+use super::error::Result;
+use super::location::{Location, Position};
+use super::record::{Fields, Kind};
+
+#[derive(Default)]
+pub(crate) struct Flushes {
+    /// End of the last *fired* record; zero: there is none.
+    fired: AtomicU64,
+    /// Store time at which the pending flush fires; zero: none is pending.
+    due: AtomicU64,
+    /// The index may still name flushed records.
+    unswept: AtomicBool,
+    /// Held while a record is appended and the state follows it.
+    order: Mutex<()>,
+}
+
+impl Flushes {
+    /// As recovery found them.
+    pub fn new(fired: Position, due: u64) -> Flushes {
+        Flushes {
+            fired: AtomicU64::new(fired.0),
+            due: AtomicU64::new(due),
+            ..Flushes::default()
+        }
+    }
+
+    pub fn fired(&self) -> Position {
+        Position(self.fired.load(SeqCst))
+    }
+}
+
+impl Core {
+    /// Whether the record at `location` was flushed. Costs one load in a store that never was.
+    pub fn is_flushed(&self, location: Location) -> bool {
+        let fired = self.flushes.fired();
+        fired.0 != 0 && self.log.segments.position(location) < fired
+    }
+
+    /// Flushes now, or at second `at`; either replaces a flush that is pending.
+    pub fn flush_all(&self, at: Option<u64>) -> Result<Position> {
+        let _order = super::lock(&self.flushes.order);
+        match at {
+            None => self.fire(),
+            Some(at) => {
+                let position = self.append_control(Kind::FlushPending, &at.to_le_bytes())?;
+                self.flushes.due.store(at.max(1), SeqCst);
+                Ok(position)
+            }
+        }
+    }
+
+    /// Fires the pending flush if it is due.
+    pub fn tick(&self, now: u64) -> Result<()> {
+        let is_due = || matches!(self.flushes.due.load(SeqCst), due if due != 0 && due <= now);
+        if !is_due() {
+            return Ok(());
+        }
+        let _order = super::lock(&self.flushes.order);
+        if is_due() {
+            self.fire().map(drop)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn fire(&self) -> Result<Position> {
+        let position = self.append_control(Kind::FlushFired, b"")?;
+        self.flushes.fired.store(position.0, SeqCst);
+        self.flushes.due.store(0, SeqCst);
+        self.flushes.unswept.store(true, SeqCst);
+        self.bell.ring();
+        Ok(position)
+    }
+
+    /// Takes flushed records off the index, whose memory they hold. For the syncer.
+    pub fn sweep(&self) {
+        if self.flushes.unswept.swap(false, SeqCst) {
+            self.index.retain(|entry| !self.is_flushed(entry.location));
+        }
+    }
+
+    /// Appends a record without a key.
+    pub fn append_control(&self, kind: Kind, body: &[u8]) -> Result<Position> {
+        let mut record = Vec::new();
+        Fields::control(kind, body, self.next_sequence()).encode(&mut record);
+        self.log.append(&mut record).map(|(_, position)| position)
+    }
+}

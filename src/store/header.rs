@@ -1,0 +1,89 @@
+//! The header that segment and extent files share: what the file is, which store it belongs to, and whether this program can read it.
+//! `kingdb.5` has the layout.
+
+use std::path::Path;
+
+use super::error::{Error, Result};
+use super::record::{le_u32, le_u64};
+
+/// Bytes on disk.
+pub(crate) const HEADER: usize = 64;
+/// Version of the file format.
+pub(crate) const VERSION: u32 = 1;
+
+/// What a header says besides magic, version and checksum.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct FileHeader {
+    pub magic: [u8; 8],
+    /// Identity of the store, so that files of different stores are never mixed up.
+    pub store: u64,
+    /// Place in the order of the log (segments).
+    pub order: u64,
+    /// As in the file's name.
+    pub number: u32,
+    /// Seed of checksums (segments).
+    pub salt: u32,
+}
+
+impl FileHeader {
+    pub fn encode(&self) -> [u8; HEADER] {
+        let mut out = [0; HEADER];
+        out[..8].copy_from_slice(&self.magic);
+        out[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        out[16..24].copy_from_slice(&self.store.to_le_bytes());
+        out[24..32].copy_from_slice(&self.order.to_le_bytes());
+        out[32..36].copy_from_slice(&self.number.to_le_bytes());
+        out[36..40].copy_from_slice(&self.salt.to_le_bytes());
+        let crc = crc32c::crc32c(&out[16..]);
+        out[12..16].copy_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    /// Reads the header of file `number` at `path`, which should have this magic and belong to `store`.
+    pub fn decode(
+        bytes: &[u8; HEADER],
+        magic: [u8; 8],
+        store: u64,
+        number: u32,
+        path: &Path,
+    ) -> Result<FileHeader> {
+        if bytes[..8] != magic {
+            return Err(Error::damaged(
+                path,
+                0,
+                "this is no such file of KingDB (wrong magic)",
+            ));
+        }
+        check_version(le_u32(bytes, 8), path)?;
+        if crc32c::crc32c(&bytes[16..]) != le_u32(bytes, 12) {
+            return Err(Error::damaged(path, 0, "the header's checksum is wrong"));
+        }
+        let header = FileHeader {
+            magic,
+            store: le_u64(bytes, 16),
+            order: le_u64(bytes, 24),
+            number: le_u32(bytes, 32),
+            salt: le_u32(bytes, 36),
+        };
+        if (header.store, header.number) != (store, number) {
+            let text = format!(
+                "{} belongs to another store or was renamed; move it out of this directory",
+                path.display()
+            );
+            return Err(Error::other(text));
+        }
+        Ok(header)
+    }
+}
+
+/// Refuses files that a later version wrote.
+pub(crate) fn check_version(version: u32, path: &Path) -> Result<()> {
+    let shown = path.display();
+    match version {
+        VERSION => Ok(()),
+        0 => Err(Error::damaged(path, 8, "the format version is 0")),
+        _ => Err(Error::other(format!(
+            "{shown} has format version {version} and this program reads version {VERSION}: use a newer kingserver"
+        ))),
+    }
+}

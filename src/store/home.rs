@@ -1,0 +1,170 @@
+//! The store's directory: made if absent, locked against a second server, and the file `STORE` in it, which holds what is decided once in
+//! a store's life: its identity and the seed of its hashes.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::ErrorKind;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use super::error::{Error, Result};
+use super::hash::Seed;
+use super::header::{VERSION, check_version};
+use super::record::{le_u32, le_u64};
+use super::segment::random;
+use crate::sys;
+
+const MAGIC: &[u8; 8] = b"KDBSTORE";
+const LEN: usize = 48;
+
+/// A locked directory.
+pub(crate) struct Home {
+    /// Identity of the store.
+    pub store: u64,
+    pub seed: Seed,
+    /// Holds the lock for as long as it is open.
+    _lock: File,
+}
+
+impl Home {
+    /// Locks the directory `dir` and reads its `STORE`; makes both where absent.
+    pub fn open(dir: &Path) -> Result<Home> {
+        make_directory(dir)?;
+        let lock = lock(dir)?;
+        let path = dir.join("STORE");
+        let (store, seed) = match std::fs::read(&path) {
+            Ok(bytes) => decode(&bytes, &path)?,
+            Err(error) if error.kind() == ErrorKind::NotFound => create(dir)?,
+            Err(error) => return Err(Error::io("read", &path, &error)),
+        };
+        Ok(Home {
+            store,
+            seed,
+            _lock: lock,
+        })
+    }
+}
+
+fn make_directory(dir: &Path) -> Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    std::fs::create_dir_all(dir)
+        .map_err(|error| Error::io("create the data directory", dir, &error))?;
+    let parent = dir
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    sys::file::sync_directory(parent).map_err(|error| Error::io("sync directory", parent, &error))
+}
+
+fn lock(dir: &Path) -> Result<File> {
+    let path = dir.join("LOCK");
+    let open = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o640)
+        .open(&path);
+    let file = open.map_err(|error| Error::io("open", &path, &error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            let dir = dir.display();
+            Err(Error::other(format!(
+                "the data directory {dir} is in use by another server; stop it or choose another --db.path"
+            )))
+        }
+        Err(TryLockError::Error(error)) => Err(Error::io("lock", &path, &error)),
+    }
+}
+
+/// Written beside and renamed: `STORE` is whole or absent.
+fn create(dir: &Path) -> Result<(u64, Seed)> {
+    let (store, seed) = (random(), Seed([random(), random()]));
+    let (fresh, path) = (dir.join("STORE.new"), dir.join("STORE"));
+    let failed = |error: std::io::Error| Error::io("write", &fresh, &error);
+    std::fs::write(&fresh, encode(store, seed)).map_err(failed)?;
+    File::open(&fresh)
+        .and_then(|file| file.sync_all())
+        .map_err(failed)?;
+    std::fs::rename(&fresh, &path).map_err(|error| Error::io("rename to", &path, &error))?;
+    sys::file::sync_directory(dir).map_err(|error| Error::io("sync directory", dir, &error))?;
+    Ok((store, seed))
+}
+
+fn encode(store: u64, seed: Seed) -> [u8; LEN] {
+    let mut out = [0; LEN];
+    out[..8].copy_from_slice(MAGIC);
+    out[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    out[16..24].copy_from_slice(&store.to_le_bytes());
+    out[24..32].copy_from_slice(&seed.0[0].to_le_bytes());
+    out[32..40].copy_from_slice(&seed.0[1].to_le_bytes());
+    let crc = crc32c::crc32c(&out[16..]);
+    out[12..16].copy_from_slice(&crc.to_le_bytes());
+    out
+}
+
+fn decode(bytes: &[u8], path: &Path) -> Result<(u64, Seed)> {
+    if bytes.len() < 12 || &bytes[..8] != MAGIC {
+        return Err(Error::damaged(path, 0, "this is no STORE file of KingDB"));
+    }
+    check_version(le_u32(bytes, 8), path)?;
+    if bytes.len() != LEN || crc32c::crc32c(&bytes[16..]) != le_u32(bytes, 12) {
+        return Err(Error::damaged(
+            path,
+            0,
+            "the checksum is wrong; restore the file from a backup",
+        ));
+    }
+    Ok((
+        le_u64(bytes, 16),
+        Seed([le_u64(bytes, 24), le_u64(bytes, 32)]),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_keeps_its_identity_and_lets_one_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b");
+        let home = Home::open(&path).unwrap();
+        assert!(
+            Home::open(&path)
+                .err()
+                .unwrap()
+                .to_string()
+                .contains("in use by another server")
+        );
+        let first = (home.store, home.seed);
+        drop(home);
+        let home = Home::open(&path).unwrap();
+        assert_eq!((home.store, home.seed), first);
+    }
+
+    #[test]
+    fn a_damaged_or_newer_store_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Home::open(dir.path()).unwrap());
+        let path = dir.path().join("STORE");
+        let good = std::fs::read(&path).unwrap();
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 0x10;
+            std::fs::write(&path, &bad).unwrap();
+            assert!(Home::open(dir.path()).is_err(), "byte {at}");
+        }
+        let mut newer = good;
+        newer[8] = 2;
+        std::fs::write(&path, &newer).unwrap();
+        assert!(
+            Home::open(dir.path())
+                .err()
+                .unwrap()
+                .to_string()
+                .contains("newer kingserver")
+        );
+    }
+}

@@ -1,0 +1,121 @@
+//! The disk lane: a few threads that do what may sleep in the kernel or take long, so that no event loop has to: cold reads, chunks of large
+//! values, log writes while the disk is slow. A job tells its submitter of its end by itself.
+//!
+//! (The idea is as old as Flash, "an efficient and portable web server", Pai et al. 1999; nginx calls it `thread_pool`, Redis `bio`.)
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+
+/// What the lane runs. It must not panic.
+pub type Job = Box<dyn FnOnce() + Send>;
+
+/// Handle to the threads; the last one to go ends them, after the jobs that were submitted.
+#[derive(Clone)]
+pub(crate) struct Lane(Arc<Queue>);
+
+struct Queue {
+    state: Mutex<State>,
+    more: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    closed: bool,
+}
+
+impl Lane {
+    /// Starts `threads` threads. The error is the system's (out of threads).
+    pub fn start(threads: usize) -> std::io::Result<(Lane, Vec<JoinHandle<()>>)> {
+        let lane = Lane(Arc::new(Queue {
+            state: Mutex::default(),
+            more: Condvar::new(),
+        }));
+        let spawn = |number| {
+            let queue = lane.0.clone();
+            std::thread::Builder::new()
+                .name(format!("lane-{number}"))
+                .stack_size(256 << 10)
+                .spawn(move || queue.work())
+        };
+        let threads = (0..threads.max(1))
+            .map(spawn)
+            .collect::<std::io::Result<Vec<_>>>();
+        threads
+            .inspect_err(|_| lane.close())
+            .map(|threads| (lane.clone(), threads))
+    }
+
+    /// Queues a job. After [`Lane::close`] it is run at once, here.
+    pub fn submit(&self, job: Job) {
+        self.push(job, VecDeque::push_back);
+    }
+
+    /// Queues a job before all others: the log, on which every writer waits.
+    pub fn submit_first(&self, job: Job) {
+        self.push(job, VecDeque::push_front);
+    }
+
+    /// Lets the threads end when the queue is empty.
+    pub fn close(&self) {
+        super::lock(&self.0.state).closed = true;
+        self.0.more.notify_all();
+    }
+
+    fn push(&self, job: Job, put: impl FnOnce(&mut VecDeque<Job>, Job)) {
+        let mut state = super::lock(&self.0.state);
+        if state.closed {
+            drop(state);
+            return job();
+        }
+        put(&mut state.jobs, job);
+        drop(state);
+        self.0.more.notify_one();
+    }
+}
+
+impl Queue {
+    fn work(&self) {
+        while let Some(job) = self.next() {
+            job();
+        }
+    }
+
+    fn next(&self) -> Option<Job> {
+        let mut state = super::lock(&self.state);
+        loop {
+            if let Some(job) = state.jobs.pop_front() {
+                return Some(job);
+            }
+            if state.closed {
+                return None;
+            }
+            state = super::wait(&self.more, state);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    #[test]
+    fn jobs_run_and_those_submitted_before_the_end_are_not_lost() {
+        let (lane, threads) = Lane::start(2).unwrap();
+        let (tell, told) = mpsc::channel();
+        for number in 0..100 {
+            let tell = tell.clone();
+            lane.submit(Box::new(move || tell.send(number).unwrap()));
+        }
+        lane.close();
+        threads
+            .into_iter()
+            .for_each(|thread| thread.join().unwrap());
+        lane.submit(Box::new(move || tell.send(100).unwrap()));
+        let mut all: Vec<i32> = told.iter().collect();
+        all.sort_unstable();
+        assert_eq!(all, (0..=100).collect::<Vec<_>>());
+    }
+}

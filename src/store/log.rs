@@ -1,0 +1,471 @@
+//! The log: one append-only sequence of records, cut into segment files.
+//!
+//! Appending is a copy into memory under one lock ([`Log::append`]). Writing is a second step ([`Log::write_out`]): whoever does it writes
+//! everything that was appended up to then, by whichever thread, in log order, and moves the one *written* mark. So a
+//! reply that waits for the mark to pass its record depends on nothing that could still get lost with the process.
+//!
+//! Event loops write inline while the disk takes under a millisecond; after a slower write the log's writes move to the disk lane,
+//! where only those who wait for the mark wait, until the disk has recovered. Space in a segment is reserved when the
+//! segment is made, so a write never finds the disk full.
+
+use std::collections::VecDeque;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, fence};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use super::error::{Error, Result};
+use super::lane::Lane;
+use super::location::{Location, Position};
+use super::progress::Progress;
+use super::record::{self, Fields, HEADER, Kind, MAX_RECORD};
+use super::segment::{SEGMENT_HEADER, Segment, Segments};
+use crate::sys::{self, clock};
+
+/// Appended but unwritten bytes at which writers must wait.
+const MOST_UNWRITTEN: usize = 8 << 20;
+/// A buffer that grew past this is given back to the system.
+const KEPT_BUFFER: usize = 1 << 20;
+/// A write that takes longer is slow.
+const SLOW: Duration = Duration::from_millis(1);
+/// So many writes in a row that are not slow end a slow phase.
+const RECOVERED_AFTER: u32 = 16;
+/// How often a thread looks whether the current writer is done before it leaves its records to that writer.
+const SPINS: u32 = 100;
+/// Written bytes after which write-back to the disk is started early.
+const WRITE_BACK: u64 = 4 << 20;
+/// Pieces written inline before the rest is left to the lane.
+const INLINE_PIECES: u32 = 8;
+
+/// The log of an open store.
+pub(crate) struct Log {
+    pub progress: Progress,
+    pub segments: Segments,
+    lane: Lane,
+    /// Offset at which a segment counts as full, if another is ready. The room behind it takes what is appended before one is.
+    soft_limit: u64,
+    hard_limit: u64,
+    tail: Mutex<Tail>,
+    /// Held by whoever writes pieces, so that they reach the file in order.
+    writer: Mutex<()>,
+    /// End of what was appended.
+    end: AtomicU64,
+    /// Salt of the active segment, so that checksums are computed before the lock.
+    salt: AtomicU32,
+    room: AtomicBool,
+    wants_spare: AtomicBool,
+    full: AtomicBool,
+    slow: AtomicBool,
+    fast_writes: AtomicU32,
+    handed_over: AtomicBool,
+    pub writes: AtomicU64,
+    pub bytes: AtomicU64,
+    /// Position from which write-back was not started yet.
+    write_back: AtomicU64,
+}
+
+/// What the append lock guards.
+struct Tail {
+    active: Arc<Segment>,
+    /// Where the next record goes in the active segment.
+    offset: u64,
+    /// The last bytes before `offset`, not yet handed to a writer.
+    pending: Vec<u8>,
+    /// Ends of segments that were left for the next one, oldest first.
+    sealed: VecDeque<Piece>,
+    /// What is being written, or was written last: readable here until the next piece is taken.
+    in_flight: Option<Arc<Piece>>,
+    /// The next segment, made ahead of need.
+    spare: Option<Arc<Segment>>,
+    /// Full segments that may hold bytes the disk does not have.
+    unsynced: Vec<Arc<Segment>>,
+    /// Why no segment can be made, if none can.
+    full: Option<Error>,
+}
+
+/// Consecutive bytes of a segment.
+struct Piece {
+    segment: Arc<Segment>,
+    offset: u64,
+    bytes: Vec<u8>,
+}
+
+impl Log {
+    /// The log whose next record goes to `offset` of `active`. All before is durable.
+    pub fn new(
+        active: Arc<Segment>,
+        offset: u64,
+        segment_bytes: u64,
+        segments: Segments,
+        lane: Lane,
+        sync: super::Sync,
+    ) -> Log {
+        let end = active.position(offset);
+        let reserve = (16 * MAX_RECORD as u64).min(segment_bytes / 4);
+        let tail = Tail {
+            offset,
+            pending: Vec::new(),
+            sealed: VecDeque::new(),
+            in_flight: None,
+            spare: None,
+            unsynced: Vec::new(),
+            full: None,
+            active: active.clone(),
+        };
+        Log {
+            progress: Progress::new(sync, end),
+            segments,
+            lane,
+            soft_limit: segment_bytes - reserve,
+            hard_limit: segment_bytes - HEADER as u64, // room for the seal
+            tail: Mutex::new(tail),
+            writer: Mutex::new(()),
+            end: AtomicU64::new(end.0),
+            salt: AtomicU32::new(active.salt),
+            room: AtomicBool::new(offset < segment_bytes - reserve),
+            wants_spare: AtomicBool::new(offset > segment_bytes / 2),
+            full: AtomicBool::new(false),
+            slow: AtomicBool::new(false),
+            fast_writes: AtomicU32::new(0),
+            handed_over: AtomicBool::new(false),
+            writes: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            write_back: AtomicU64::new(end.0),
+        }
+    }
+
+    /// Puts the encoded record at the end of the log, its checksum filled in. Tells where it lies and the position to wait for.
+    pub fn append(&self, record: &mut [u8]) -> Result<(Location, Position)> {
+        let salt = self.salt.load(Relaxed);
+        record::seal(record, salt);
+        let mut tail = super::lock(&self.tail);
+        self.make_room(&mut tail, record.len() as u64)?;
+        if tail.active.salt != salt {
+            record::seal(record, tail.active.salt);
+        }
+        let location = Location::new(tail.active.handle, tail.offset);
+        tail.pending.extend_from_slice(record);
+        tail.offset += record.len() as u64;
+        let end = tail.end();
+        self.end.store(end.0, SeqCst);
+        self.note_room(&tail);
+        Ok((location, end))
+    }
+
+    /// End of what was appended so far.
+    pub fn end(&self) -> Position {
+        Position(self.end.load(SeqCst))
+    }
+
+    /// What a reply that shows the record at `location` must wait for.
+    pub fn depends(&self, location: Location) -> Position {
+        match self.end() <= self.progress.mark() {
+            true => Position(0),
+            // The mark only ever stops between records: past a record's first byte is past its last.
+            false => Position(self.segments.position(location).0 + 1),
+        }
+    }
+
+    /// Whether a record may be appended now. Also `true` when appending would only yield an error, so that writers learn of it.
+    pub fn has_room(&self) -> bool {
+        self.room.load(Relaxed) || self.full.load(Relaxed) || self.progress.failure().is_some()
+    }
+
+    /// Copies the bytes at `location`, at most `most`, if they are still in memory on their way to the file.
+    pub fn read_unwritten(&self, location: Location, most: usize, out: &mut Vec<u8>) -> bool {
+        let tail = super::lock(&self.tail);
+        let pending = (
+            tail.active.handle,
+            tail.offset - tail.pending.len() as u64,
+            &tail.pending[..],
+        );
+        let in_flight = tail.in_flight.as_deref().map(Piece::parts);
+        let all = tail
+            .sealed
+            .iter()
+            .map(Piece::parts)
+            .chain(in_flight)
+            .chain([pending]);
+        let found = all.into_iter().find_map(|(handle, start, bytes)| {
+            let skip = location
+                .offset()
+                .checked_sub(start)
+                .filter(|_| handle == location.handle())?;
+            bytes
+                .get(usize::try_from(skip).ok()?..)
+                .filter(|rest| !rest.is_empty())
+        });
+        let Some(found) = found else { return false };
+        out.clear();
+        out.extend_from_slice(&found[..found.len().min(most)]);
+        true
+    }
+
+    /// Writes what was appended. Never waits for another thread that does so: that one then writes it all. Sleeps at most once per
+    /// slow phase of the disk; afterwards it leaves the writing to the lane and returns.
+    pub fn write_out(self: &Arc<Self>) {
+        let mut pieces = 0;
+        let mut spins = 0;
+        // Pairs with the fence below: either we see the writer gone, or it sees what we appended.
+        fence(SeqCst);
+        while !self.is_clean() && spins < SPINS {
+            if self.slow.load(Relaxed) || pieces >= INLINE_PIECES {
+                return self.hand_over();
+            }
+            match self.writer.try_lock() {
+                Ok(turn) => {
+                    pieces += u32::from(self.write_piece());
+                    drop(turn);
+                    fence(SeqCst);
+                }
+                Err(_) => {
+                    spins += 1;
+                    std::hint::spin_loop();
+                }
+            }
+        }
+    }
+
+    /// Writes all that was appended before the call; sleeps as long as that takes. Not for event loops.
+    pub fn write_all(&self) {
+        while !self.is_clean() {
+            let _turn = super::lock(&self.writer);
+            self.write_piece();
+        }
+    }
+
+    /// Nothing to write, or no hope to.
+    fn is_clean(&self) -> bool {
+        self.end() <= self.progress.written() || self.progress.failure().is_some()
+    }
+
+    /// Lets the lane do the writing, once at a time.
+    fn hand_over(self: &Arc<Self>) {
+        if self.handed_over.swap(true, SeqCst) {
+            return;
+        }
+        let log = self.clone();
+        self.lane.submit_first(Box::new(move || {
+            log.write_all();
+            log.handed_over.store(false, SeqCst);
+            // Somebody may have appended and relied on us in between.
+            fence(SeqCst);
+            if !log.is_clean() {
+                log.hand_over();
+            }
+        }));
+    }
+
+    /// Writes the oldest unwritten piece; the caller holds the writer lock. `false`: there is none, or it failed.
+    fn write_piece(&self) -> bool {
+        let Some(piece) = self.next_piece() else {
+            return false;
+        };
+        let before = clock::monotonic();
+        if let Err(error) = piece.segment.file.write_all_at(&piece.bytes, piece.offset) {
+            let attempt = format!(
+                "write {} bytes at offset {} of",
+                piece.bytes.len(),
+                piece.offset
+            );
+            self.fail(&Error::io(attempt, &piece.segment.path, &error));
+            return false;
+        }
+        self.note_speed(clock::monotonic() - before);
+        self.writes.fetch_add(1, Relaxed);
+        self.bytes.fetch_add(piece.bytes.len() as u64, Relaxed);
+        self.progress.advance_written(
+            piece
+                .segment
+                .position(piece.offset + piece.bytes.len() as u64),
+        );
+        true
+    }
+
+    fn next_piece(&self) -> Option<Arc<Piece>> {
+        let mut tail = super::lock(&self.tail);
+        let piece = match tail.sealed.pop_front() {
+            Some(piece) => piece,
+            None if tail.pending.is_empty() => return None,
+            None => tail.take_pending(),
+        };
+        let piece = Arc::new(piece);
+        tail.in_flight = Some(piece.clone());
+        self.note_room(&tail);
+        Some(piece)
+    }
+
+    fn note_speed(&self, took: Duration) {
+        if took > SLOW {
+            self.slow.store(true, Relaxed);
+            self.fast_writes.store(0, Relaxed);
+        } else if self.slow.load(Relaxed)
+            && self.fast_writes.fetch_add(1, Relaxed) + 1 >= RECOVERED_AFTER
+        {
+            self.slow.store(false, Relaxed);
+        }
+    }
+
+    /// Whether log writes go by way of the lane at present.
+    pub fn is_slow(&self) -> bool {
+        self.slow.load(Relaxed)
+    }
+
+    /// No write will be accepted any more.
+    pub fn fail(&self, error: &Error) {
+        let text = format!("{error}; restart the server once the disk is sound (reads go on)");
+        self.progress.fail(text.into());
+    }
+
+    /// Moves on to the spare segment where the active one is full.
+    fn make_room(&self, tail: &mut MutexGuard<'_, Tail>, len: u64) -> Result<()> {
+        if let Some(why) = self.progress.failure() {
+            return Err(Error::ReadOnly(why));
+        }
+        if tail.offset + len <= self.soft_limit {
+            return Ok(());
+        }
+        match (tail.spare.take(), &tail.full) {
+            (Some(spare), _) => self.rotate(tail, spare),
+            (None, Some(full)) => return Err(full.clone()),
+            (None, None) if tail.offset + len <= self.hard_limit => {}
+            (None, None) => return Err(Error::Full("the next segment is not ready yet".into())),
+        }
+        Ok(())
+    }
+
+    fn rotate(&self, tail: &mut Tail, spare: Arc<Segment>) {
+        assert!(
+            spare.order > tail.active.order,
+            "segments follow each other in order"
+        );
+        tail.seal();
+        let piece = tail.take_pending();
+        tail.sealed.push_back(piece);
+        let full = std::mem::replace(&mut tail.active, spare);
+        tail.unsynced.push(full);
+        tail.offset = SEGMENT_HEADER;
+        self.salt.store(tail.active.salt, Relaxed);
+    }
+
+    fn note_room(&self, tail: &Tail) {
+        let wants_spare = tail.spare.is_none() && tail.offset > self.hard_limit / 2;
+        let room = tail.unwritten() < MOST_UNWRITTEN
+            && (tail.spare.is_some() || tail.offset < self.soft_limit);
+        // Plain stores to a shared cache line cost; these change rarely.
+        for (flag, value) in [(&self.wants_spare, wants_spare), (&self.room, room)] {
+            if flag.load(Relaxed) != value {
+                flag.store(value, Relaxed);
+            }
+        }
+    }
+
+    /// Whether the syncer should make another segment.
+    pub fn wants_spare(&self) -> bool {
+        self.wants_spare.load(Relaxed)
+    }
+
+    /// Whether enough was written to start write-back early.
+    pub fn wants_write_back(&self) -> bool {
+        self.progress.written().0 - self.write_back.load(Relaxed) >= WRITE_BACK
+    }
+
+    /// Lets the disk begin with what was written, so that the next `fdatasync` has little left to do. For the syncer.
+    pub fn start_write_back(&self) {
+        if !self.wants_write_back() {
+            return;
+        }
+        self.write_back.store(self.progress.written().0, Relaxed);
+        for segment in self.unsynced() {
+            sys::file::start_write_back(&segment.file, 0, self.hard_limit);
+        }
+    }
+
+    /// The order that the next segment must have.
+    pub fn next_order(&self) -> u64 {
+        super::lock(&self.tail).active.order + 1
+    }
+
+    /// The segment to go on with, or why there is none.
+    pub fn set_spare(&self, spare: Result<Arc<Segment>>) {
+        let mut tail = super::lock(&self.tail);
+        tail.full = spare.as_ref().err().cloned();
+        self.full.store(tail.full.is_some(), Relaxed);
+        tail.spare = spare.ok();
+        self.note_room(&tail);
+    }
+
+    /// The segments that may hold bytes the disk does not have, oldest first, the active one last.
+    pub fn unsynced(&self) -> Vec<Arc<Segment>> {
+        let tail = super::lock(&self.tail);
+        tail.unsynced
+            .iter()
+            .chain([&tail.active])
+            .cloned()
+            .collect()
+    }
+
+    /// Everything before `position` is on the disk.
+    pub fn synced(&self, position: Position) {
+        let mut tail = super::lock(&self.tail);
+        tail.unsynced
+            .retain(|segment| segment.position(self.hard_limit) > position);
+        drop(tail);
+        self.progress.advance_durable(position);
+    }
+
+    /// The active segment, where its records end, and a spare that was never used: for the clean end of the store.
+    pub fn rest(&self) -> (Arc<Segment>, u64, Option<Arc<Segment>>) {
+        let mut tail = super::lock(&self.tail);
+        let spare = tail.spare.take();
+        (tail.active.clone(), tail.offset, spare)
+    }
+}
+
+impl Tail {
+    fn end(&self) -> Position {
+        self.active.position(self.offset)
+    }
+
+    /// Ends the active segment: recovery can then tell a segment that was left from one whose end was lost.
+    fn seal(&mut self) {
+        let mut record = Vec::new();
+        Fields::control(Kind::Seal, b"", 0).encode(&mut record);
+        record::seal(&mut record, self.active.salt);
+        self.pending.extend_from_slice(&record);
+        self.offset += record.len() as u64;
+    }
+
+    fn unwritten(&self) -> usize {
+        self.pending.len()
+            + self
+                .sealed
+                .iter()
+                .map(|piece| piece.bytes.len())
+                .sum::<usize>()
+    }
+
+    /// Turns the pending bytes into a piece and starts a new buffer: the one that was written last, if nobody reads it.
+    fn take_pending(&mut self) -> Piece {
+        let recycled = self
+            .in_flight
+            .take_if(|piece| Arc::strong_count(piece) == 1)
+            .and_then(Arc::into_inner);
+        let mut buffer = recycled.map_or_else(Vec::new, |piece| piece.bytes);
+        buffer.clear();
+        buffer.shrink_to(KEPT_BUFFER);
+        let bytes = std::mem::replace(&mut self.pending, buffer);
+        Piece {
+            segment: self.active.clone(),
+            offset: self.offset - bytes.len() as u64,
+            bytes,
+        }
+    }
+}
+
+impl Piece {
+    fn parts(&self) -> (u32, u64, &[u8]) {
+        (self.segment.handle, self.offset, &self.bytes)
+    }
+}

@@ -1,0 +1,369 @@
+//! Finding a record: index, then RAM cache, then the log's own buffers, then the page cache, all without sleeping; what only the disk
+//! has becomes a job ([`ColdRead`]) that the caller runs where sleeping is allowed.
+
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::cache::Facts;
+use super::core::Core;
+use super::error::{Error, Result};
+use super::hash::Hash;
+use super::index::{Entry, size_bound};
+use super::large::Large;
+use super::location::{Location, Position};
+use super::record::{Defect, Fields, Kind};
+use super::segment::Segment;
+use crate::sys;
+
+/// A key and its hash, computed once per command with [`super::Db::key`].
+#[derive(Clone, Copy)]
+pub struct Key<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) hash: Hash,
+}
+
+impl<'a> Key<'a> {
+    /// The key itself.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+}
+
+/// What a lookup saw, for a write that must only happen if nothing has changed since.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    pub(crate) location: Option<Location>,
+    /// A reply that tells what was seen may leave once the mark has reached this: for hits and misses alike.
+    pub depends: Position,
+}
+
+/// A live record, borrowed for a visit.
+pub struct Record<'a> {
+    /// The client's opaque flags.
+    pub flags: u32,
+    /// The CAS unique.
+    pub cas: u64,
+    /// Store time in seconds from which the record is gone; 0: never.
+    pub expires: u64,
+    /// The value.
+    pub body: Body<'a>,
+}
+
+/// A value.
+pub enum Body<'a> {
+    /// All of it, decompressed: at most [`super::CHUNK`] bytes.
+    Inline(&'a [u8]),
+    /// In an extent; clone the handle to read it chunk by chunk.
+    Large(&'a Large),
+}
+
+impl Record<'_> {
+    /// Bytes of the value.
+    #[allow(clippy::len_without_is_empty, reason = "an empty value is a value")]
+    pub fn len(&self) -> u64 {
+        match &self.body {
+            Body::Inline(value) => value.len() as u64,
+            Body::Large(large) => large.len(),
+        }
+    }
+}
+
+/// The outcome of [`super::Db::lookup`].
+pub enum Lookup<R> {
+    /// Found; with what the visit returned.
+    Hit(Seen, R),
+    /// No such key, or expired, or flushed.
+    Miss(Seen),
+    /// Would sleep. Run the job on the lane and look up again with its outcome.
+    Cold(ColdRead),
+}
+
+/// A read that may sleep.
+pub struct ColdRead {
+    segment: Arc<Segment>,
+    location: Location,
+    most: usize,
+}
+
+/// The outcome of a [`ColdRead`]. A lookup that finds the key elsewhere by then ignores it.
+pub struct Fetched {
+    location: Location,
+    bytes: Result<Vec<u8>>,
+}
+
+impl ColdRead {
+    /// Reads; may sleep.
+    pub fn run(self) -> Fetched {
+        let mut bytes = vec![0; self.most];
+        let read = read_fully(&self.segment, &mut bytes, self.location.offset());
+        Fetched {
+            location: self.location,
+            bytes: read.map(|count| bytes[..count].to_vec()),
+        }
+    }
+}
+
+/// Reusable buffers of one thread. About 200 KiB once warm.
+pub struct Scratch {
+    pub(crate) read: Vec<u8>,
+    pub(crate) raw: Vec<u8>,
+    pub(crate) record: Vec<u8>,
+    pub(crate) packed: Vec<u8>,
+    pub(crate) encoder: snap::raw::Encoder,
+}
+
+impl Default for Scratch {
+    fn default() -> Scratch {
+        let encoder = snap::raw::Encoder::new();
+        Scratch {
+            read: Vec::new(),
+            raw: Vec::new(),
+            record: Vec::new(),
+            packed: Vec::new(),
+            encoder,
+        }
+    }
+}
+
+/// What reading at a location came to.
+enum Shown<R> {
+    Hit(R),
+    Expired,
+    /// Another key with the same hash.
+    Other,
+}
+
+/// How a record was got at.
+enum Source {
+    /// Its bytes are in `Scratch::read`.
+    Read,
+    Cold(ColdRead),
+    /// Its segment is gone: the index has moved on.
+    Moved,
+}
+
+impl Core {
+    /// See [`super::Db::lookup`].
+    pub fn lookup<R>(
+        &self,
+        key: &Key<'_>,
+        now: u64,
+        supplied: Option<&Fetched>,
+        scratch: &mut Scratch,
+        visit: impl FnOnce(Record<'_>) -> R,
+    ) -> Result<Lookup<R>> {
+        let mut visit = Some(visit);
+        loop {
+            let (entry, removal) = self.entry(key);
+            let Some(entry) = entry else {
+                return Ok(miss(None, removal));
+            };
+            let location = entry.location;
+            if self.is_flushed(location) {
+                self.forget(key, location);
+                return Ok(miss(None, removal.max(self.flushes.fired())));
+            }
+            let show = |found: &[u8], value: &[u8], facts: Facts| {
+                self.show(key, now, found, value, facts, &mut visit)
+            };
+            let shown = match self.cache.get(key.hash, location, show) {
+                Some(shown) => shown?,
+                None => match self.read(&entry, supplied, scratch)? {
+                    Source::Read => self.show_read(key, now, location, scratch, &mut visit)?,
+                    Source::Cold(job) => return Ok(Lookup::Cold(job)),
+                    Source::Moved => continue,
+                },
+            };
+            return Ok(match shown {
+                Shown::Hit(result) => Lookup::Hit(self.seen(location), result),
+                Shown::Other => miss(Some(location), removal),
+                Shown::Expired => {
+                    self.forget(key, location);
+                    miss(None, removal)
+                }
+            });
+        }
+    }
+
+    fn entry(&self, key: &Key<'_>) -> (Option<Entry>, Position) {
+        let stripe = self.index.stripe(key.hash);
+        (stripe.find(key.hash.tag), stripe.last_removal)
+    }
+
+    fn seen(&self, location: Location) -> Seen {
+        Seen {
+            location: Some(location),
+            depends: self.log.depends(location),
+        }
+    }
+
+    /// Drops a record that is gone anyway from index and cache.
+    fn forget(&self, key: &Key<'_>, location: Location) {
+        let mut stripe = self.index.stripe(key.hash);
+        if stripe
+            .find(key.hash.tag)
+            .is_some_and(|entry| entry.location == location)
+        {
+            stripe.remove(key.hash.tag);
+        }
+        drop(stripe);
+        self.cache.remove(key.hash, location);
+    }
+
+    fn show<R>(
+        &self,
+        key: &Key<'_>,
+        now: u64,
+        found: &[u8],
+        value: &[u8],
+        facts: Facts,
+        visit: &mut Option<impl FnOnce(Record<'_>) -> R>,
+    ) -> Result<Shown<R>> {
+        if found != key.bytes {
+            return Ok(Shown::Other);
+        }
+        if facts.expires != 0 && facts.expires <= now {
+            return Ok(Shown::Expired);
+        }
+        let Some(visit) = visit.take() else {
+            unreachable!("a record is shown once")
+        };
+        let Facts {
+            client_flags: flags,
+            cas,
+            expires,
+            large,
+        } = facts;
+        let shown = if large {
+            let large = Large::decode(value, &self.extents)?;
+            visit(Record {
+                flags,
+                cas,
+                expires,
+                body: Body::Large(&large),
+            })
+        } else {
+            visit(Record {
+                flags,
+                cas,
+                expires,
+                body: Body::Inline(value),
+            })
+        };
+        Ok(Shown::Hit(shown))
+    }
+
+    /// Gets the record's bytes into `scratch.read` if that takes no sleep.
+    fn read(
+        &self,
+        entry: &Entry,
+        supplied: Option<&Fetched>,
+        scratch: &mut Scratch,
+    ) -> Result<Source> {
+        let (location, most) = (entry.location, size_bound(entry.size_class));
+        if let Some(fetched) = supplied.filter(|fetched| fetched.location == location) {
+            scratch.read.clear();
+            scratch
+                .read
+                .extend_from_slice(fetched.bytes.as_ref().map_err(Error::clone)?);
+            return Ok(Source::Read);
+        }
+        let unwritten = self.log.segments.position(location) >= self.log.progress.written();
+        if unwritten && self.log.read_unwritten(location, most, &mut scratch.read) {
+            return Ok(Source::Read);
+        }
+        let Some(segment) = self.log.segments.get(location) else {
+            return Ok(Source::Moved);
+        };
+        scratch.read.resize(most, 0);
+        let count = sys::file::read_nowait(&segment.file, &mut scratch.read, location.offset())
+            .map_err(|error| cannot_read(&segment, most, location.offset(), &error))?;
+        scratch.read.truncate(count.unwrap_or(0));
+        match Fields::decode(&scratch.read, segment.salt) {
+            Err(Defect::Short(_)) => {
+                self.counters.cold_reads.fetch_add(1, Relaxed);
+                Ok(Source::Cold(ColdRead {
+                    segment,
+                    location,
+                    most,
+                }))
+            }
+            _ => Ok(Source::Read),
+        }
+    }
+
+    /// Checks and shows the record in `scratch.read`; keeps it in the cache.
+    fn show_read<R>(
+        &self,
+        key: &Key<'_>,
+        now: u64,
+        location: Location,
+        scratch: &mut Scratch,
+        visit: &mut Option<impl FnOnce(Record<'_>) -> R>,
+    ) -> Result<Shown<R>> {
+        let Some(segment) = self.log.segments.get(location) else {
+            return Ok(Shown::Other);
+        };
+        let damaged = |what: &str| Error::damaged(&segment.path, location.offset(), what);
+        let (fields, _) = Fields::decode(&scratch.read, segment.salt)
+            .map_err(|defect| damaged(&format!("no sound record is there ({defect:?})")))?;
+        let value = match fields.compressed {
+            true => decompress(fields.body, &mut scratch.raw)
+                .ok_or_else(|| damaged("the value does not decompress"))?,
+            false => fields.body,
+        };
+        let facts = Facts {
+            client_flags: fields.client_flags,
+            cas: fields.cas,
+            expires: fields.expires,
+            large: fields.kind == Kind::Large,
+        };
+        let shown = self.show(key, now, fields.key, value, facts, visit)?;
+        if matches!(shown, Shown::Hit(_)) {
+            self.cache
+                .insert(key.hash, location, None, fields.key, value, facts);
+        }
+        Ok(shown)
+    }
+}
+
+fn miss<R>(location: Option<Location>, depends: Position) -> Lookup<R> {
+    Lookup::Miss(Seen { location, depends })
+}
+
+fn read_fully(segment: &Segment, buffer: &mut [u8], offset: u64) -> Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match segment
+            .file
+            .read_at(&mut buffer[filled..], offset + filled as u64)
+        {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(cannot_read(segment, buffer.len(), offset, &error)),
+        }
+    }
+    Ok(filled)
+}
+
+fn cannot_read(segment: &Segment, len: usize, offset: u64, error: &std::io::Error) -> Error {
+    Error::io(
+        format!("read {len} bytes at offset {offset} of"),
+        &segment.path,
+        error,
+    )
+}
+
+/// `None`: the bytes are no snappy stream of at most [`super::CHUNK`] bytes.
+fn decompress<'a>(packed: &[u8], raw: &'a mut Vec<u8>) -> Option<&'a [u8]> {
+    let len = snap::raw::decompress_len(packed)
+        .ok()
+        .filter(|&len| len <= super::CHUNK)?;
+    raw.resize(len.max(raw.len()), 0);
+    let count = snap::raw::Decoder::new()
+        .decompress(packed, &mut raw[..len])
+        .ok()?;
+    (count == len).then_some(&raw[..len])
+}

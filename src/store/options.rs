@@ -1,0 +1,67 @@
+//! How a store is opened.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// When a write counts as done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sync {
+    /// When the page cache has it; the kernel decides when the disk does. Survives the end of the process.
+    None,
+    /// When the page cache has it; `fdatasync` follows within the interval. Survives the end of the process; a power cut may take
+    /// the last interval.
+    Interval,
+    /// When the disk has it. Survives a power cut. Writers that wait at the same time share one `fdatasync` (group commit).
+    Always,
+}
+
+/// Receives messages about recovery and failures, a line each; called from any thread.
+pub type Report = Arc<dyn Fn(&str) + Send + std::marker::Sync>;
+
+/// Options of [`super::Db::open`]; start from [`Options::new`].
+#[derive(Clone)]
+pub struct Options {
+    /// The directory; made if absent.
+    pub path: PathBuf,
+    /// When a write counts as done. Default: `Interval`.
+    pub sync: Sync,
+    /// Time between `fdatasync`s under `Interval`. Default: 500 ms.
+    pub sync_interval: Duration,
+    /// RAM for whole records. Bytes; 0 turns the cache off. Default: 64 MiB.
+    pub cache_bytes: u64,
+    /// Snappy where it saves at least an eighth. Default: on.
+    pub compression: bool,
+    /// Threads that do what may sleep. Default: 2.
+    pub lane_threads: usize,
+    /// Size at which a segment file is full. Bytes, 1 MiB to 64 MiB. Default: 64 MiB.
+    pub segment_bytes: u64,
+    /// Where messages go. Default: nowhere.
+    pub report: Report,
+}
+
+impl Options {
+    /// The defaults, for the store in directory `path`.
+    pub fn new(path: impl Into<PathBuf>) -> Options {
+        Options {
+            path: path.into(),
+            sync: Sync::Interval,
+            sync_interval: Duration::from_millis(500),
+            cache_bytes: 64 << 20,
+            compression: true,
+            lane_threads: 2,
+            segment_bytes: 64 << 20,
+            report: Arc::new(|_| ()),
+        }
+    }
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "Options {{ path: {:?}, sync: {:?}, .. }}",
+            self.path, self.sync
+        )
+    }
+}

@@ -1,0 +1,303 @@
+//! The record: the one thing a segment holds. How it is laid out is `kingdb.5`'s business; this file is its only reader and
+//! writer. Pure functions over bytes; any thread.
+//!
+//! A record is trusted only after its checksum, which is seeded with the segment's salt: bytes inside a user's value can then
+//! never pass for a record, nor can a record of a file that once occupied the same disk blocks.
+
+/// Records start at multiples of this, and their lengths are padded to it. Bytes.
+pub(crate) const ALIGNMENT: usize = 8;
+/// The part every record has. Bytes.
+pub(crate) const HEADER: usize = 24;
+/// The longest record there can be. Bytes.
+pub(crate) const MAX_RECORD: usize = HEADER + 16 + super::MAX_KEY + super::CHUNK + ALIGNMENT;
+
+const COMPRESSED: u8 = 1;
+const EXPIRES: u8 = 2;
+const CAS: u8 = 4;
+const KNOWN_FLAGS: u8 = COMPRESSED | EXPIRES | CAS;
+
+/// What a record says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    /// The key has this value.
+    Value = 1,
+    /// The key has a value that lies in an extent; the body is its table.
+    Large = 2,
+    /// The key has no value.
+    Tombstone = 3,
+    /// `flush_all` was told to fire at the time in the body.
+    FlushPending = 4,
+    /// Everything before this record is gone.
+    FlushFired = 5,
+    /// Log up to the position in the body was durable, and the store's clock had reached the time in the body.
+    Checkpoint = 6,
+    /// The segment ends here; the log goes on in the next one.
+    Seal = 7,
+}
+
+/// A record's fields, borrowed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Fields<'a> {
+    pub kind: Kind,
+    pub compressed: bool,
+    pub key: &'a [u8],
+    pub body: &'a [u8],
+    pub client_flags: u32,
+    pub sequence: u64,
+    /// Equal to `sequence` in most records, and then not stored.
+    pub cas: u64,
+    /// Store time in seconds; 0: never.
+    pub expires: u64,
+}
+
+/// Why bytes are no record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Defect {
+    /// They end before the record does; this many would be enough to tell more.
+    Short(usize),
+    /// All zero where the header would be: nothing was written here.
+    Blank,
+    /// The fields contradict the format.
+    Malformed,
+    /// The checksum does not match.
+    Checksum,
+}
+
+impl<'a> Fields<'a> {
+    /// A record that only the store itself needs.
+    pub fn control(kind: Kind, body: &'a [u8], sequence: u64) -> Fields<'a> {
+        Fields {
+            kind,
+            compressed: false,
+            key: b"",
+            body,
+            client_flags: 0,
+            sequence,
+            cas: sequence,
+            expires: 0,
+        }
+    }
+
+    /// Bytes on disk.
+    pub fn encoded_len(&self) -> usize {
+        let optional =
+            8 * usize::from(self.expires != 0) + 8 * usize::from(self.cas != self.sequence);
+        padded(HEADER + optional + self.key.len() + self.body.len())
+    }
+
+    /// Replaces `out` by the record, all but its checksum, which [`seal`] puts in.
+    ///
+    /// # Panics
+    /// If key or body exceed the format's limits: callers check what users send.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        assert!(self.key.len() <= super::MAX_KEY && self.body.len() <= super::CHUNK);
+        out.clear();
+        out.reserve(self.encoded_len());
+        out.extend_from_slice(&[0, 0, 0, 0, self.kind as u8, self.flag_byte()]);
+        out.extend_from_slice(&(self.key.len() as u16).to_le_bytes());
+        out.extend_from_slice(&(self.body.len() as u32).to_le_bytes());
+        out.extend_from_slice(&self.client_flags.to_le_bytes());
+        out.extend_from_slice(&self.sequence.to_le_bytes());
+        if self.expires != 0 {
+            out.extend_from_slice(&self.expires.to_le_bytes());
+        }
+        if self.cas != self.sequence {
+            out.extend_from_slice(&self.cas.to_le_bytes());
+        }
+        out.extend_from_slice(self.key);
+        out.extend_from_slice(self.body);
+        out.resize(padded(out.len()), 0);
+    }
+
+    fn flag_byte(&self) -> u8 {
+        (COMPRESSED * u8::from(self.compressed))
+            | (EXPIRES * u8::from(self.expires != 0))
+            | (CAS * u8::from(self.cas != self.sequence))
+    }
+
+    /// Reads the record at the start of `bytes`; also tells its length on disk.
+    pub fn decode(bytes: &'a [u8], salt: u32) -> Result<(Fields<'a>, usize), Defect> {
+        let header = Header::parse(bytes)?;
+        let record = bytes.get(..header.len).ok_or(Defect::Short(header.len))?;
+        if checksum(record, salt) != header.crc {
+            return Err(Defect::Checksum);
+        }
+        Ok((header.fields(record), header.len))
+    }
+}
+
+/// Puts the checksum into an encoded record.
+pub(crate) fn seal(record: &mut [u8], salt: u32) {
+    let crc = checksum(record, salt);
+    record[..4].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// `len` rounded up to the alignment.
+pub(crate) fn padded(len: usize) -> usize {
+    len.next_multiple_of(ALIGNMENT)
+}
+
+fn checksum(record: &[u8], salt: u32) -> u32 {
+    crc32c::crc32c_append(salt, &record[4..])
+}
+
+/// The fixed part, checked for sense but not yet trusted.
+struct Header {
+    crc: u32,
+    kind: Kind,
+    flags: u8,
+    key_len: usize,
+    body_len: usize,
+    len: usize,
+}
+
+impl Header {
+    fn parse(bytes: &[u8]) -> Result<Header, Defect> {
+        let fixed = bytes.get(..HEADER).ok_or(Defect::Short(HEADER))?;
+        if fixed.iter().all(|&byte| byte == 0) {
+            return Err(Defect::Blank);
+        }
+        let kind = kind_of(fixed[4]).ok_or(Defect::Malformed)?;
+        let flags = fixed[5];
+        let key_len = usize::from(u16::from_le_bytes([fixed[6], fixed[7]]));
+        let body_len = le_u32(fixed, 8) as usize;
+        if flags & !KNOWN_FLAGS != 0 || body_len > super::CHUNK {
+            return Err(Defect::Malformed);
+        }
+        let optional = 8 * (flags & (EXPIRES | CAS)).count_ones() as usize;
+        let len = padded(HEADER + optional + key_len + body_len);
+        Ok(Header {
+            crc: le_u32(fixed, 0),
+            kind,
+            flags,
+            key_len,
+            body_len,
+            len,
+        })
+    }
+
+    fn fields<'a>(&self, record: &'a [u8]) -> Fields<'a> {
+        let sequence = le_u64(record, 16);
+        let mut at = HEADER;
+        let mut optional = |flag: u8, otherwise: u64| match self.flags & flag {
+            0 => otherwise,
+            _ => {
+                at += 8;
+                le_u64(record, at - 8)
+            }
+        };
+        let expires = optional(EXPIRES, 0);
+        let cas = optional(CAS, sequence);
+        let (key, rest) = record[at..].split_at(self.key_len);
+        Fields {
+            kind: self.kind,
+            compressed: self.flags & COMPRESSED != 0,
+            key,
+            body: &rest[..self.body_len],
+            client_flags: le_u32(record, 12),
+            sequence,
+            cas,
+            expires,
+        }
+    }
+}
+
+fn kind_of(byte: u8) -> Option<Kind> {
+    use Kind::{Checkpoint, FlushFired, FlushPending, Large, Seal, Tombstone, Value};
+    [
+        Value,
+        Large,
+        Tombstone,
+        FlushPending,
+        FlushFired,
+        Checkpoint,
+        Seal,
+    ]
+    .into_iter()
+    .find(|&kind| kind as u8 == byte)
+}
+
+/// The little-endian number at `at`. Panics if `bytes` end before it does.
+pub(crate) fn le_u32(bytes: &[u8], at: usize) -> u32 {
+    let mut word = [0; 4];
+    word.copy_from_slice(&bytes[at..at + 4]);
+    u32::from_le_bytes(word)
+}
+
+/// The little-endian number at `at`. Panics if `bytes` end before it does.
+pub(crate) fn le_u64(bytes: &[u8], at: usize) -> u64 {
+    let mut word = [0; 8];
+    word.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn sample<'a>(key: &'a [u8], body: &'a [u8]) -> Fields<'a> {
+        let (sequence, cas, expires) = (0x0102_0304_0506_0708, 9, 77);
+        Fields {
+            kind: Kind::Value,
+            compressed: false,
+            key,
+            body,
+            client_flags: 0xdead_beef,
+            sequence,
+            cas,
+            expires,
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let mut record = Vec::new();
+        sample(b"key", b"the value").encode(&mut record);
+        seal(&mut record, 42);
+        assert!(Fields::decode(&record, 42).is_ok());
+        assert_eq!(Fields::decode(&record, 43), Err(Defect::Checksum));
+        for bit in 0..record.len() * 8 {
+            record[bit / 8] ^= 1 << (bit % 8);
+            assert!(Fields::decode(&record, 42).is_err(), "bit {bit}");
+            record[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+
+    #[test]
+    fn a_record_cut_short_says_how_much_is_missing() {
+        let mut record = Vec::new();
+        sample(b"key", b"value").encode(&mut record);
+        seal(&mut record, 1);
+        assert_eq!(
+            Fields::decode(&record[..HEADER - 1], 1),
+            Err(Defect::Short(HEADER))
+        );
+        assert_eq!(
+            Fields::decode(&record[..HEADER], 1),
+            Err(Defect::Short(record.len()))
+        );
+        assert_eq!(Fields::decode(&[0; 64], 1), Err(Defect::Blank));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_decoded(
+            key in proptest::collection::vec(any::<u8>(), 0..300),
+            body in proptest::collection::vec(any::<u8>(), 0..3000),
+            (sequence, same_cas, expires, compressed, client_flags)
+                in any::<(u64, bool, u64, bool, u32)>(),
+        ) {
+            let cas = if same_cas { sequence } else { sequence ^ 5 };
+            let fields = Fields {
+                kind: Kind::Value, compressed, key: &key, body: &body, client_flags, sequence, cas, expires,
+            };
+            let mut record = Vec::new();
+            fields.encode(&mut record);
+            seal(&mut record, 7);
+            prop_assert_eq!(record.len(), fields.encoded_len());
+            prop_assert_eq!(Fields::decode(&record, 7), Ok((fields, record.len())));
+        }
+    }
+}

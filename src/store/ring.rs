@@ -1,0 +1,239 @@
+//! A queue of cache entries in one fixed array of bytes: new entries at the head, the oldest at the tail, the array reused round and
+//! round. An entry never straddles the array's end. Used by a cache shard, under its lock.
+
+use super::cache::Facts;
+use super::location::Location;
+use super::record::{le_u32, le_u64};
+
+/// Bytes before the key of an entry.
+const HEADER: usize = 32;
+
+/// The bytes and which of them are in use: `[tail, head)`, or, wrapped, `[tail, end)` and `[0, head)`.
+pub(crate) struct Ring {
+    bytes: Box<[u8]>,
+    head: usize,
+    tail: usize,
+    /// Wrapped: where the entries before the array's end stop.
+    end: Option<usize>,
+    live: usize,
+}
+
+/// An entry's own facts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Header {
+    pub location: Location,
+    /// Not forgotten yet.
+    pub live: bool,
+    /// How often it was read since it entered the queue, saturating.
+    pub reads: u8,
+    pub facts: Facts,
+    key_len: usize,
+    value_len: usize,
+}
+
+impl Header {
+    pub fn new(location: Location, key_len: usize, value_len: usize, facts: Facts) -> Header {
+        Header {
+            location,
+            live: true,
+            reads: 0,
+            facts,
+            key_len,
+            value_len,
+        }
+    }
+
+    /// Bytes of the whole entry.
+    pub fn len(&self) -> usize {
+        (HEADER + self.key_len + self.value_len).next_multiple_of(8)
+    }
+
+    /// Location (40 bits), live, large, reads (2), four unused, key length (16); CAS; expiry; client flags, value length.
+    fn encode(&self) -> [u8; HEADER] {
+        let first = self.location.bits()
+            | u64::from(self.live) << 40
+            | u64::from(self.facts.large) << 41
+            | u64::from(self.reads) << 42
+            | (self.key_len as u64) << 48;
+        let mut out = [0; HEADER];
+        out[..8].copy_from_slice(&first.to_le_bytes());
+        out[8..16].copy_from_slice(&self.facts.cas.to_le_bytes());
+        out[16..24].copy_from_slice(&self.facts.expires.to_le_bytes());
+        out[24..28].copy_from_slice(&self.facts.client_flags.to_le_bytes());
+        out[28..].copy_from_slice(&(self.value_len as u32).to_le_bytes());
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Header {
+        let first = le_u64(bytes, 0);
+        Header {
+            location: Location::from_bits(first),
+            live: first >> 40 & 1 != 0,
+            reads: (first >> 42) as u8 & 3,
+            facts: Facts {
+                client_flags: le_u32(bytes, 24),
+                cas: le_u64(bytes, 8),
+                expires: le_u64(bytes, 16),
+                large: first >> 41 & 1 != 0,
+            },
+            key_len: (first >> 48) as usize,
+            value_len: le_u32(bytes, 28) as usize,
+        }
+    }
+}
+
+impl Ring {
+    /// A queue of at most `capacity` bytes; pages of it are touched only when first used.
+    pub fn new(capacity: usize) -> Ring {
+        let bytes = vec![0; capacity / 8 * 8].into_boxed_slice();
+        Ring {
+            bytes,
+            head: 0,
+            tail: 0,
+            end: None,
+            live: 0,
+        }
+    }
+
+    pub fn capacity(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Bytes of live entries.
+    pub fn live(&self) -> usize {
+        self.live
+    }
+
+    /// Whether an entry of `len` bytes fits without taking an old one off.
+    pub fn has_room(&self, len: usize) -> bool {
+        match self.end {
+            Some(_) => self.tail - self.head >= len,
+            None => self.bytes.len() - self.head >= len || self.tail >= len,
+        }
+    }
+
+    /// Adds an entry for which there is room; tells where it stands.
+    pub fn push(&mut self, header: &Header, key: &[u8], value: &[u8]) -> usize {
+        let at = self.reserve(header.len());
+        self.write(at, header, key, value);
+        self.live += header.len();
+        at
+    }
+
+    /// Adds a copy of the oldest entry of `other`.
+    pub fn push_from(&mut self, other: &Ring, reads: u8) -> usize {
+        let header = Header {
+            reads,
+            ..other.header(other.tail)
+        };
+        let at = self.reserve(header.len());
+        self.bytes[at..at + header.len()]
+            .copy_from_slice(&other.bytes[other.tail..other.tail + header.len()]);
+        self.bytes[at..at + HEADER].copy_from_slice(&header.encode());
+        self.live += header.len();
+        at
+    }
+
+    /// Moves the oldest entry to the head. There is always room: it leaves at least as much as it takes.
+    pub fn rotate(&mut self, reads: u8) -> usize {
+        let from = self.tail;
+        let header = Header {
+            reads,
+            ..self.header(from)
+        };
+        self.pop();
+        let at = self.reserve(header.len());
+        self.bytes.copy_within(from..from + header.len(), at);
+        self.bytes[at..at + HEADER].copy_from_slice(&header.encode());
+        self.live += header.len();
+        at
+    }
+
+    /// Where the oldest entry stands, live or not.
+    pub fn oldest(&self) -> Option<usize> {
+        (self.end.is_some() || self.tail != self.head).then_some(self.tail)
+    }
+
+    /// Takes the oldest entry off.
+    pub fn pop(&mut self) {
+        let header = self.header(self.tail);
+        if header.live {
+            self.live -= header.len();
+        }
+        self.tail += header.len();
+        if self.end == Some(self.tail) {
+            self.tail = 0;
+            self.end = None;
+        }
+    }
+
+    /// Marks an entry as forgotten; its bytes come free when it is the oldest.
+    pub fn kill(&mut self, at: usize) {
+        let header = self.header(at);
+        assert!(header.live, "an entry is forgotten once");
+        self.bytes[at..at + HEADER].copy_from_slice(
+            &Header {
+                live: false,
+                ..header
+            }
+            .encode(),
+        );
+        self.live -= header.len();
+    }
+
+    /// Counts a read, up to `most`.
+    pub fn touch(&mut self, at: usize, most: u8) {
+        let reads = self.bytes[at + 5] >> 2 & 3;
+        if reads < most {
+            self.bytes[at + 5] += 1 << 2;
+        }
+    }
+
+    /// Puts another record of the same size in an entry's place; its count of reads stays. `false`: the size differs.
+    pub fn overwrite(&mut self, at: usize, header: &Header, key: &[u8], value: &[u8]) -> bool {
+        let old = self.header(at);
+        if old.len() != header.len() {
+            return false;
+        }
+        self.write(
+            at,
+            &Header {
+                reads: old.reads,
+                ..*header
+            },
+            key,
+            value,
+        );
+        true
+    }
+
+    pub fn header(&self, at: usize) -> Header {
+        Header::decode(&self.bytes[at..at + HEADER])
+    }
+
+    /// Header, key and value.
+    pub fn entry(&self, at: usize) -> (Header, &[u8], &[u8]) {
+        let header = self.header(at);
+        let (key, rest) = self.bytes[at + HEADER..].split_at(header.key_len);
+        (header, key, &rest[..header.value_len])
+    }
+
+    fn reserve(&mut self, len: usize) -> usize {
+        assert!(self.has_room(len), "callers make room first");
+        if self.end.is_none() && self.bytes.len() - self.head < len {
+            self.end = Some(self.head);
+            self.head = 0;
+        }
+        let at = self.head;
+        self.head += len;
+        at
+    }
+
+    fn write(&mut self, at: usize, header: &Header, key: &[u8], value: &[u8]) {
+        let key_at = at + HEADER;
+        let value_at = key_at + key.len();
+        self.bytes[at..key_at].copy_from_slice(&header.encode());
+        self.bytes[key_at..value_at].copy_from_slice(key);
+        self.bytes[value_at..value_at + value.len()].copy_from_slice(value);
+    }
+}

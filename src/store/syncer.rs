@@ -1,0 +1,214 @@
+//! The syncer: one thread that makes the log durable by the store's policy, prepares the next segment before it is needed, and starts write-back
+//! early so that an `fdatasync` finds little left to do. It sleeps while the store is idle.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use super::core::Core;
+use super::error::{Error, Result};
+use super::location::Position;
+use super::options::Sync;
+use super::record::Kind;
+use super::segment::Segment;
+use crate::sys;
+
+/// Pause before another try where no segment could be made.
+const RETRY: Duration = Duration::from_secs(1);
+/// Shortest time between two checkpoint records. (Under `always` every write would otherwise bring one.)
+const CHECKPOINT_PAUSE: Duration = Duration::from_millis(500);
+
+/// How the syncer is called.
+#[derive(Default)]
+pub(crate) struct Bell {
+    state: Mutex<Rung>,
+    changed: Condvar,
+    /// Rung and not yet heard: ringing again is free.
+    rung: AtomicBool,
+    /// There is something to sync, and the syncer knows.
+    armed: AtomicBool,
+    /// Held during an `fdatasync`.
+    pub syncing: Mutex<()>,
+}
+
+#[derive(Default)]
+struct Rung {
+    rung: bool,
+    stop: bool,
+}
+
+impl Bell {
+    /// Wakes the syncer to look what there is to do.
+    pub fn ring(&self) {
+        if !self.rung.swap(true, SeqCst) {
+            super::lock(&self.state).rung = true;
+            self.changed.notify_one();
+        }
+    }
+
+    /// Ends the syncer.
+    pub fn stop(&self) {
+        super::lock(&self.state).stop = true;
+        self.changed.notify_one();
+    }
+
+    /// Whether a sync is due anyway.
+    pub fn is_armed(&self) -> bool {
+        self.armed.load(SeqCst)
+    }
+
+    /// Sleeps until rung or until `until`. `false`: it is over.
+    fn wait(&self, until: Option<Instant>) -> bool {
+        let mut state = super::lock(&self.state);
+        while !state.rung && !state.stop {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            match left {
+                Some(Duration::ZERO) => break,
+                Some(left) => state = super::wait_timeout(&self.changed, state, left),
+                None => state = super::wait(&self.changed, state),
+            }
+        }
+        state.rung = false;
+        self.rung.store(false, SeqCst);
+        !state.stop
+    }
+}
+
+/// The thread's own memory.
+pub(crate) struct Syncer {
+    core: Arc<Core>,
+    /// When the next sync is due; under `always` never: it is due when rung.
+    due: Option<Instant>,
+    /// When to try again to make a segment.
+    retry: Option<Instant>,
+    /// End and time of the last checkpoint record.
+    checkpoint: (Position, Instant),
+}
+
+impl Syncer {
+    pub fn new(core: Arc<Core>) -> Syncer {
+        let checkpoint = (core.log.end(), Instant::now());
+        Syncer {
+            core,
+            due: None,
+            retry: None,
+            checkpoint,
+        }
+    }
+
+    /// The thread's body.
+    pub fn run(mut self) {
+        loop {
+            self.prepare_segment();
+            self.core.log.start_write_back();
+            self.core.sweep();
+            // A failure was reported where it happened, and has ended all writing: reads go on without this thread.
+            let failed = self.sync_if_due().is_err();
+            if failed
+                || !self
+                    .core
+                    .bell
+                    .wait(self.due.into_iter().chain(self.retry).min())
+            {
+                return;
+            }
+        }
+    }
+
+    fn sync_if_due(&mut self) -> Result<()> {
+        let now = Instant::now();
+        match self.core.options.sync {
+            Sync::None => return Ok(()),
+            Sync::Always => {}
+            Sync::Interval if self.due.is_some_and(|due| due <= now) => {}
+            Sync::Interval => return self.arm(now),
+        }
+        self.due = None;
+        self.core.bell.armed.store(false, SeqCst);
+        let target = self.core.log.progress.written();
+        self.core.sync(target)?;
+        self.write_checkpoint(target)
+    }
+
+    fn arm(&mut self, now: Instant) -> Result<()> {
+        if self.due.is_none() && self.core.log.progress.durable() < self.core.log.progress.written()
+        {
+            self.due = Some(now + self.core.options.sync_interval);
+            self.core.bell.armed.store(true, SeqCst);
+        }
+        Ok(())
+    }
+
+    /// Notes in the log how far it is durable, if anything but the last such note became so.
+    fn write_checkpoint(&mut self, durable: Position) -> Result<()> {
+        let (end, at) = self.checkpoint;
+        if durable <= end
+            || (self.core.options.sync == Sync::Always && at.elapsed() < CHECKPOINT_PAUSE)
+        {
+            return Ok(());
+        }
+        let position = self.core.append_checkpoint(durable)?;
+        self.checkpoint = (position, Instant::now());
+        self.core.log.write_all();
+        Ok(())
+    }
+
+    fn prepare_segment(&mut self) {
+        let waiting = self.retry.is_some_and(|retry| retry > Instant::now());
+        if !self.core.log.wants_spare() || waiting {
+            return;
+        }
+        let made = self.core.make_segment();
+        self.retry = made.is_err().then(|| Instant::now() + RETRY);
+        if let Err(error) = &made {
+            (self.core.options.report)(&format!("no new log segment: {error}"));
+        }
+        self.core.log.set_spare(made);
+    }
+}
+
+impl Core {
+    /// Appends a checkpoint record: the log before `durable` is on the disk, and it is now.
+    pub fn append_checkpoint(&self, durable: Position) -> Result<Position> {
+        let mut body = [0; 16];
+        body[..8].copy_from_slice(&durable.0.to_le_bytes());
+        body[8..].copy_from_slice(&self.time.now().to_le_bytes());
+        self.append_control(Kind::Checkpoint, &body)
+    }
+
+    /// Makes the segment that follows the active one.
+    fn make_segment(&self) -> Result<Arc<Segment>> {
+        let (dir, segments) = (&self.options.path, &self.log.segments);
+        let (handle, order) = (segments.free_handle()?, self.log.next_order());
+        let number = super::segment::numbers(dir)?
+            .into_iter()
+            .max()
+            .map_or(0, |number| number + 1);
+        let size = self.options.segment_bytes;
+        let segment = Arc::new(Segment::create(
+            dir,
+            self.home.store,
+            number,
+            handle,
+            order,
+            size,
+        )?);
+        segments.add(&segment);
+        Ok(segment)
+    }
+
+    /// The clean end: gives back the room that was reserved for more, and the segment that was never used.
+    pub fn trim(&self) -> Result<()> {
+        let (active, end, spare) = self.log.rest();
+        let cut = active
+            .file
+            .set_len(end)
+            .and_then(|()| active.file.sync_all());
+        cut.map_err(|error| Error::io("cut to its records", &active.path, &error))?;
+        let Some(spare) = spare else { return Ok(()) };
+        let failed = |error| Error::io("remove", &spare.path, &error);
+        std::fs::remove_file(&spare.path).map_err(failed)?;
+        sys::file::sync_directory(&self.options.path).map_err(failed)
+    }
+}

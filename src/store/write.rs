@@ -1,0 +1,231 @@
+//! Changing a key: look at its slot, append to the log, point the slot at the new record, all under the stripe's lock, so that the order of
+//! the log and the state of the index agree for every key. No system call is made here; the log is written out later.
+
+use super::cache::Facts;
+use super::core::Core;
+use super::error::{Error, Result};
+use super::index::{Entry, size_class};
+use super::large::{Large, Uploaded, compress};
+use super::location::{Location, Position};
+use super::lookup::{Key, Scratch, Seen};
+use super::record::{Fields, Kind};
+use super::{CHUNK, MAX_KEY};
+
+/// Values shorter than this are not worth compressing. Bytes.
+const COMPRESS_FROM: usize = 512;
+
+/// A new value for a key.
+pub struct Write<'a> {
+    /// The key.
+    pub key: Key<'a>,
+    /// The client's opaque flags.
+    pub flags: u32,
+    /// Store time in seconds from which the record is gone; 0: never.
+    pub expires: u64,
+    /// `None`: a fresh CAS unique. `Some`: this one (touch keeps what there was).
+    pub cas: Option<u64>,
+    /// The value.
+    pub body: NewBody<'a>,
+    /// On what condition.
+    pub expect: Expect,
+}
+
+/// Where the value comes from.
+#[derive(Clone, Copy)]
+pub enum NewBody<'a> {
+    /// At most [`CHUNK`] bytes.
+    Inline(&'a [u8]),
+    /// A finished upload: the store's own once the write is done.
+    Uploaded(&'a Uploaded),
+    /// The extent that the key's present record names (touch, gat).
+    Same(&'a Large),
+}
+
+/// The condition of a write.
+#[derive(Clone, Copy, Debug)]
+pub enum Expect {
+    /// None: whatever was there.
+    Anything,
+    /// What a lookup saw is still so.
+    Unchanged(Seen),
+}
+
+/// What became of a write.
+#[derive(Clone, Copy, Debug)]
+pub enum Outcome {
+    /// Done, with this CAS unique. The reply may leave once the mark has reached `depends`.
+    Done {
+        /// The record's CAS unique.
+        cas: u64,
+        /// What the reply waits for.
+        depends: Position,
+    },
+    /// Something has changed since the lookup: do the command over.
+    Conflict,
+}
+
+/// What became of a removal.
+#[derive(Clone, Copy, Debug)]
+pub enum Removed {
+    /// Done. The reply may leave once the mark has reached `depends`.
+    Done {
+        /// What the reply waits for.
+        depends: Position,
+    },
+    /// There was nothing to remove.
+    Absent {
+        /// What the reply waits for.
+        depends: Position,
+    },
+    /// It may have expired, which only reading tells: look it up, then remove it on the condition of what was seen.
+    Unsure,
+    /// Something has changed since the lookup: do the command over.
+    Conflict,
+}
+
+impl Core {
+    /// See [`super::Db::write`].
+    pub fn write(&self, write: &Write<'_>, scratch: &mut Scratch) -> Result<Outcome> {
+        let Scratch {
+            record,
+            packed,
+            encoder,
+            ..
+        } = scratch;
+        let (kind, value) = match write.body {
+            NewBody::Inline(value) => (Kind::Value, value),
+            NewBody::Uploaded(uploaded) => (Kind::Large, uploaded.table()),
+            NewBody::Same(large) => (Kind::Large, large.table()),
+        };
+        check_sizes(&write.key, value)?;
+        let worth_it =
+            self.options.compression && kind == Kind::Value && value.len() >= COMPRESS_FROM;
+        let packed = if worth_it {
+            compress(encoder, value, packed)
+        } else {
+            None
+        };
+        let mut fields = Fields {
+            kind,
+            compressed: packed.is_some(),
+            key: write.key.bytes,
+            body: packed.unwrap_or(value),
+            client_flags: write.flags,
+            sequence: 0,
+            cas: 0,
+            expires: write.expires,
+        };
+        let Some(placed) = self.place(write, &mut fields, record)? else {
+            return Ok(Outcome::Conflict);
+        };
+        if let NewBody::Uploaded(uploaded) = write.body {
+            uploaded.keep();
+        }
+        let facts = Facts {
+            client_flags: write.flags,
+            cas: fields.cas,
+            expires: write.expires,
+            large: kind == Kind::Large,
+        };
+        self.cache.insert(
+            write.key.hash,
+            placed.location,
+            placed.replaced,
+            write.key.bytes,
+            value,
+            facts,
+        );
+        Ok(Outcome::Done {
+            cas: fields.cas,
+            depends: placed.end,
+        })
+    }
+
+    /// The part under the stripe's lock. `None`: the condition does not hold.
+    fn place(
+        &self,
+        write: &Write<'_>,
+        fields: &mut Fields<'_>,
+        record: &mut Vec<u8>,
+    ) -> Result<Option<Placed>> {
+        let hash = write.key.hash;
+        let mut stripe = self.index.stripe(hash);
+        if let Expect::Unchanged(seen) = write.expect
+            && stripe.find(hash.tag).map(|entry| entry.location) != seen.location
+        {
+            return Ok(None);
+        }
+        fields.sequence = self.next_sequence();
+        fields.cas = write.cas.unwrap_or(fields.sequence);
+        fields.encode(record);
+        let (location, end) = self.log.append(record)?;
+        let entry = Entry {
+            location,
+            size_class: size_class(record.len()),
+            expires: write.expires != 0,
+            large: fields.kind == Kind::Large,
+        };
+        let replaced = stripe.insert(hash.tag, entry).map(|old| old.location);
+        Ok(Some(Placed {
+            location,
+            end,
+            replaced,
+        }))
+    }
+
+    /// See [`super::Db::remove`].
+    pub fn remove(&self, key: &Key<'_>, expect: Expect) -> Result<Removed> {
+        if let Some(why) = self.log.progress.failure() {
+            return Err(Error::ReadOnly(why));
+        }
+        let mut stripe = self.index.stripe(key.hash);
+        let depends = stripe.last_removal;
+        let Some(entry) = stripe.find(key.hash.tag) else {
+            return Ok(Removed::Absent { depends });
+        };
+        match expect {
+            Expect::Anything if self.is_flushed(entry.location) => {
+                stripe.remove(key.hash.tag);
+                return Ok(Removed::Absent {
+                    depends: depends.max(self.flushes.fired()),
+                });
+            }
+            Expect::Anything if entry.expires => return Ok(Removed::Unsure),
+            Expect::Unchanged(seen) if seen.location != Some(entry.location) => {
+                return Ok(Removed::Conflict);
+            }
+            Expect::Anything | Expect::Unchanged(_) => {}
+        }
+        let sequence = self.next_sequence();
+        let tombstone = Fields {
+            kind: Kind::Tombstone,
+            key: key.bytes,
+            ..Fields::control(Kind::Tombstone, b"", sequence)
+        };
+        let mut record = Vec::with_capacity(tombstone.encoded_len());
+        tombstone.encode(&mut record);
+        let (_, end) = self.log.append(&mut record)?;
+        stripe.remove(key.hash.tag);
+        stripe.last_removal = end;
+        drop(stripe);
+        self.cache.remove(key.hash, entry.location);
+        Ok(Removed::Done { depends: end })
+    }
+}
+
+/// Where a record was put.
+struct Placed {
+    location: Location,
+    end: Position,
+    replaced: Option<Location>,
+}
+
+fn check_sizes(key: &Key<'_>, value: &[u8]) -> Result<()> {
+    if key.bytes.len() > MAX_KEY {
+        return Err(Error::Invalid(
+            format!("a key has at most {MAX_KEY} bytes, not {}", key.bytes.len()).into(),
+        ));
+    }
+    assert!(value.len() <= CHUNK, "longer values go by way of an upload");
+    Ok(())
+}
