@@ -159,7 +159,9 @@ mod tests {
         let progress = Progress::new(Sync::Interval, Position(10));
         let woken = Arc::new(AtomicUsize::new(0));
         let count = woken.clone();
-        let waiter = progress.waiter(Box::new(move || drop(count.fetch_add(1, SeqCst))));
+        let waiter = progress.waiter(Box::new(move || {
+            count.fetch_add(1, SeqCst);
+        }));
         assert!(
             !progress.await_mark(&waiter, Position(10)),
             "reached already"
@@ -177,7 +179,9 @@ mod tests {
         let progress = Progress::new(Sync::Always, Position(0));
         let woken = Arc::new(AtomicUsize::new(0));
         let count = woken.clone();
-        let waiter = progress.waiter(Box::new(move || drop(count.fetch_add(1, SeqCst))));
+        let waiter = progress.waiter(Box::new(move || {
+            count.fetch_add(1, SeqCst);
+        }));
         assert!(progress.await_mark(&waiter, Position(5)));
         progress.advance_written(Position(8));
         assert_eq!((progress.mark(), woken.load(SeqCst)), (Position(0), 0));
