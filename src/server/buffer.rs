@@ -134,7 +134,10 @@ mod tests {
     fn contents(queue: &Queue, limit: usize) -> Vec<u8> {
         let mut slices = [IoSlice::new(&[]); 8];
         let (used, bytes) = queue.slices(limit, &mut slices);
-        let all: Vec<u8> = slices[..used].iter().flat_map(|slice| slice.iter().copied()).collect();
+        let all: Vec<u8> = slices[..used]
+            .iter()
+            .flat_map(|slice| slice.iter().copied())
+            .collect();
         assert_eq!(all.len(), bytes);
         all
     }

@@ -74,7 +74,9 @@ pub fn store_error(out: &mut Vec<u8>, error: &Error) {
     match error {
         Error::Damaged(_) => server_error(out, "damaged value"),
         Error::ReadOnly(why) => server_error(out, why),
-        Error::Other(_) => server_error(out, &error.to_string()),
+        Error::Full(_) | Error::Invalid(_) | Error::Other(_) => {
+            server_error(out, &error.to_string());
+        }
     }
 }
 

@@ -37,6 +37,8 @@ pub(crate) struct Core {
 /// Rare events only: nothing that every request would have to count.
 #[derive(Default)]
 pub(crate) struct Counters {
+    /// Insertions into the index that recovery made.
+    pub recovered: u64,
     pub cold_reads: AtomicU64,
     pub fsyncs: AtomicU64,
     pub damaged_records: AtomicU64,

@@ -342,6 +342,7 @@ impl Db {
         let (hits, misses) = core.cache.counts();
         Stats {
             items: core.index.len(),
+            total_items: core.index.inserted() - core.counters.recovered,
             live_bytes: core.index.bytes(),
             cache_bytes: core.cache.used(),
             cache_hits: hits,
@@ -370,6 +371,8 @@ impl Drop for Db {
 pub struct Stats {
     /// Keys in the index; some may have expired unseen.
     pub items: u64,
+    /// Values written since the opening.
+    pub total_items: u64,
     /// Bytes of the newest records of all keys in the log, to within a quarter. Extents do not count.
     pub live_bytes: u64,
     /// Bytes of records in the RAM cache.
@@ -440,6 +443,7 @@ fn open_core(options: Options, home: Home, lane: &Lane) -> Result<Arc<Core>> {
         options.sync,
     );
     let counters = Counters {
+        recovered: index.inserted(),
         damaged_records: AtomicU64::new(damaged),
         ..Counters::default()
     };

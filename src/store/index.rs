@@ -51,6 +51,8 @@ pub(crate) struct Stripe {
     items: usize,
     /// Bytes of the records, to within their size classes.
     bytes: u64,
+    /// Insertions ever.
+    inserted: u64,
     /// End of the last tombstone that was appended for one of these keys. A reply that says "no such key" must not
     /// leave before the log is written up to here, or a crash could bring back what was reported gone.
     pub last_removal: Position,
@@ -66,6 +68,7 @@ impl Index {
             pages: vec![Arc::new(Page::default())],
             items: 0,
             bytes: 0,
+            inserted: 0,
             last_removal: Position(0),
         };
         Index {
@@ -94,6 +97,14 @@ impl Index {
             .sum()
     }
 
+    /// Insertions ever, recovery's included. As [`Index::len`].
+    pub fn inserted(&self) -> u64 {
+        self.stripes
+            .iter()
+            .map(|stripe| super::lock(&stripe.0).inserted)
+            .sum()
+    }
+
     /// Drops every entry that `keep` refuses, a page at a time, so that no other thread waits longer than a page takes.
     /// Entries that move between pages meanwhile may be missed; the next sweep finds them.
     pub fn retain(&self, keep: impl Fn(&Entry) -> bool) {
@@ -117,6 +128,7 @@ impl Stripe {
         let number = self.page_of(tag);
         let page = Arc::make_mut(&mut self.pages[number]);
         self.bytes += size_bound(entry.size_class) as u64;
+        self.inserted += 1;
         match page.search(tag) {
             Ok(at) => {
                 let old = page.replace(at, tag, entry);
