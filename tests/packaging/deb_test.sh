@@ -35,7 +35,9 @@ files_of_root() {
 }
 
 has_no_dependencies() {
-    same "" "$(dpkg-deb --field "$package" Depends)"
+    local depends
+    depends=$(dpkg-deb --field "$package" Depends)
+    same "" "$depends"
 }
 
 keeps_sysctl_inactive() {
@@ -143,6 +145,7 @@ builds_the_same_again() {
 }
 
 check "make deb" build
+[ "$failures" = 0 ] || finish
 package=$(echo "$target"/deb/kingserver_*.deb)
 check "lintian finds no error and no warning" lintian --fail-on error,warning --allow-root "$target"/deb/kingserver_*.changes
 check "depends on nothing" has_no_dependencies
@@ -154,6 +157,7 @@ else
     check "another directory gives the same package, byte for byte" builds_the_same_again
 fi
 check "debootstrap" bootstrap
+[ -d "$base" ] || finish
 cp -a "$base" "$root"
 cp "$package" "$root/root/kingserver.deb"
 files_of_root >"$scratch/before"
