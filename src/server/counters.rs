@@ -25,6 +25,8 @@ pub enum Counter {
     TouchHits,
     TouchMisses,
     StoreTooLarge,
+    /// Values stored, whatever the verb.
+    TotalItems,
     IdleKicks,
     BytesRead,
     BytesWritten,

@@ -72,11 +72,6 @@ impl Listeners {
         }
     }
 
-    /// The TCP addresses, with real ports.
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
-    }
-
     /// Worker number `worker`'s side. Once for each.
     pub(super) fn door(&mut self, worker: usize) -> Door {
         let own = std::mem::take(&mut self.tcp[worker]);
@@ -91,6 +86,7 @@ impl Listeners {
         Door {
             entrances: own.chain(shared).collect(),
             closed: None,
+            exhausted: false,
         }
     }
 
@@ -156,6 +152,8 @@ pub struct Door {
     entrances: Vec<Entrance>,
     /// Since when it stands closed, on the monotonic clock.
     closed: Option<Duration>,
+    /// Whether it was closed and nobody has been seen to wait in vain since.
+    exhausted: bool,
 }
 
 struct Entrance {
@@ -190,8 +188,13 @@ impl Door {
         Ok(())
     }
 
-    /// Takes the sockets out until [`Door::reopen`]: what waits there goes on waiting.
+    /// Takes the sockets out until [`Door::reopen`]: what waits there goes on waiting. Says so once until all who waited are in.
     pub fn close(&mut self, epoll: &Epoll, now: Duration) -> io::Result<()> {
+        if !std::mem::replace(&mut self.exhausted, true) {
+            log::warn(
+                "out of file descriptors; new connections wait (raise the limit on open files or lower -c)",
+            );
+        }
         self.closed = Some(now);
         self.entrances
             .iter()
@@ -242,11 +245,14 @@ impl Door {
     }
 
     /// Accepts one connection at entrance `index`.
-    pub fn accept(&self, index: usize) -> Accepted {
+    pub fn accept(&mut self, index: usize) -> Accepted {
         let entrance = &self.entrances[index];
         match entrance.listener.accept() {
             Ok(stream) => Accepted::Stream(stream, entrance.tcp),
-            Err(e) if e.kind() == ErrorKind::WouldBlock => Accepted::Nobody,
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                self.exhausted = false;
+                Accepted::Nobody
+            }
             Err(e) if resource::is_exhaustion(&e) => Accepted::Exhausted,
             Err(_) => Accepted::Gone,
         }

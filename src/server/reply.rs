@@ -73,10 +73,7 @@ pub fn server_error(out: &mut Vec<u8>, why: &str) {
 pub fn store_error(out: &mut Vec<u8>, error: &Error) {
     match error {
         Error::Damaged(_) => server_error(out, "damaged value"),
-        Error::ReadOnly(why) => server_error(out, why),
-        Error::Full(_) | Error::Invalid(_) | Error::Other(_) => {
-            server_error(out, &error.to_string());
-        }
+        _ => server_error(out, &error.to_string()),
     }
 }
 

@@ -70,6 +70,8 @@ impl Keys {
         supply: &mut Option<Box<Supply>>,
         ctx: &mut Context,
     ) -> KeysStep {
+        // An error takes the place of the whole reply, as far as none of it has left the turn's buffer.
+        let start = (!self.any).then_some(ctx.replies.len());
         loop {
             if ctx.unsent() >= UNSENT_LIMIT {
                 return KeysStep::Wait(Waiting::Peer);
@@ -83,6 +85,7 @@ impl Keys {
                     return KeysStep::End;
                 }
                 NextKey::Bad => {
+                    start.into_iter().for_each(|start| ctx.replies.truncate(start));
                     ctx.say(reply::BAD_LINE);
                     return KeysStep::Skip;
                 }

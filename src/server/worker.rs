@@ -393,9 +393,6 @@ impl Worker {
                 Accepted::Nobody => break,
                 Accepted::Exhausted => {
                     self.ctx.count(Counter::ListenDisabledNum);
-                    log::warn(
-                        "out of file descriptors; new connections wait (raise the limit on open files or lower -c)",
-                    );
                     return self.door.close(&self.epoll, clock::monotonic());
                 }
             }
