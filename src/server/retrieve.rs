@@ -85,7 +85,9 @@ impl Keys {
                     return KeysStep::End;
                 }
                 NextKey::Bad => {
-                    start.into_iter().for_each(|start| ctx.replies.truncate(start));
+                    start
+                        .into_iter()
+                        .for_each(|start| ctx.replies.truncate(start));
                     ctx.say(reply::BAD_LINE);
                     return KeysStep::Skip;
                 }
