@@ -25,8 +25,6 @@ pub enum Counter {
     TouchHits,
     TouchMisses,
     StoreTooLarge,
-    /// Values stored, whatever the verb.
-    TotalItems,
     IdleKicks,
     BytesRead,
     BytesWritten,

@@ -122,7 +122,6 @@ fn commands(out: &mut String, totals: &Values) {
         ("touch_hits", Counter::TouchHits),
         ("touch_misses", Counter::TouchMisses),
         ("store_too_large", Counter::StoreTooLarge),
-        ("total_items", Counter::TotalItems),
         ("idle_kicks", Counter::IdleKicks),
         ("bytes_read", Counter::BytesRead),
         ("bytes_written", Counter::BytesWritten),
@@ -139,6 +138,7 @@ fn store(out: &mut String, ctx: &Context) {
     let stats = ctx.db.stats();
     line(out, "bytes", stats.live_bytes);
     line(out, "curr_items", stats.items);
+    line(out, "total_items", stats.total_items);
     line(out, "evictions", 0);
     line(out, "db_live_bytes", stats.live_bytes);
     line(out, "db_cache_bytes", stats.cache_bytes);

@@ -3,7 +3,6 @@
 //! ends. A command that needs the disk is parked and executed again, from its beginning, with what the disk lane fetched.
 
 use super::context::{Context, Waiting};
-use super::counters::Counter;
 use super::inbox::{Answer, Composed};
 use super::reply;
 use kingdb::store::{
@@ -164,7 +163,6 @@ pub fn write(
         Outcome::Conflict => Ok(false),
         Outcome::Done { depends, .. } => {
             ctx.depend(depends);
-            ctx.count(Counter::TotalItems);
             Ok(true)
         }
     }
