@@ -28,6 +28,8 @@
 //! the design and its measurements, `kingserver(8)` everything a user may set.
 //!
 //! # The store as a library
+//!
+//! [`Db`] has two faces: a blocking one for programs that embed the store, with an example there, and one that never sleeps, for event loops.
 #![deny(missing_docs)]
 
 pub mod store;

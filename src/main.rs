@@ -143,6 +143,7 @@ fn store_options(settings: &Settings) -> kingdb::Options {
         cache_bytes: settings.cache_bytes,
         compression: settings.compression,
         lane_threads: settings.lane_threads,
+        report: Arc::new(|message| log::warn(message)),
         ..kingdb::Options::new(&settings.db_path)
     }
 }

@@ -129,7 +129,7 @@ const STORE: &[Row] = &[
     row("", &["db.sync"], "POLICY", "interval", "when a write is on the disk: 'always': before its reply;\n'interval': soon after; 'none': when the kernel thinks fit", sync),
     row("", &["db.sync-interval"], "TIME", "500ms", "how soon, under 'interval': 1ms to 1h", sync_interval),
     row("", &["db.compression"], "YES|NO", "yes", "compress values where that helps (snappy)", compression),
-    row("m", &["memory-limit"], "MIB", "64", "memory for cached values, in MiB or with a unit", memory_limit),
+    row("m", &["memory-limit"], "MIB", "64", "memory for cached values, in MiB or with a unit; 0: none", memory_limit),
     row("", &["db.cache-size"], "SIZE", "64mb", "the same as a size", cache_size),
     row("", &["db.lane-threads"], "N", "2", "threads for what may wait for the disk", lane_threads),
 ];
@@ -389,7 +389,7 @@ fn memory_limit(draft: &mut Draft, value: &str) -> Result<(), String> {
 }
 
 fn cache_size(draft: &mut Draft, value: &str) -> Result<(), String> {
-    draft.settings().cache_bytes = size(value, 1 << 20, 1 << 44)?;
+    draft.settings().cache_bytes = size(value, 0, 1 << 44)?;
     Ok(())
 }
 

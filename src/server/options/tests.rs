@@ -228,7 +228,7 @@ fn wrong_options_are_refused() {
         (&["-t", "0"], "'0' is not a number from 1 to 256"),
         (&["-I", "2m"], "this release stores values of up to 1mb"),
         (&["-I", "1"], "between 1024 and 1048576 bytes"),
-        (&["-m", "0"], "between"),
+        (&["-m", "64q"], "is not a size"),
         (&["-a", "888"], "'888' is not a file mode"),
         (&["-s", &"x".repeat(200)], "107 bytes"),
         (&["--db.sync=never"], "give always, interval or none"),
