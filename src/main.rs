@@ -12,6 +12,7 @@ use std::os::unix::fs::{DirBuilderExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use kingdb::Db;
 use kingdb::sys::process::{self, Identity};
@@ -19,6 +20,9 @@ use kingdb::sys::process::{self, Identity};
 use crate::server::log::{self, Target};
 use crate::server::options::{self, Asked, Launch};
 use crate::server::{Listeners, Settings};
+
+/// Whether the store has been opened.
+static OPEN: AtomicBool = AtomicBool::new(false);
 
 fn main() -> ExitCode {
     match options::parse(std::env::args_os().skip(1)) {
@@ -74,6 +78,7 @@ fn start(launch: Launch) -> Result<(), String> {
     }
     let db = Db::open(store_options(&settings)).map_err(|error| error.to_string())?;
     let db = Arc::new(db);
+    OPEN.store(true, Ordering::Relaxed);
     log::info(format_args!(
         "listening on {}; data in {}",
         listeners.describe(),
@@ -143,8 +148,17 @@ fn store_options(settings: &Settings) -> kingdb::Options {
         cache_bytes: settings.cache_bytes,
         compression: settings.compression,
         lane_threads: settings.lane_threads,
-        report: Arc::new(|message| log::warn(message)),
+        report: Arc::new(report),
         ..kingdb::Options::new(&settings.db_path)
+    }
+}
+
+/// While it opens, the store tells how it gets on; once it is open, it speaks only of failures.
+fn report(message: &str) {
+    if OPEN.load(Ordering::Relaxed) {
+        log::error(message);
+    } else {
+        log::info(message);
     }
 }
 
