@@ -109,15 +109,12 @@ pub fn debug(message: impl Display) {
 /// The program's last words: to stderr under the program's name, for whoever started it, and to the target if that is elsewhere.
 pub fn fatal(message: impl Display) {
     let text = one_line(&message);
-    let sink = SINK.get().unwrap_or(&Sink::Stderr);
-    let mark = if matches!(sink, Sink::Journal) {
-        "<3>"
-    } else {
-        ""
-    };
+    let sink = SINK.get();
+    let journal = sink.map_or_else(stderr_is_journal, |sink| matches!(sink, Sink::Journal));
+    let mark = if journal { "<3>" } else { "" };
     // Nobody is left to tell about a message that cannot be written.
     let _ = io::stderr().write_all(format!("{mark}kingserver: {text}\n").as_bytes());
-    if matches!(sink, Sink::Syslog(_) | Sink::File(_)) {
+    if matches!(sink, Some(Sink::Syslog(_) | Sink::File(_))) {
         error(text);
     }
 }
