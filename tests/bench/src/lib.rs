@@ -4,6 +4,7 @@
 
 pub mod case;
 pub mod load;
+pub mod matrix;
 pub mod measure;
 pub mod peer;
 pub mod place;

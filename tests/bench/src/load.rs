@@ -161,6 +161,14 @@ impl Load {
         Ok(())
     }
 
+    /// One batch on every connection, whatever the plans say about times, and all replies.
+    pub fn once(&mut self) -> Result<()> {
+        for index in 0..self.connections.len() {
+            self.send(index, self.now())?;
+        }
+        self.drain(PATIENCE)
+    }
+
     /// What the groups have done, in the order of their plans.
     pub fn done(&self) -> impl Iterator<Item = &Done> {
         self.groups.iter().map(|group| &group.done)

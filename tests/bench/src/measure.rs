@@ -32,9 +32,9 @@ pub struct Cost {
 /// One group of connections in one measurement.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Sample {
-    /// Operations per second.
+    /// The group's operations per second.
     pub rate: f64,
-    /// Server CPU per operation. Microseconds.
+    /// Server CPU per operation of any group. Microseconds.
     pub cpu: f64,
     /// Part of its core that the server was busy.
     pub busy: f64,
@@ -53,17 +53,17 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// `cost` covers all groups; so a CPU figure makes sense where there is one group, or of `ops` of all of them.
-    pub fn new(done: &Done, ops: f64, cost: &Cost) -> Sample {
+    /// `ops` is what the group did within the window. `cost` covers all groups, and so must `all_ops`.
+    pub fn new(done: &Done, ops: f64, all_ops: f64, cost: &Cost) -> Sample {
         let at = |quantile| done.latency.value_at_quantile(quantile) as f64 / 1e3;
         Sample {
             rate: ops / cost.wall,
-            cpu: cost.cpu * 1e6 / ops,
+            cpu: cost.cpu * 1e6 / all_ops,
             busy: cost.cpu / cost.wall,
             p50: at(0.5),
             p99: at(0.99),
             p999: at(0.999),
-            switches: cost.switches as f64 / ops,
+            switches: cost.switches as f64 / all_ops,
             rss: cost.rss as f64,
             unanswered: done.unanswered as f64,
         }
@@ -94,6 +94,7 @@ fn measure_load(server: &Server, load: &mut Load, window: Duration) -> Result<Ve
     let cpu = sys::cpu_time(server.pid())? - cpu;
     let wall = began.elapsed().as_secs_f64();
     let ops: Vec<f64> = load.done().map(|done| done.ops).collect();
+    let all_ops: f64 = ops.iter().sum();
     load.drain(PATIENCE)?;
     let switches = proc::switches(server.pid())? - switches;
     let cost = Cost {
@@ -105,7 +106,7 @@ fn measure_load(server: &Server, load: &mut Load, window: Duration) -> Result<Ve
     Ok(load
         .done()
         .zip(ops)
-        .map(|(done, ops)| Sample::new(done, ops, &cost))
+        .map(|(done, ops)| Sample::new(done, ops, all_ops, &cost))
         .collect())
 }
 

@@ -6,6 +6,8 @@ use plotters::coord::types::RangedCoordf64 as RangedF64;
 use plotters::prelude::*;
 
 use crate::case::{Case, size_title};
+use crate::matrix::Row;
+use crate::measure::Sample;
 use crate::peer::Peer;
 use crate::report::{Results, figure};
 
@@ -117,6 +119,7 @@ fn bars(area: &Area<'_>, title: &str, cases: &[Case], results: &Results) -> Resu
         .disable_x_mesh()
         .disable_x_axis()
         .y_labels(5)
+        .light_line_style(TRANSPARENT)
         .draw()
         .map_err(failed)?;
     let width = 0.84 / results.peers.len() as f64;
@@ -152,6 +155,78 @@ fn under<'a>(
         let style = (FONT, 13).into_font().color(&BLACK);
         area.draw(&Text::new(case.kind_title(), at, style))
             .map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// What a panel of [`threads`] shows.
+type Figure = (&'static str, fn(&Sample) -> f64);
+const FIGURES: [Figure; 4] = [
+    ("CPU per get, µs", |sample| sample.cpu),
+    ("p99 of small gets, ms", |sample| sample.p99 / 1e3),
+    ("resident memory, MiB", |sample| sample.rss / 1_048_576.0),
+    ("context switches per get", |sample| sample.switches),
+];
+
+/// An event loop against threads: a column per scenario, a row per figure, all axes logarithmic.
+pub fn threads(rows: &[Row]) -> Result<String> {
+    let mut scenarios: Vec<&str> = rows.iter().map(|row| row.scenario).collect();
+    scenarios.dedup();
+    let (wide, high) = (scenarios.len().max(1), FIGURES.len());
+    svg((340 * wide as u32, 50 + 210 * high as u32), |area| {
+        let (title, below) = area.split_vertically(50);
+        let text =
+            "Event loop and thread per connection, by number of connections (less is better)";
+        legend(&title, text, &[Peer::KingServer, Peer::Threaded])?;
+        let panels = below.split_evenly((high, wide));
+        for (index, panel) in panels.iter().enumerate() {
+            let Some(&scenario) = scenarios.get(index % wide) else {
+                continue;
+            };
+            let rows: Vec<&Row> = rows.iter().filter(|row| row.scenario == scenario).collect();
+            lines(panel, scenario, FIGURES[index / wide], &rows)?;
+        }
+        Ok(())
+    })
+}
+
+fn lines(area: &Area<'_>, scenario: &str, (name, pick): Figure, rows: &[&Row]) -> Result<()> {
+    let value = |row: &Row| {
+        row.median(pick)
+            .filter(|value| value.is_finite())
+            .unwrap_or(0.0)
+            .max(1e-4)
+    };
+    let of = |peer| {
+        let mine = rows.iter().filter(move |row| row.peer == peer);
+        mine.map(|row| (row.connections as f64, value(row)))
+            .collect::<Vec<_>>()
+    };
+    let values = || rows.iter().map(|row| value(row));
+    let (low, high) = (
+        values().fold(f64::MAX, f64::min),
+        values().fold(1e-4, f64::max),
+    );
+    let mut chart = ChartBuilder::on(area)
+        .caption(format!("{scenario}: {name}"), (FONT, 13))
+        .margin(6)
+        .x_label_area_size(24)
+        .y_label_area_size(44)
+        .build_cartesian_2d(
+            (8.0..10_000.0).log_scale(),
+            (low / 2.0..high * 2.0).log_scale(),
+        )
+        .map_err(failed)?;
+    chart
+        .configure_mesh()
+        .light_line_style(TRANSPARENT)
+        .x_labels(4)
+        .y_labels(4)
+        .draw()
+        .map_err(failed)?;
+    for peer in [Peer::KingServer, Peer::Threaded] {
+        let line = LineSeries::new(of(peer), colour(peer).stroke_width(2)).point_size(3);
+        chart.draw_series(line).map_err(failed)?;
     }
     Ok(())
 }

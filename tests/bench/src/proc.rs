@@ -25,6 +25,18 @@ fn status_rss(pid: u32) -> Result<u64> {
     Ok(field(&text, "VmRSS:").with_context(|| format!("{path} has no VmRSS"))? * 1024)
 }
 
+/// Memory that a process has filled itself: heap, stacks, anonymous maps, not code. Bytes.
+pub fn anonymous(pid: u32) -> Result<u64> {
+    let exact = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"));
+    let found = exact.ok().and_then(|text| field(&text, "Anonymous:"));
+    let path = format!("/proc/{pid}/status");
+    let status = || field(&fs::read_to_string(&path).ok()?, "RssAnon:");
+    let kib = found
+        .or_else(status)
+        .with_context(|| format!("{path} has no RssAnon"))?;
+    Ok(kib * 1024)
+}
+
 /// Context switches of all living threads of a process, voluntary and not. Reads one file per thread.
 pub fn switches(pid: u32) -> Result<u64> {
     let path = format!("/proc/{pid}/task");
@@ -80,6 +92,7 @@ mod tests {
     #[test]
     fn this_process_has_memory_and_threads() {
         assert!(rss(std::process::id()).unwrap() > 100_000);
+        assert!(anonymous(std::process::id()).unwrap() < rss(std::process::id()).unwrap());
         assert!(switches(std::process::id()).unwrap() > 0);
         assert!(rss(u32::MAX).is_err());
     }
