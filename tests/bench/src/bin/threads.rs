@@ -167,7 +167,12 @@ fn run() -> Result<()> {
     for &count in &settings.counts {
         run_count(&settings, count, &mut rows)?;
     }
-    rows.sort_by_key(|row: &Row| row.scenario);
+    rows.sort_by_key(|row: &Row| {
+        Scenario::ALL
+            .map(Scenario::title)
+            .iter()
+            .position(|title| *title == row.scenario)
+    });
     write(&settings, &rows, matches.opt_present("publish"))
 }
 
