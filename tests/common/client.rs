@@ -7,6 +7,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 /// A connection.
 pub struct Client {
@@ -90,6 +91,18 @@ impl Client {
                 line.escape_ascii()
             ))),
         }
+    }
+
+    /// Whether a line comes within this time; it is taken.
+    pub fn answers_within(&mut self, time: Duration) -> bool {
+        self.tcp()
+            .set_read_timeout(Some(time))
+            .expect("set a timeout");
+        let answered = self.try_line().is_ok();
+        self.tcp()
+            .set_read_timeout(Some(DEADLINE))
+            .expect("set a timeout");
+        answered
     }
 
     /// Exactly `len` bytes.

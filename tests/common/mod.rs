@@ -1,5 +1,5 @@
 //! What the tests of the real binary share: a server on a free loopback port with a data directory of its own ([`server`]),
-//! a small text-protocol client ([`client`]) and the counts, values and waits ([`util`]).
+//! a small text-protocol client ([`client`]), strace on a running server ([`strace`]), and the counts, values and waits ([`util`]).
 //!
 //! Every wait has a deadline: a hang is a failure, shown with what the server wrote to stderr. Servers are ended by process
 //! id, so tests run in parallel, and beside other servers of the same machine.
@@ -10,6 +10,7 @@
 
 pub mod client;
 pub mod server;
+pub mod strace;
 pub mod util;
 
 pub use client::Client;

@@ -94,7 +94,13 @@ impl Plan {
                 words.extend(["-p".to_string(), free_port().to_string()]);
             }
         }
-        words.extend(self.args.iter().cloned());
+        // memcached has no long names of ours.
+        words.extend(
+            self.args
+                .iter()
+                .filter(|arg| peer().is_none() || !arg.starts_with("--"))
+                .cloned(),
+        );
         let mut command = Command::new(&words[0]);
         command
             .args(&words[1..])
@@ -221,6 +227,25 @@ impl Server {
             done.expect("run sh").success(),
             "kill -{name} of the server"
         );
+    }
+
+    /// How many descriptors it has open.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
+            .expect("the server is alive")
+            .count()
+    }
+
+    /// CPU time it took so far, in clock ticks (hundredths of a second).
+    pub fn cpu_ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))
+            .expect("the server is alive");
+        let fields = stat.rsplit(')').next().expect("fields").split_whitespace();
+        fields
+            .skip(11)
+            .take(2)
+            .map(|ticks| ticks.parse::<u64>().expect("a number"))
+            .sum()
     }
 
     /// Whether the process still runs.

@@ -110,3 +110,19 @@ pub fn anonymous_memory(pid: u32) -> u64 {
 pub fn resident_memory(pid: u32) -> u64 {
     proc_status(pid, "VmRSS:") * 1024
 }
+
+/// Lets this process open as many descriptors as it may ever: shells give 1,024.
+pub fn raise_descriptor_limit() {
+    let own = format!("--pid={}", std::process::id());
+    let asked = std::process::Command::new("prlimit")
+        .args([&own, "--nofile", "--noheadings", "-o", "HARD"])
+        .output();
+    let hard = String::from_utf8(asked.expect("run prlimit").stdout).expect("a number");
+    let raised = std::process::Command::new("prlimit")
+        .args([own, format!("--nofile={}:", hard.trim())])
+        .status();
+    assert!(
+        raised.expect("run prlimit").success(),
+        "raise the limit of descriptors to {hard}"
+    );
+}

@@ -1,0 +1,66 @@
+//! strace attached to a running server: it counts, delays or fails the system calls of every thread.
+
+use super::util::{DEADLINE, wait_until};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+use tempfile::NamedTempFile;
+
+/// An strace at work. Dropped, it lets go of the server.
+pub struct Tracer {
+    child: Child,
+    output: NamedTempFile,
+}
+
+impl Tracer {
+    /// Attaches to all threads of `pid`, with these options of strace's.
+    pub fn attach(pid: u32, args: &[&str]) -> Tracer {
+        let output = NamedTempFile::new().expect("make a file for strace");
+        let mut command = Command::new("strace");
+        command
+            .args(["-f", "-q", "-p", &pid.to_string(), "-o"])
+            .arg(output.path())
+            .args(args);
+        let child = command
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("run strace");
+        wait_until("strace attaches to every thread", || {
+            let tasks =
+                std::fs::read_dir(format!("/proc/{pid}/task")).expect("the server is alive");
+            tasks.flatten().all(|task| {
+                let status =
+                    std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
+                status
+                    .lines()
+                    .any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
+            })
+        });
+        Tracer { child, output }
+    }
+
+    /// Lets go; gives what strace wrote.
+    pub fn finish(mut self) -> String {
+        self.interrupt();
+        std::fs::read_to_string(self.output.path()).expect("read strace's output")
+    }
+
+    fn interrupt(&mut self) {
+        let _ = Command::new("sh")
+            .args(["-c", &format!("kill -INT {}", self.child.id())])
+            .status();
+        let start = Instant::now();
+        while self.child.try_wait().expect("wait for strace").is_none() {
+            assert!(start.elapsed() < DEADLINE, "strace does not end");
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        if self.child.try_wait().is_ok_and(|status| status.is_none()) {
+            self.interrupt();
+        }
+    }
+}

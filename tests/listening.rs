@@ -1,0 +1,225 @@
+//! Where the server listens, how it says so, how it refuses to start, and how it ends.
+
+mod common;
+
+use common::server::Plan;
+use common::util::wait_until;
+use common::{Client, Server};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+
+#[test]
+fn one_line_says_where() {
+    let server = Server::start(&[]);
+    let messages = server.messages();
+    assert_eq!(messages.lines().count(), 1, "{messages}");
+    assert!(
+        messages.contains(&server.address().to_string()),
+        "{messages}"
+    );
+    assert!(
+        messages.contains(&server.plan().data().display().to_string()),
+        "{messages}"
+    );
+}
+
+#[test]
+fn ipv4_ipv6_and_unix_together() {
+    let plan = Plan::new(&[]);
+    let socket = plan.root().join("socket");
+    let path = socket.to_str().expect("UTF-8");
+    let plan = plan.listen(&[
+        "-p",
+        "0",
+        "-l",
+        "127.0.0.1",
+        "-l",
+        "::1",
+        "-s",
+        path,
+        "-a",
+        "0640",
+    ]);
+    let server = plan.start();
+    wait_until("both addresses are told", || {
+        server.messages().contains("::1")
+    });
+    let port = server.address().port();
+    let mut four = Client::connect(([127, 0, 0, 1], port).into());
+    let six_address = server
+        .addresses()
+        .iter()
+        .find(|address| address.is_ipv6())
+        .copied();
+    let mut six = Client::connect(six_address.expect("an IPv6 address in the line"));
+    let mut unix = Client::connect_unix(&socket);
+    four.set("a", "4");
+    six.set("b", "6");
+    unix.set("c", "u");
+    for c in [&mut four, &mut six, &mut unix] {
+        assert_eq!(
+            c.talk("get a b c\r\n"),
+            b"VALUE a 0 1\r\n4\r\nVALUE b 0 1\r\n6\r\nVALUE c 0 1\r\nu\r\nEND\r\n"
+        );
+    }
+    let mode = std::fs::metadata(&socket)
+        .expect("the socket")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o640);
+    // A socket that a killed server left behind is no obstacle; one that is served is.
+    let server = server.kill().start();
+    Client::connect_unix(&socket).set("d", "again");
+    assert!(server.plan().root().join("socket").exists());
+    server.stop();
+    assert!(!socket.exists(), "a clean stop takes its socket away");
+}
+
+#[test]
+fn unix_socket_alone() {
+    let plan = Plan::new(&["-t", "4"]);
+    let socket = plan.root().join("socket");
+    let server = plan
+        .listen(&["-s", socket.to_str().expect("UTF-8")])
+        .start();
+    assert!(
+        server.addresses().is_empty(),
+        "-s alone means no TCP, as with memcached: {}",
+        server.messages()
+    );
+    let mut clients: Vec<Client> = (0..100).map(|_| Client::connect_unix(&socket)).collect();
+    for (i, c) in clients.iter_mut().enumerate() {
+        c.set(&format!("k{i}"), "x");
+    }
+    assert_eq!(clients[0].stat("curr_items"), 100);
+    assert!(
+        std::fs::metadata(&socket)
+            .expect("the socket")
+            .file_type()
+            .is_socket()
+    );
+}
+
+#[test]
+fn socket_path_that_is_something_else() {
+    let plan = Plan::new(&[]);
+    let socket = plan.root().join("precious");
+    std::fs::write(&socket, "do not touch").expect("write a file");
+    let (status, messages) = plan
+        .listen(&["-s", socket.to_str().expect("UTF-8")])
+        .refused();
+    assert_eq!(status, 1, "{messages}");
+    assert_eq!(messages.lines().count(), 1, "{messages}");
+    assert_eq!(
+        std::fs::read(&socket).expect("still there"),
+        b"do not touch"
+    );
+}
+
+#[test]
+fn unix_socket_in_use() {
+    let plan = Plan::new(&[]);
+    let socket = plan.root().join("socket");
+    let path = socket.to_str().expect("UTF-8");
+    let _first = plan.listen(&["-s", path]).start();
+    let (status, messages) = Plan::new(&[]).listen(&["-s", path]).refused();
+    assert_eq!(status, 1, "{messages}");
+    assert_eq!(messages.lines().count(), 1, "{messages}");
+    Client::connect_unix(&socket).set("a", "the first one still serves");
+}
+
+/// SO_REUSEPORT would let a second server of the same user in, and the kernel would deal out the clients.
+#[test]
+fn port_in_use() {
+    let first = Server::start(&[]);
+    let port = first.address().port().to_string();
+    let (status, messages) = Plan::new(&[])
+        .listen(&["-p", &port, "-l", "127.0.0.1"])
+        .refused();
+    assert_eq!(status, 1, "{messages}");
+    assert_eq!(messages.lines().count(), 1, "{messages}");
+    assert!(
+        messages.contains(&port),
+        "the line names the port: {messages}"
+    );
+    for _ in 0..20 {
+        first.client().set("a", "the first one still serves");
+    }
+    // A port is free again at once, its old connections in TIME_WAIT or not.
+    let clients: Vec<Client> = (0..20).map(|_| first.client()).collect();
+    let plan = first.stop().listen(&["-p", &port, "-l", "127.0.0.1"]);
+    let second = plan.start();
+    drop(clients);
+    assert_eq!(second.address().port().to_string(), port);
+    assert!(second.client().get("a").is_some());
+}
+
+#[test]
+fn address_of_another_host() {
+    let (status, messages) = Plan::new(&[])
+        .listen(&["-p", "0", "-l", "192.0.2.1"])
+        .refused();
+    assert_eq!(status, 1, "{messages}");
+    assert_eq!(messages.lines().count(), 1, "{messages}");
+    assert!(messages.contains("192.0.2.1"), "{messages}");
+}
+
+#[test]
+fn wrong_options() {
+    for args in [
+        &["--no-such-option"][..],
+        &["-p", "70000"],
+        &["-p", "x"],
+        &["-t", "0"],
+        &["word"],
+        &["--db.sync=perhaps"],
+    ] {
+        let (status, messages) = Plan::new(args).refused();
+        assert_eq!(status, 2, "{args:?}: {messages}");
+        assert_eq!(messages.lines().count(), 1, "{args:?}: {messages}");
+    }
+}
+
+#[test]
+fn signals_that_end_it() {
+    for signal in ["TERM", "INT"] {
+        let mut server = Server::start(&[]);
+        let mut idle = server.client();
+        let mut c = server.client();
+        c.set("a", signal);
+        server.signal(signal);
+        let status = server.await_exit();
+        assert_eq!(status.code(), Some(0), "SIG{signal}: {}", server.messages());
+        assert_eq!(idle.until_closed(), b"");
+        let server = server.plan().start();
+        assert_eq!(server.client().get("a"), Some(signal.as_bytes().to_vec()));
+    }
+}
+
+#[test]
+fn signals_that_do_not() {
+    let mut server = Server::start(&[]);
+    let mut c = server.client();
+    for signal in ["PIPE", "HUP"] {
+        server.signal(signal);
+        assert!(c.ask("version").starts_with("VERSION"), "after SIG{signal}");
+    }
+    assert!(server.is_running());
+}
+
+/// A client in the middle of everything does not hold up the end.
+#[test]
+fn stop_with_busy_clients() {
+    let server = Server::start(&[]);
+    let mut c = server.client();
+    c.set("big", vec![b'x'; 1 << 20]);
+    let mut half = server.client();
+    half.send("set half 0 0 100000\r\nhalf");
+    let mut hog = server.client();
+    hog.send("get big big big big big big big big big big big big\r\n");
+    let mut partial = server.client();
+    partial.send("get big");
+    let server = server.restart();
+    let mut c = server.client();
+    assert!(c.get("big").is_some());
+    assert_eq!(c.get("half"), None);
+}

@@ -1,0 +1,176 @@
+//! What the server asks of the kernel, counted by strace: three system calls per request at most, no disk for hot data, one log write
+//! per turn, and the log written before the reply leaves.
+
+mod common;
+
+use common::client::storage;
+use common::strace::Tracer;
+use common::util::random_bytes;
+use common::{Client, Server};
+use std::collections::BTreeMap;
+
+/// Calls of each name in a summary of `strace -c`.
+fn summary(table: &str) -> BTreeMap<String, u64> {
+    let rows = table.lines().filter_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        // % time, seconds, usecs/call, calls, [errors], name
+        let calls = words.get(3)?.parse().ok()?;
+        Some((words.last()?.to_string(), calls))
+    });
+    rows.filter(|(name, _)| name != "total").collect()
+}
+
+fn total(calls: &BTreeMap<String, u64>) -> u64 {
+    calls.values().sum()
+}
+
+fn count(calls: &BTreeMap<String, u64>, names: &[&str]) -> u64 {
+    names.iter().filter_map(|name| calls.get(*name)).sum()
+}
+
+const DISK_READS: [&str; 5] = ["pread64", "preadv", "preadv2", "io_uring_enter", "lseek"];
+const LOG_WRITES: [&str; 3] = ["pwrite64", "pwritev", "pwritev2"];
+
+/// Counts the server's system calls while `load` runs.
+fn counted(server: &Server, load: impl FnOnce()) -> BTreeMap<String, u64> {
+    let tracer = Tracer::attach(server.pid(), &["-c"]);
+    load();
+    let table = tracer.finish();
+    println!("{table}");
+    summary(&table)
+}
+
+fn unpipelined(connections: usize, request: impl Fn(usize) -> Vec<u8>, reply_lines: usize) -> f64 {
+    let server = Server::start(&["-t", "1"]);
+    let mut clients: Vec<Client> = (0..connections).map(|_| server.client()).collect();
+    clients[0].set("a", "one line");
+    let requests = 2000;
+    let calls = counted(&server, || {
+        for i in 0..requests / connections {
+            // Each waits for its reply before its next request; all of them are busy at once.
+            for c in &mut clients {
+                c.send(request(i));
+            }
+            for c in &mut clients {
+                for _ in 0..reply_lines {
+                    c.line();
+                }
+            }
+        }
+    });
+    let each = total(&calls) as f64 / requests as f64;
+    println!("{connections} connections: {each:.3} system calls per request");
+    assert!(each >= 1.0, "fewer calls than requests: nothing was traced");
+    each
+}
+
+#[test]
+fn unpipelined_gets() {
+    for connections in [1, 10] {
+        let each = unpipelined(connections, |_| b"get a\r\n".to_vec(), 3);
+        assert!(each <= 3.2, "{each:.3} system calls per get");
+    }
+}
+
+/// A set adds its log write.
+#[test]
+fn unpipelined_sets() {
+    for connections in [1, 10] {
+        let each = unpipelined(
+            connections,
+            |i| storage("set a 0 0 100", &random_bytes(i as u64, 100)),
+            1,
+        );
+        assert!(each <= 4.2, "{each:.3} system calls per set");
+    }
+}
+
+#[test]
+fn hot_gets_do_not_touch_the_disk() {
+    let server = Server::start(&[]);
+    let mut c = server.client();
+    for i in 0..1000 {
+        c.set(&format!("k{i}"), random_bytes(i, 100 + 3 * i as usize));
+    }
+    // After a restart the cache is empty: the first reads are the disk's, and show that they are counted.
+    let server = server.restart();
+    let mut c = server.client();
+    let read_all = |c: &mut Client| {
+        for i in 0..1000 {
+            assert!(c.get(&format!("k{i}")) == Some(random_bytes(i, 100 + 3 * i as usize)));
+        }
+    };
+    let cold = counted(&server, || read_all(&mut c));
+    assert!(
+        count(&cold, &DISK_READS) > 0,
+        "the control: cold gets read the disk"
+    );
+    read_all(&mut c);
+    let hot = counted(&server, || read_all(&mut c));
+    assert_eq!(
+        count(&hot, &DISK_READS),
+        0,
+        "hot gets read the disk: {hot:?}"
+    );
+}
+
+#[test]
+fn one_log_write_per_turn() {
+    let server = Server::start(&["-t", "1"]);
+    let mut c = server.client();
+    let (batches, each) = (100, 64);
+    let calls = counted(&server, || {
+        for batch in 0..batches {
+            let sets: Vec<u8> = (0..each)
+                .flat_map(|i| storage(&format!("set k{i} 0 0 100"), &random_bytes(batch, 100)))
+                .collect();
+            c.send(sets);
+            for _ in 0..each {
+                assert_eq!(c.line(), "STORED");
+            }
+        }
+    });
+    let writes = count(&calls, &LOG_WRITES);
+    println!("{writes} log writes for {batches} batches of {each} sets");
+    assert!(writes >= batches / 2, "too few to be true: {writes}");
+    assert!(
+        writes <= batches * 2 + 10,
+        "{writes} log writes for {batches} batches"
+    );
+}
+
+/// The order on which "acknowledged is kept" stands: between two replies to writes there is a log write, and under `always` a sync.
+#[test]
+fn the_log_is_written_before_the_reply() {
+    for (mode, wanted) in [
+        ("interval", "pwrite"),
+        ("none", "pwrite"),
+        ("always", "fdatasync"),
+    ] {
+        let server = Server::start(&["-t", "1", &format!("--db.sync={mode}")]);
+        let mut c = server.client();
+        c.set("a", "x");
+        let trace = "trace=pwrite64,pwritev,pwritev2,fdatasync,fsync,sync_file_range,write,writev,sendto,sendmsg";
+        let tracer = Tracer::attach(server.pid(), &["-s", "64", "-e", trace]);
+        for i in 0..100 {
+            c.set("a", random_bytes(i, 100));
+        }
+        assert_eq!(c.ask("delete a"), "DELETED");
+        let log = tracer.finish();
+        let mut replies = 0;
+        let mut kept = false;
+        for line in log.lines() {
+            let returned = line.contains(" = ") && !line.contains("= -1");
+            kept |= returned
+                && (line.contains(wanted) || (wanted == "fdatasync" && line.contains("fsync")));
+            if line.contains("STORED") || line.contains("DELETED") {
+                assert!(
+                    kept,
+                    "{mode}: a reply left before {wanted} returned: {line}"
+                );
+                (kept, replies) = (false, replies + 1);
+            }
+        }
+        assert_eq!(replies, 101, "{mode}: the trace shows every reply:\n{log}");
+    }
+}
