@@ -1,12 +1,12 @@
-//! Random operation sequences against a map that does the same, over the wire and across restarts and kills; and the library by itself.
+//! Random operation sequences against a map that does the same, over the wire and across restarts and kills.
 
 mod common;
 
+use common::recipe::{Value, cases, value};
 use common::server::Plan;
-use common::util::{random_bytes, text_bytes, tier};
+use common::util::tier;
 use common::{Client, Server};
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
 use std::collections::BTreeMap;
 
 /// One step of a sequence. Keys are few, so that steps meet.
@@ -26,38 +26,6 @@ enum Step {
     FlushAll,
     Restart,
     Kill,
-}
-
-/// A value by its recipe, so that a failing case prints short.
-#[derive(Clone, Debug)]
-enum Value {
-    Number(u64),
-    Text(u64, usize),
-    Random(u64, usize),
-}
-
-impl Value {
-    fn bytes(&self) -> Vec<u8> {
-        match self {
-            Value::Number(number) => number.to_string().into_bytes(),
-            Value::Text(seed, len) => text_bytes(*seed, *len),
-            Value::Random(seed, len) => random_bytes(*seed, *len),
-        }
-    }
-}
-
-fn value() -> impl Strategy<Value = Value> {
-    let len = prop_oneof![
-        4 => 0..300usize,
-        1 => 4000..5000usize,
-        1 => 65_534..65_540usize,
-        1 => 100_000..200_000usize,
-    ];
-    prop_oneof![
-        3 => prop_oneof![0..20u64, Just(u64::MAX), Just(u64::MAX - 3)].prop_map(Value::Number),
-        2 => (any::<u64>(), len.clone()).prop_map(|(seed, len)| Value::Text(seed, len)),
-        2 => (any::<u64>(), len).prop_map(|(seed, len)| Value::Random(seed, len)),
-    ]
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -292,15 +260,6 @@ fn differ(found: Option<&(u32, Vec<u8>)>, wanted: Option<&(u32, Vec<u8>)>) -> St
     format!("found {:?}, wanted {:?}", short(found), short(wanted))
 }
 
-fn cases(count: u32) -> TestRunner {
-    TestRunner::new(Config {
-        cases: count,
-        failure_persistence: None,
-        max_shrink_iters: 200,
-        ..Config::default()
-    })
-}
-
 #[test]
 fn sequences_over_the_wire() {
     let count = tier(30, 200, 3000);
@@ -316,83 +275,6 @@ fn sequences_over_the_wire() {
             pair.get_all();
             pair.again(Server::stop);
             pair.get_all();
-            Ok(())
-        })
-        .unwrap_or_else(|error| panic!("{error}"));
-    println!("sequences: {count} of {count}");
-}
-
-/// The embedded store's own steps.
-#[derive(Clone, Debug)]
-enum Embedded {
-    Put(u8, Value),
-    Get(u8),
-    Delete(u8),
-    Flush,
-    Reopen,
-    /// Dropped without a close.
-    Drop,
-}
-
-fn embedded() -> impl Strategy<Value = Embedded> {
-    prop_oneof![
-        6 => (0..8u8, value()).prop_map(|(key, value)| Embedded::Put(key, value)),
-        4 => (0..8u8).prop_map(Embedded::Get),
-        3 => (0..8u8).prop_map(Embedded::Delete),
-        1 => Just(Embedded::Flush),
-        1 => Just(Embedded::Reopen),
-        1 => Just(Embedded::Drop),
-    ]
-}
-
-#[test]
-fn sequences_on_the_library() {
-    let count = tier(40, 300, 5000);
-    let steps = proptest::collection::vec(embedded(), 1..80);
-    cases(count)
-        .run(&steps, |steps| {
-            let directory = tempfile::tempdir().expect("make a temporary directory");
-            let open = || {
-                kingdb::Db::open(kingdb::Options::new(directory.path().join("db")))
-                    .expect("open the store")
-            };
-            let mut db = open();
-            let mut model = BTreeMap::new();
-            for step in steps {
-                match step {
-                    Embedded::Put(key, value) => {
-                        db.put(&[key], &value.bytes()).expect("put");
-                        model.insert(key, value.bytes());
-                    }
-                    Embedded::Get(key) => assert!(
-                        db.get(&[key]).expect("get").as_ref() == model.get(&key),
-                        "get {key}"
-                    ),
-                    Embedded::Delete(key) => {
-                        assert_eq!(
-                            db.delete(&[key]).expect("delete"),
-                            model.remove(&key).is_some(),
-                            "delete {key}"
-                        );
-                    }
-                    Embedded::Flush => db.flush().expect("flush"),
-                    Embedded::Reopen => {
-                        db.close().expect("close");
-                        drop(db);
-                        db = open();
-                    }
-                    Embedded::Drop => {
-                        drop(db);
-                        db = open();
-                    }
-                }
-            }
-            for key in 0..8u8 {
-                assert!(
-                    db.get(&[key]).expect("get").as_ref() == model.get(&key),
-                    "get {key} at the end"
-                );
-            }
             Ok(())
         })
         .unwrap_or_else(|error| panic!("{error}"));

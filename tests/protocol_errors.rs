@@ -3,49 +3,11 @@
 
 mod common;
 
+use common::Server;
 use common::client::storage;
+use common::dialogue::{BAD, BAD_CHUNK, ERROR, TOO_LARGE, any, refused_storage};
 use common::server::peer;
 use common::util::random_bytes;
-use common::{Client, Server};
-
-const BAD: &str = "CLIENT_ERROR bad command line format\r\n";
-const ERROR: &str = "ERROR\r\n";
-const BAD_CHUNK: &str = "CLIENT_ERROR bad data chunk\r\n";
-const TOO_LARGE: &str = "SERVER_ERROR object too large for cache\r\n";
-
-/// Sends `send`; the answer must be one of `wanted`, and the next command must be understood.
-fn any(client: &mut Client, send: impl AsRef<[u8]>, wanted: &[&str]) {
-    let send = send.as_ref();
-    let got = client.talk(send).escape_ascii().to_string();
-    let found = wanted
-        .iter()
-        .any(|wanted| wanted.as_bytes().escape_ascii().to_string() == got);
-    let sent = &send[..send.len().min(300)];
-    assert!(
-        found,
-        "sent: {}\n got: {got}\nwanted: {wanted:?}",
-        sent.escape_ascii()
-    );
-}
-
-/// The answers memcached's versions give to a storage line that is refused: the data block `x` is taken for one, or for a line.
-fn refusals() -> Vec<String> {
-    let tails = ["", ERROR, BAD];
-    tails
-        .iter()
-        .flat_map(|tail| [format!("{BAD}{tail}"), format!("{ERROR}{tail}")])
-        .collect()
-}
-
-fn refused(client: &mut Client, line: &[u8]) {
-    let wanted = refusals();
-    let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
-    any(
-        client,
-        storage(&String::from_utf8_lossy(line), b"x"),
-        &wanted,
-    );
-}
 
 #[test]
 fn keys_of_250_and_251_bytes() {
@@ -58,9 +20,9 @@ fn keys_of_250_and_251_bytes() {
     assert_eq!(c.store("append", &longest, 0, 0, "y"), "STORED");
     assert_eq!(c.ask(&format!("delete {longest}")), "DELETED");
     for verb in ["set", "add", "replace", "append", "prepend"] {
-        refused(&mut c, format!("{verb} {longer} 0 0 1").as_bytes());
+        refused_storage(&mut c, &format!("{verb} {longer} 0 0 1"));
     }
-    refused(&mut c, format!("cas {longer} 0 0 1 1").as_bytes());
+    refused_storage(&mut c, &format!("cas {longer} 0 0 1 1"));
     // Newer memcacheds add an empty line to the refusal of a retrieval; a client would be out of step by it.
     let twice = if peer().is_some() {
         format!("{BAD}\r\n")
@@ -117,7 +79,7 @@ fn control_characters_in_keys() {
     for byte in (0..0x20).chain([0x7F]).filter(|byte| *byte != b'\n') {
         let key = [b'a', byte, b'b'];
         let key = String::from_utf8_lossy(&key);
-        refused(&mut c, format!("set {key} 0 0 1").as_bytes());
+        refused_storage(&mut c, &format!("set {key} 0 0 1"));
         any(&mut c, format!("get {key}\r\n"), &[BAD]);
         any(&mut c, format!("gat 0 {key}\r\n"), &[BAD]);
         for line in [
@@ -175,7 +137,7 @@ fn numbers() {
     ] {
         // Lengths that no buffer could hold may also be called too large, with the bytes to swallow never coming: not here.
         let mut c = server.client();
-        refused(&mut c, line.as_bytes());
+        refused_storage(&mut c, line);
     }
     assert_eq!(
         c.get("a").as_deref(),
@@ -194,7 +156,7 @@ fn numbers_do_not_wrap() {
     let mut c = server.client();
     c.set("a", "old");
     for line in ["set a 4294967296 0 1", "set a 4294967297 0 1"] {
-        refused(&mut c, line.as_bytes());
+        refused_storage(&mut c, line);
     }
     // 2^32+1: a refusal, or an object too large whose bytes are then awaited; never one byte stored.
     for length in ["4294967297", "4294967296", "8589934593"] {

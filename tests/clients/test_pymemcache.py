@@ -73,7 +73,6 @@ def test_cas(client):
     assert client.cas("a", b"3", unique) is False
     assert client.cas("absent", b"3", unique) is None
     assert client.get("a") == b"2"
-    assert client.gat("a", 100) == b"2"
 
 
 def test_arithmetic(client):

@@ -7,13 +7,42 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A connection.
 pub struct Client {
-    input: BufReader<Box<dyn Read + Send>>,
-    output: Box<dyn Write + Send>,
-    tcp: Option<TcpStream>,
+    input: BufReader<Socket>,
+    output: Socket,
+}
+
+/// One descriptor for both directions: some tests hold thousands.
+#[derive(Clone)]
+enum Socket {
+    Tcp(Arc<TcpStream>),
+    Unix(Arc<UnixStream>),
+}
+
+impl Read for Socket {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Socket::Tcp(stream) => stream.as_ref().read(into),
+            Socket::Unix(stream) => stream.as_ref().read(into),
+        }
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Socket::Tcp(stream) => stream.as_ref().write(bytes),
+            Socket::Unix(stream) => stream.as_ref().write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A value as `gets` tells it.
@@ -34,11 +63,7 @@ impl Client {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(DEADLINE))?;
         stream.set_write_timeout(Some(DEADLINE))?;
-        Ok(Client {
-            input: BufReader::new(Box::new(stream.try_clone()?)),
-            output: Box::new(stream.try_clone()?),
-            tcp: Some(stream),
-        })
+        Ok(Client::new(Socket::Tcp(Arc::new(stream))))
     }
 
     pub fn connect_unix(path: &Path) -> Client {
@@ -46,17 +71,22 @@ impl Client {
         stream
             .set_read_timeout(Some(DEADLINE))
             .expect("set a timeout");
-        let output = stream.try_clone().expect("clone the socket");
+        Client::new(Socket::Unix(Arc::new(stream)))
+    }
+
+    fn new(socket: Socket) -> Client {
         Client {
-            input: BufReader::new(Box::new(stream)),
-            output: Box::new(output),
-            tcp: None,
+            input: BufReader::with_capacity(1 << 10, socket.clone()),
+            output: socket,
         }
     }
 
     /// The socket itself.
     pub fn tcp(&self) -> &TcpStream {
-        self.tcp.as_ref().expect("a TCP connection")
+        match &self.output {
+            Socket::Tcp(stream) => stream,
+            Socket::Unix(_) => panic!("no TCP connection"),
+        }
     }
 
     /// Sends FIN; replies can still come.
