@@ -39,7 +39,7 @@ fn retrieval() {
         ],
     );
     for keyless in ["get", "gets", "get ", "gat", "gats"] {
-        any(&mut c, &format!("{keyless}\r\n"), &[ERROR, BAD]);
+        any(&mut c, format!("{keyless}\r\n"), &[ERROR, BAD]);
     }
     any(&mut c, "gat 10\r\n", &[ERROR, BAD, "END\r\n"]);
     let unique = c.gets("a").expect("a").cas;
@@ -359,7 +359,7 @@ fn small_commands() {
         "sets a 0 0 1",
         "set\ta 0 0 1",
     ] {
-        any(&mut c, &format!("{unknown}\r\n"), &[ERROR]);
+        any(&mut c, format!("{unknown}\r\n"), &[ERROR]);
     }
     any(&mut c, "\u{7f}\r\n", &[ERROR, BAD]);
     for quit in [
