@@ -144,7 +144,7 @@ def test_unix_socket(server):
 def test_pool_and_hash_clients(server):
     pool = PooledClient(server.address, max_pool_size=4)
     for i in range(100):
-        pool.set(f"k{i}", str(i).encode())
+        pool.set(f"k{i}", str(i).encode(), noreply=False)
     hashed = HashClient([server.address], use_pooling=True)
     assert hashed.get_many([f"k{i}" for i in range(100)]) == {f"k{i}": str(i).encode() for i in range(100)}
     pool.close()
