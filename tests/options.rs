@@ -1,0 +1,378 @@
+//! The command line: what `--help` and the man page say is the same, and what the start says is what it does.
+
+mod common;
+
+use common::server::{Plan, binary};
+use common::util::wait_until;
+use common::{Client, Server};
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn run(args: &[&str]) -> Output {
+    let directory = tempfile::tempdir().expect("make a directory");
+    let mut command = Command::new(binary());
+    command.args(args).current_dir(directory.path());
+    command.output().expect("run kingserver")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("UTF-8")
+}
+
+/// Whether root runs the tests: what -u and limits do depends on it.
+fn root() -> bool {
+    let output = Command::new("id").arg("-u").output().expect("run id");
+    text(&output.stdout).trim() == "0"
+}
+
+/// The lines `  -p, --server.port, --port PORT`.
+fn options_of_help(help: &str) -> BTreeSet<String> {
+    let lines = help.lines().filter(|line| line.starts_with("  -"));
+    let words = lines.flat_map(|line| line.split_whitespace());
+    let options = words.filter(|word| word.starts_with('-'));
+    options
+        .map(|word| word.trim_end_matches(',').to_string())
+        .collect()
+}
+
+/// The lines `.It Fl p , Fl -server.port , Fl -port Ar port`.
+fn options_of_page(page: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for line in page.lines().filter(|line| line.starts_with(".It Fl ")) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        for pair in words.windows(2).filter(|pair| pair[0] == "Fl") {
+            found.insert(format!("-{}", pair[1]));
+        }
+    }
+    found
+}
+
+#[test]
+fn help_and_man_page_know_the_same_options() {
+    let output = run(&["--help"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(text(&output.stderr), "");
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/man/kingserver.8"));
+    let page = options_of_page(&page.expect("read the man page"));
+    let help = options_of_help(&text(&output.stdout));
+    assert!(
+        help.len() > 50 && help.contains("--db.path") && help.contains("-p"),
+        "{help:?}"
+    );
+    let missing: Vec<_> = help.symmetric_difference(&page).collect();
+    assert!(
+        missing.is_empty(),
+        "only one of --help and kingserver.8 has {missing:?}"
+    );
+}
+
+#[test]
+fn version() {
+    for option in ["--version", "-V"] {
+        let output = run(&[option]);
+        assert_eq!(output.status.code(), Some(0));
+        assert_eq!(
+            text(&output.stdout),
+            concat!("kingserver ", env!("CARGO_PKG_VERSION"), "\n")
+        );
+    }
+}
+
+#[test]
+fn a_wrong_command_line_is_one_line_and_status_2() {
+    for (args, part) in [
+        (&["--nonsense"][..], "--nonsense"),
+        (&["-p"], "-p needs a value"),
+        (&["-p", "65536"], "'65536' is not a number from 0 to 65535"),
+        (&["-l", "no.such.host"], "'no.such.host' is not an address"),
+        (&["-I", "2m"], "values of up to 1mb"),
+        (&["-S"], "there is no SASL"),
+        (&["stray"], "'stray' is not an option"),
+        (
+            &["--config", "missing.conf"],
+            "cannot read the configuration file missing.conf",
+        ),
+    ] {
+        let output = run(args);
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {message}");
+        assert!(
+            message.starts_with("kingserver: ") && message.contains(part),
+            "{args:?}: {message}"
+        );
+        assert_eq!(message.lines().count(), 1, "{message}");
+        assert_eq!(text(&output.stdout), "");
+    }
+}
+
+#[test]
+fn a_configuration_file_is_obeyed_and_the_command_line_more() {
+    let plan = Plan::new(&[]);
+    let config = plan.root().join("kingserver.conf");
+    fs::write(
+        &config,
+        "# small values\nserver.max-value-size = 1k\nserver.num-threads 3\n",
+    )
+    .expect("write");
+    let config = config.to_str().expect("UTF-8");
+    let server = plan.args(&["--config", config]).start();
+    let mut client = server.client();
+    assert_eq!(client.store("set", "a", 0, 0, [b'x'; 1024]), "STORED");
+    assert_eq!(
+        client.store("set", "a", 0, 0, [b'x'; 1025]),
+        "SERVER_ERROR object too large for cache"
+    );
+    assert_eq!(client.stat("threads"), 3);
+    let server = server
+        .stop()
+        .args(&["--config", config, "-I", "2k", "-t", "1"])
+        .start();
+    let mut client = server.client();
+    assert_eq!(client.store("set", "a", 0, 0, [b'x'; 2048]), "STORED");
+    assert_eq!(client.stat("threads"), 1);
+}
+
+#[test]
+fn a_wrong_line_of_a_file_is_named() {
+    let plan = Plan::new(&[]);
+    let config = plan.root().join("wrong.conf");
+    fs::write(&config, "db.sync = always\nserver.prot = 1\n").expect("write");
+    let (status, message) = plan
+        .args(&["--config", config.to_str().expect("UTF-8")])
+        .refused();
+    assert_eq!(status, 2, "{message}");
+    assert!(
+        message.contains("wrong.conf:2: there is no option 'server.prot'"),
+        "{message}"
+    );
+}
+
+#[test]
+fn what_has_no_effect_is_a_warning() {
+    let server = Server::start(&["-U", "11211", "-k"]);
+    let messages = server.messages();
+    assert!(
+        messages.contains("warning: -U 11211: UDP is not served"),
+        "{messages}"
+    );
+    assert!(
+        messages.contains("--lock-memory has no effect"),
+        "{messages}"
+    );
+    assert!(server.client().ask("version").starts_with("VERSION 2."));
+}
+
+#[test]
+fn messages_go_to_a_file_if_told() {
+    let plan = Plan::new(&[]);
+    let log = plan.root().join("messages");
+    let target = format!("--log.target={}", log.display());
+    let args = [target.as_str(), "-s", "socket", "-U", "7"];
+    let plan = plan.listen(&[]).args(&args);
+    let mut server = plan.spawn();
+    wait_until("the line in the file", || {
+        fs::read_to_string(&log).is_ok_and(|text| text.contains("listening on"))
+    });
+    let written = fs::read_to_string(&log).expect("read the messages");
+    assert!(written.contains("warning: -U 7"), "{written}");
+    assert_eq!(server.messages(), "");
+    assert!(server.is_running());
+    Client::connect_unix(&plan.root().join("socket")).set("a", "x");
+    server.stop();
+}
+
+#[test]
+fn the_journal_gets_priorities() {
+    let file = tempfile::NamedTempFile::new().expect("make a file");
+    let stream = file.as_file().metadata().expect("its metadata");
+    let stream = format!("{}:{}", stream.dev(), stream.ino());
+    let stderr = file.reopen().expect("open it again");
+    let mut command = Command::new(binary());
+    command
+        .arg("--nonsense")
+        .env("JOURNAL_STREAM", stream)
+        .stderr(stderr);
+    assert_eq!(command.status().expect("run kingserver").code(), Some(2));
+    let written = fs::read_to_string(file.path()).expect("read it");
+    assert!(written.starts_with("<3>kingserver: "), "{written}");
+}
+
+/// Ends a daemon, of which the tests know the process id only.
+struct Daemon(u32);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let kill = Command::new("sh")
+            .args(["-c", &format!("kill -9 {} 2>/dev/null", self.0)])
+            .status();
+        kill.expect("run sh");
+    }
+}
+
+fn daemon_args<'a>(data: &'a str, socket: &'a str, pid_file: &'a str) -> [&'a str; 8] {
+    ["-d", "--db.path", data, "-s", socket, "-P", pid_file, "-t1"]
+}
+
+fn paths(root: &Path) -> [String; 3] {
+    ["data", "socket", "pid"].map(|name| root.join(name).display().to_string())
+}
+
+#[test]
+fn a_daemon_serves_before_its_starter_returns() {
+    let directory = tempfile::tempdir().expect("make a directory");
+    let [data, socket, pid_file] = paths(directory.path());
+    let output = run(&daemon_args(&data, &socket, &pid_file));
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{message}");
+    let pid = fs::read_to_string(&pid_file).expect("read the pid file");
+    let daemon = Daemon(pid.trim().parse().expect("a number"));
+    let mut client = Client::connect_unix(Path::new(&socket));
+    assert_eq!(client.stat("pid"), u64::from(daemon.0));
+    client.set("a", "x");
+
+    // A second one on the same directory fails, and its starter tells.
+    let others =
+        ["other-socket", "other-pid"].map(|name| directory.path().join(name).display().to_string());
+    let refused = run(&daemon_args(&data, &others[0], &others[1]));
+    assert_eq!(refused.status.code(), Some(1));
+    let message = text(&refused.stderr);
+    assert!(
+        message.contains(&data) && message.lines().count() == 1,
+        "{message}"
+    );
+    assert!(
+        others.iter().all(|path| !Path::new(path).exists()),
+        "a start that failed leaves no files"
+    );
+
+    let term = Command::new("sh")
+        .args(["-c", &format!("kill -TERM {}", daemon.0)])
+        .status();
+    assert!(term.expect("run sh").success());
+    wait_until("the daemon removes its pid file", || {
+        !Path::new(&pid_file).exists()
+    });
+}
+
+#[test]
+fn an_unwritable_pid_file_is_refused() {
+    let (status, message) = Plan::new(&["-P", "/proc/kingserver.pid"]).refused();
+    assert_eq!(status, 1, "{message}");
+    assert!(
+        message.contains("cannot write the pid file /proc/kingserver.pid"),
+        "{message}"
+    );
+}
+
+#[test]
+fn an_unwritable_directory_is_refused() {
+    let output = run(&["--db.path=/proc/kingdb", "-s", "socket"]);
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(
+        message.contains("/proc/kingdb") && message.lines().count() == 1,
+        "{message}"
+    );
+}
+
+/// Files of a later version are left alone, and the line says what to do. The version stands behind eight bytes of magic: kingdb(5).
+#[test]
+fn a_newer_format_is_refused() {
+    let plan = Server::start(&[]).stop();
+    for entry in fs::read_dir(plan.data()).expect("list the directory") {
+        let path = entry.expect("an entry").path();
+        let old = fs::read(&path).expect("read a file of the store");
+        if old.len() < 12 {
+            continue;
+        }
+        let mut newer = old.clone();
+        newer[8..12].copy_from_slice(&99u32.to_le_bytes());
+        fs::write(&path, &newer).expect("write");
+        let (status, message) = plan.refused();
+        let name = path.file_name().expect("a name").to_str().expect("UTF-8");
+        assert_eq!(status, 1, "{name}: {message}");
+        assert!(
+            message.contains(name) && message.contains("99"),
+            "{name}: {message}"
+        );
+        assert!(
+            message.contains("newer") && message.lines().count() == 1,
+            "{name}: {message}"
+        );
+        assert_eq!(
+            fs::read(&path).expect("read it again"),
+            newer,
+            "{name} is untouched"
+        );
+        fs::write(&path, &old).expect("write");
+    }
+    plan.start().stop();
+}
+
+/// Started by root the server becomes the user, with a data directory of its own; started by others it stays who it is.
+#[test]
+fn another_user() {
+    let directory = tempfile::tempdir_in("/tmp").expect("make a directory");
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(directory.path(), open).expect("let others in");
+    let data = directory.path().join("data").display().to_string();
+    let server = Plan::new(&["-u", "nobody", "--db.path", &data]).start();
+    server.client().set("a", "x");
+    let expected = if root() { "65534" } else { "" };
+    for field in ["Uid:", "Gid:"] {
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("read its status");
+        let line = status
+            .lines()
+            .find(|line| line.starts_with(field))
+            .expect("the line")
+            .to_string();
+        let ids: Vec<&str> = line.split_whitespace().skip(1).collect();
+        assert!(
+            ids.iter().all(|id| *id == ids[0]),
+            "{line}: all four kinds of id"
+        );
+        assert!(expected.is_empty() || ids[0] == expected, "{line}");
+    }
+    assert!(Path::new(&data).exists());
+}
+
+#[test]
+fn an_unknown_user_is_refused() {
+    let plan = Plan::new(&["-u", "no-such-user"]);
+    if root() {
+        let (status, message) = plan.refused();
+        assert_eq!(status, 1, "{message}");
+        assert!(
+            message.contains("no user 'no-such-user' in /etc/passwd"),
+            "{message}"
+        );
+    } else {
+        plan.start();
+    }
+}
+
+/// The limit on open files fits the connections, or a warning says that it does not.
+#[test]
+fn descriptors_fit_the_connections() {
+    let server = Plan::new(&["-c", "3000"])
+        .under(&["prlimit", "--nofile=500:500"])
+        .start();
+    let limits =
+        fs::read_to_string(format!("/proc/{}/limits", server.pid())).expect("read its limits");
+    let line = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"))
+        .expect("the line");
+    let soft: u64 = line
+        .split_whitespace()
+        .nth(3)
+        .and_then(|word| word.parse().ok())
+        .expect("a number");
+    let warned = server.messages().contains("the limit on open files is 500");
+    assert_eq!(warned, soft < 3256, "limit {soft}: {}", server.messages());
+    assert!(server.client().ask("version").starts_with("VERSION"));
+}
