@@ -542,3 +542,6 @@ fn head(data: &[u8]) -> String {
 fn tail(data: &[u8]) -> String {
     String::from_utf8_lossy(&data[data.len().saturating_sub(32)..]).into_owned()
 }
+
+#[cfg(test)]
+mod tests;

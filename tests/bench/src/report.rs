@@ -82,7 +82,7 @@ impl Results {
 
     /// The tables.
     pub fn markdown(&self) -> String {
-        let mut text = format!("{}\n\n", self.about);
+        let mut text = format!("{} Keys: {}.\n\n", self.about, spaces(&self.cases));
         self.cpu_table(&mut text);
         let part = |open: bool| {
             self.cases
@@ -248,8 +248,8 @@ pub fn whole(value: Option<f64>) -> String {
     digits.chars().enumerate().flat_map(group).collect()
 }
 
-/// Says what the keys were of each size.
-pub fn spaces(cases: &[Case]) -> String {
+/// How many keys there were of each size.
+fn spaces(cases: &[Case]) -> String {
     let mut sizes: Vec<(usize, u32)> = cases
         .iter()
         .map(|case| (case.work.size, case.work.space))
@@ -310,6 +310,30 @@ mod tests {
             results.ratio(&case, Peer::KingServer, Peer::Memcached),
             None
         );
+    }
+
+    #[test]
+    fn tables_have_a_cell_for_every_peer() {
+        let mut results = Results::new(&[Peer::Null, Peer::KingServer], 1, Duration::ZERO, 1);
+        let case = Case::of_size(100, 10)[0];
+        for (peer, cpu) in [(Peer::Null, 7.0), (Peer::KingServer, 7.7)] {
+            results.add(
+                &case,
+                peer,
+                Sample {
+                    cpu,
+                    rate: 140_000.0,
+                    ..Sample::default()
+                },
+            );
+        }
+        let table = results.markdown();
+        assert!(table.contains("Keys: 10 of 100 B."));
+        assert!(table.contains("| get, 100 B | 7.00 | 7.70 | 1.10 | – |"));
+        assert!(table.contains("| get, 100 B | kingserver | 140,000 |"));
+        let json = results.json();
+        assert_eq!(json["rows"][1]["peer"], "kingserver");
+        assert!(json["rows"][1]["over_memcached"].is_null());
     }
 
     #[test]
