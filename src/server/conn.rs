@@ -259,20 +259,22 @@ impl Connection {
             State::Upload(uploading) => uploading.sink(),
             _ => None,
         };
+        let stream = &self.stream;
         let (asked, result) = match sink {
             Some((body, want)) if want > 0 && filled == 0 => {
                 let want = want.min(budget.bytes);
                 let rest = &mut scratch[..most - want.min(most)];
+                let asked = want + rest.len();
                 (
-                    want + rest.len(),
-                    self.stream
+                    asked,
+                    stream
                         .recv_split(body, want, rest)
                         .map(|n| (n, n.min(want))),
                 )
             }
             _ => (
                 most,
-                self.stream
+                stream
                     .recv(&mut scratch[filled..filled + most])
                     .map(|n| (n, 0)),
             ),
@@ -538,9 +540,26 @@ impl Connection {
         }
     }
 
-    /// Gives its memory back to the worker and tells the peer that nothing more will come.
-    pub fn close(mut self, pool: &mut Pool) {
+    /// Gives its memory back to the worker and closes the socket.
+    pub fn close(mut self, scratch: &mut [u8], pool: &mut Pool) {
         self.output.truncate(0, pool);
+        if matches!(self.state, State::Closing) && !self.ended {
+            last_words(&self.stream, scratch);
+        }
+    }
+}
+
+/// Before a socket is closed that may hold unread input: the kernel would answer that with a reset, which can overtake what was said
+/// last. So the end is announced and what has arrived so far is read and thrown away, up to a bound.
+pub fn last_words(stream: &Stream, scratch: &mut [u8]) {
+    const READS: usize = 16;
+    if stream.shutdown_write().is_err() {
+        return;
+    }
+    for _ in 0..READS {
+        if !matches!(stream.recv(scratch), Ok(1..)) {
+            return;
+        }
     }
 }
 

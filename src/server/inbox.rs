@@ -2,7 +2,8 @@
 //! one inbox; anybody may post, the worker alone collects. A bell that rings already is not rung again.
 
 use super::table::Token;
-use kingdb::store::{ChunkWritten, Fetched, Seen, Uploaded};
+use super::verdict::Basis;
+use kingdb::store::{ChunkWritten, Fetched, Uploaded};
 use kingdb::sys::event::EventFd;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -21,14 +22,10 @@ pub enum Answer {
     Chunk(kingdb::store::Result<Vec<u8>>),
 }
 
-/// A joined value, what it was joined from, and what it keeps of that.
+/// A joined value and what it was joined from.
 pub struct Composed {
     /// The old record, as the join saw it.
-    pub seen: Seen,
-    /// Its flags.
-    pub flags: u32,
-    /// Its deadline.
-    pub expires: u64,
+    pub basis: Basis,
     /// The new value.
     pub value: kingdb::store::Result<Uploaded>,
 }

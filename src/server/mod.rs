@@ -53,6 +53,7 @@ pub fn run(settings: Settings, db: Arc<Db>, mut listeners: Listeners) -> Result<
         workers.push(start(number, worker, ended.clone()).map_err(fail)?);
     }
     let waited = wait(&listeners.signals, &ended);
+    log::info("stopping");
     shared.inboxes.iter().for_each(|inbox| inbox.stop());
     let outcomes = workers.into_iter().map(JoinHandle::join);
     let outcomes: Result<Vec<()>, String> = outcomes

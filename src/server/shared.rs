@@ -2,10 +2,11 @@
 
 use super::counters::{Counter, Counters, Values, ZERO};
 use super::inbox::Inbox;
+use super::log;
 use super::settings::Settings;
 use kingdb::sys::clock;
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ pub struct Shared {
     /// When the server started, on the monotonic clock.
     pub started: Duration,
     connections: AtomicUsize,
+    failure_told: AtomicBool,
     /// What the counters' sums were at the last `stats reset`: a reset subtracts, so that no worker writes another's counters.
     baseline: Mutex<Values>,
 }
@@ -38,6 +40,7 @@ impl Shared {
                 .collect::<io::Result<_>>()?,
             started: clock::monotonic(),
             connections: AtomicUsize::new(0),
+            failure_told: AtomicBool::new(false),
             baseline: Mutex::new(ZERO),
         })
     }
@@ -55,6 +58,13 @@ impl Shared {
     /// Gives a place back.
     pub fn leave(&self) {
         self.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// The store accepts no writes any more: says so in the messages, once.
+    pub fn tell_failure(&self, why: &str) {
+        if !self.failure_told.swap(true, Ordering::Relaxed) {
+            log::error(format_args!("writes are refused from here on: {why}"));
+        }
     }
 
     /// All counters, summed over the workers, since the last reset.

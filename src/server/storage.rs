@@ -3,10 +3,11 @@
 
 use super::context::Context;
 use super::counters::Counter;
+use super::inbox::Composed;
 use super::proto::text::Verb;
 use super::reply;
 use super::verdict::{Attempt, Basis, Particulars, Source, Supply, Verdict, look, write};
-use kingdb::store::{Body, CHUNK, Expect, Key, Large, Lookup, NewBody, Part, Seen, Uploaded};
+use kingdb::store::{Body, CHUNK, Expect, Key, Large, Lookup, NewBody, Part, Record, Uploaded};
 
 /// A storage command without its value.
 #[derive(Clone, Copy)]
@@ -131,35 +132,15 @@ impl Store<'_> {
             unreachable!("append and prepend receive their value in memory")
         };
         let supply = match supply.map(|supply| *supply) {
-            Some(Supply::Composed(composed)) => {
-                let (flags, expires, expect) = (
-                    composed.flags,
-                    composed.expires,
-                    Expect::Unchanged(composed.seen),
-                );
-                let uploaded = composed.value?;
-                ctx.depend(composed.seen.depends);
-                let particulars = Particulars {
-                    flags,
-                    expires,
-                    cas: None,
-                    expect,
-                };
-                if write(
-                    key,
-                    particulars,
-                    Source::Given(NewBody::Uploaded(&uploaded)),
-                    ctx,
-                )? {
-                    return Ok(Verdict::Say(reply::STORED));
-                }
-                None
-            }
+            Some(Supply::Composed(composed)) => match self.write_composed(key, composed, ctx)? {
+                true => return Ok(Verdict::Say(reply::STORED)),
+                false => None,
+            },
             other => other.map(Box::new),
         };
         loop {
             ctx.value.clear();
-            let visit = |record: kingdb::store::Record<'_>, joined: &mut Vec<u8>| {
+            let visit = |record: Record<'_>, joined: &mut Vec<u8>| {
                 let (len, large) = (record.len(), self.gather(&record.body, new, joined));
                 (record.flags, record.expires, len, large)
             };
@@ -169,23 +150,19 @@ impl Store<'_> {
                     Lookup::Miss(_) => return Ok(Verdict::Say(reply::NOT_STORED)),
                     Lookup::Cold(read) => return Ok(Verdict::Cold(read)),
                 };
+            let basis = Basis {
+                seen,
+                flags,
+                expires,
+            };
             if len + new.len() as u64 > ctx.settings.max_value {
                 ctx.count(Counter::StoreTooLarge);
                 return Ok(Verdict::Say(reply::TOO_LARGE));
             }
             if large.is_some() || ctx.value.len() > CHUNK {
-                return Ok(self.compose(
-                    new,
-                    large,
-                    Basis {
-                        seen,
-                        flags,
-                        expires,
-                    },
-                    ctx,
-                ));
+                return Ok(self.compose(new, large, basis, ctx));
             }
-            if self.write_joined(key, flags, expires, seen, ctx)? {
+            if write(key, basis.kept(), Source::Computed, ctx)? {
                 return Ok(Verdict::Say(reply::STORED));
             }
         }
@@ -207,21 +184,22 @@ impl Store<'_> {
         None
     }
 
-    fn write_joined(
+    /// What the disk lane joined is written if nothing has changed meanwhile.
+    fn write_composed(
         &self,
         key: Key<'_>,
-        flags: u32,
-        expires: u64,
-        seen: Seen,
+        composed: Composed,
         ctx: &mut Context,
     ) -> Result<bool, kingdb::Error> {
-        let particulars = Particulars {
-            flags,
-            expires,
-            cas: None,
-            expect: Expect::Unchanged(seen),
-        };
-        write(key, particulars, Source::Computed, ctx)
+        let Composed { basis, value } = composed;
+        ctx.depend(basis.seen.depends);
+        let value = value?;
+        write(
+            key,
+            basis.kept(),
+            Source::Given(NewBody::Uploaded(&value)),
+            ctx,
+        )
     }
 
     /// The result is large: the disk lane writes it out.

@@ -47,6 +47,23 @@ pub struct Basis {
     pub expires: u64,
 }
 
+impl Basis {
+    /// What a record made from this one keeps of it, on condition that it is still there.
+    pub fn kept(&self) -> Particulars {
+        let Self {
+            seen,
+            flags,
+            expires,
+        } = *self;
+        Particulars {
+            flags,
+            expires,
+            cas: None,
+            expect: Expect::Unchanged(seen),
+        }
+    }
+}
+
 /// An executed command's verdict, or why the store refused it.
 pub type Attempt = Result<Verdict, kingdb::Error>;
 
@@ -63,19 +80,10 @@ pub fn conclude(attempt: Attempt, noreply: bool, ctx: &mut Context) -> Result<()
             ctx.submit(move || Answer::Fetched(read.run()));
             return Err(Waiting::Lane);
         }
-        Ok(Verdict::Compose(
-            compose,
-            Basis {
-                seen,
-                flags,
-                expires,
-            },
-        )) => {
+        Ok(Verdict::Compose(compose, basis)) => {
             ctx.submit(move || {
                 Answer::Composed(Composed {
-                    seen,
-                    flags,
-                    expires,
+                    basis,
                     value: compose.run(),
                 })
             });

@@ -10,7 +10,7 @@
 //! An edge does not come twice: a connection that used up its budget stands on the ready list, and epoll is then only asked, not waited for.
 
 use super::buffer::Pool;
-use super::conn::{Connection, Fate};
+use super::conn::{Connection, Fate, last_words};
 use super::context::{Context, Waiting};
 use super::counters::Counter;
 use super::inbox::Letter;
@@ -351,6 +351,9 @@ impl Worker {
     fn uncork(&mut self) {
         let failure = self.ctx.db.failure();
         let mark = self.ctx.db.mark();
+        if let Some(why) = &failure {
+            self.ctx.shared.tell_failure(why);
+        }
         if failure.is_none() && self.awaited.is_some_and(|awaited| mark < awaited) {
             return;
         }
@@ -423,18 +426,18 @@ impl Worker {
         }
     }
 
-    fn turn_away(&self, stream: &Stream) {
+    fn turn_away(&mut self, stream: &Stream) {
         self.ctx.count(Counter::RejectedConnections);
         // The peer may be gone; there is nobody to tell then.
         let _ = stream.send(&[IoSlice::new(reply::TOO_MANY)]);
-        let _ = stream.shutdown_write();
+        last_words(stream, &mut self.scratch);
     }
 
     fn close(&mut self, token: Token) {
         let Some(connection) = self.table.remove(token) else {
             return;
         };
-        connection.close(&mut self.pool);
+        connection.close(&mut self.scratch, &mut self.pool);
         self.ctx.shared.leave();
         self.count_connections();
     }
