@@ -70,7 +70,7 @@ impl Sample {
     }
 }
 
-/// Warms up for a tenth of `window`, then measures for `window`, longer where operations take so long
+/// Has every connection served once, warms up for a tenth of `window`, then measures for `window`, longer where operations take so long
 /// that there would be none to count. One sample per plan.
 pub fn measure(server: &Server, plans: Vec<Plan>, window: Duration) -> Result<Vec<Sample>> {
     let name = server.peer.name();
@@ -81,6 +81,7 @@ pub fn measure(server: &Server, plans: Vec<Plan>, window: Duration) -> Result<Ve
 }
 
 fn measure_load(server: &Server, load: &mut Load, window: Duration) -> Result<Vec<Sample>> {
+    load.once()?;
     load.run(window / 10)?;
     let switches = proc::switches(server.pid())?;
     load.reset();
