@@ -1,8 +1,9 @@
-//! Unsent output. In the common case a reply never comes here: it is written into the worker's turn buffer and sent from there. What the
-//! socket does not take, and what has to wait for the log, moves into a [`Queue`] of fixed-size chunks out of the worker's [`Pool`].
+//! Unsent output. In the common case a reply never comes here: it is written into the worker's turn buffer
+//! and sent from there. What the socket does not take, and what has to wait for the log, moves into a
+//! [`Queue`] of fixed-size chunks out of the worker's [`Pool`].
 //!
-//! The pool keeps a bounded number of free chunks, so that a burst of slow readers does not leave its memory behind for ever. Used by one
-//! worker thread.
+//! The pool keeps a bounded number of free chunks, so that a burst of slow readers does not leave its memory
+//! behind for ever. Used by one worker thread.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -71,8 +72,8 @@ impl Queue {
         }
     }
 
-    /// The first bytes as slices, as many as fit into `slices`, leaving out those past the first `limit` bytes. Returns how many slices
-    /// were set and how many bytes they hold.
+    /// The first bytes as slices, as many as fit into `slices`, leaving out those past the first `limit`
+    /// bytes. Returns how many slices were set and how many bytes they hold.
     pub fn slices<'a>(&'a self, limit: usize, slices: &mut [IoSlice<'a>]) -> (usize, usize) {
         let mut left = limit.min(self.len);
         let mut start = self.start;

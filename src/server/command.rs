@@ -1,5 +1,6 @@
-//! From a command line to its execution: what is small is done here, the rest is told to its module. Commands that need no value are finished in
-//! one step, or parked whole: then nothing of the input is consumed and the same step is taken again later.
+//! From a command line to its execution: what is small is done here, the rest is told to its module. Commands
+//! that need no value are finished in one step, or parked whole: then nothing of the input is consumed and
+//! the same step is taken again later.
 
 use super::context::{Context, Step, Waiting};
 use super::counters::Counter;

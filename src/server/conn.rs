@@ -1,10 +1,12 @@
-//! One connection: what it has received and not executed, what it has said and not sent, and a state that owns what its next step
-//! needs. It never calls the loop; the loop calls it, at most once per turn to run and once to send.
+//! One connection: what it has received and not executed, what it has said and not sent, and a state that
+//! owns what its next step needs. It never calls the loop; the loop calls it, at most once per turn to run
+//! and once to send.
 //!
-//! Readiness is edge-triggered. `readable` and `writable` are set by events and cleared here alone: on `EAGAIN`, on a short write, and on a short
-//! read *unless the peer's shutdown has been announced*. A short read alone would be proof enough that the socket is drained, since whatever comes
-//! later comes with a new edge; but data and FIN that arrive together come with one edge, and then the end of the stream is still to be read.
-//! So an unpipelined request costs one recv(2), not two.
+//! Readiness is edge-triggered. `readable` and `writable` are set by events and cleared here alone: on
+//! `EAGAIN`, on a short write, and on a short read *unless the peer's shutdown has been announced*. A short
+//! read alone would be proof enough that the socket is drained, since whatever comes later comes with a new
+//! edge; but data and FIN that arrive together come with one edge, and then the end of the stream is still to
+//! be read. So an unpipelined request costs one recv(2), not two.
 
 use super::buffer::{Pool, Queue};
 use super::command::{self, Next};
@@ -185,8 +187,8 @@ impl Connection {
         self.run_socket(scratch, filled, &mut budget, ctx)
     }
 
-    /// Executes what is held. `None`: it does not get on. Otherwise what is left of it, less than a command, was moved to the head of
-    /// `scratch`: so many bytes.
+    /// Executes what is held. `None`: it does not get on. Otherwise what is left of it, less than a command,
+    /// was moved to the head of `scratch`: so many bytes.
     #[inline]
     fn run_held(
         &mut self,
@@ -449,8 +451,9 @@ impl Connection {
         Step::Done
     }
 
-    /// Takes the replies of this turn, which tell of the log up to `depends`, and sends what may leave: all if `mark` has passed that, else what
-    /// was unsent before. Whether it must now be corked is told by [`Connection::held_back`].
+    /// Takes the replies of this turn, which tell of the log up to `depends`, and sends what may leave: all
+    /// if `mark` has passed that, else what was unsent before. Whether it must now be corked is told by
+    /// [`Connection::held_back`].
     #[inline]
     pub fn send(
         &mut self,
@@ -474,7 +477,8 @@ impl Connection {
         (self.free < self.output.len()).then_some(self.depends)
     }
 
-    /// The log will never get there: what was to be told has not happened. The peer learns why, and the connection ends.
+    /// The log will never get there: what was to be told has not happened. The peer learns why, and the
+    /// connection ends.
     pub fn refuse(&mut self, why: &str, pool: &mut Pool, ctx: &Context) -> Fate {
         self.output.truncate(self.free, pool);
         let mut line = Vec::new();
@@ -487,7 +491,6 @@ impl Connection {
 
     #[inline]
     fn transmit(&mut self, replies: &[u8], pool: &mut Pool, ctx: &Context) -> Fate {
-        let queued = self.free - replies.len();
         let mut rest = replies;
         while self.writable && self.free > 0 {
             let from_queue = self.free - rest.len();
@@ -500,10 +503,10 @@ impl Connection {
             ctx.counters().add(Counter::BytesWritten, n as u64);
             self.writable = n == asked;
             self.free -= n;
-            self.output_consume(n.min(from_queue), pool);
-            rest = &rest[n - n.min(from_queue)..];
+            let sent_of_queue = n.min(from_queue);
+            self.output.consume(sent_of_queue, pool);
+            rest = &rest[n - sent_of_queue..];
         }
-        debug_assert!(queued >= self.free.saturating_sub(rest.len()));
         self.output.push(rest, pool);
         match self.waiting == Waiting::Close && self.output.is_empty() {
             true => Fate::Closed,
@@ -511,13 +514,8 @@ impl Connection {
         }
     }
 
-    fn output_consume(&mut self, n: usize, pool: &mut Pool) {
-        if n > 0 {
-            self.output.consume(n, pool);
-        }
-    }
-
-    /// One send of the first `from_queue` bytes of the output and of `replies` after them. Bytes offered, and what came of it.
+    /// One send of the first `from_queue` bytes of the output and of `replies` after them. Bytes offered, and
+    /// what came of it.
     #[inline]
     fn send_once(&self, from_queue: usize, replies: &[u8]) -> (usize, std::io::Result<usize>) {
         if from_queue == 0 {
@@ -549,8 +547,9 @@ impl Connection {
     }
 }
 
-/// Before a socket is closed that may hold unread input: the kernel would answer that with a reset, which can overtake what was said
-/// last. So the end is announced and what has arrived so far is read and thrown away, up to a bound.
+/// Before a socket is closed that may hold unread input: the kernel would answer that with a reset, which can
+/// overtake what was said last. So the end is announced and what has arrived so far is read and thrown away,
+/// up to a bound.
 pub fn last_words(stream: &Stream, scratch: &mut [u8]) {
     const READS: usize = 16;
     if stream.shutdown_write().is_err() {

@@ -1,5 +1,6 @@
-//! What the commands of one worker share: the store, the turn's replies, reusable buffers, and notes about the connection that is being
-//! worked on. A command is executed with a `&mut Context` and a connection's state, and with nothing else of the worker.
+//! What the commands of one worker share: the store, the turn's replies, reusable buffers, and notes about
+//! the connection that is being worked on. A command is executed with a `&mut Context` and a connection's
+//! state, and with nothing else of the worker.
 
 use super::counters::{Counter, Counters};
 use super::inbox::{Answer, Inbox, Letter};
@@ -14,7 +15,8 @@ use std::sync::Arc;
 pub const UNSENT_LIMIT: usize = 64 * 1024;
 /// The turn buffer's capacity. Bytes.
 const TURN_BUFFER: usize = 512 * 1024;
-/// The most one connection can add to it in a turn: it stops at `UNSENT_LIMIT`, after at most one more value or one more `stats`. Bytes.
+/// The most one connection can add to it in a turn: it stops at `UNSENT_LIMIT`, after at most one more value
+/// or one more `stats`. Bytes.
 const ONE_CONNECTION: usize = UNSENT_LIMIT + kingdb::store::CHUNK + 32 * 1024;
 /// Log records appended per worker and turn. Bytes.
 const APPEND_LIMIT: usize = 1024 * 1024;

@@ -1,5 +1,5 @@
-//! Counters of one worker. Only the worker itself writes them, with plain loads and stores that are atomic for the reader's sake (no locked
-//! instruction), and each worker's stand in cache lines of their own.
+//! Counters of one worker. Only the worker itself writes them, with plain loads and stores that are atomic
+//! for the reader's sake (no locked instruction), and each worker's stand in cache lines of their own.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

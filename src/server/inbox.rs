@@ -1,5 +1,6 @@
-//! How other threads reach a worker: answers from the disk lane, the news that the log's mark moved, the order to stop. Each worker has
-//! one inbox; anybody may post, the worker alone collects. A bell that rings already is not rung again.
+//! How other threads reach a worker: answers from the disk lane, the news that the log's mark moved, the
+//! order to stop. Each worker has one inbox; anybody may post, the worker alone collects. A bell that rings
+//! already is not rung again.
 
 use super::table::Token;
 use super::verdict::Basis;
@@ -81,7 +82,8 @@ impl Inbox {
         self.stop.load(Ordering::SeqCst)
     }
 
-    /// The worker heard the bell: swaps the answers so far into `letters`, which must be empty. What is posted from here on rings again.
+    /// The worker heard the bell: swaps the answers so far into `letters`, which must be empty. What is
+    /// posted from here on rings again.
     pub fn collect(&self, letters: &mut Vec<Letter>) {
         assert!(letters.is_empty());
         self.ringing.store(false, Ordering::SeqCst);

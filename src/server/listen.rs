@@ -1,6 +1,7 @@
-//! Where clients come in. [`Listeners`] binds every address before the server starts, one socket per worker for TCP (`SO_REUSEPORT`) and one for all
-//! for a Unix socket. [`Door`] is one worker's side of it: accepting a few connections per wake, and standing closed for a moment when the process has
-//! run out of descriptors, so that it neither spins nor needs a client's further knock.
+//! Where clients come in. [`Listeners`] binds every address before the server starts, one socket per worker
+//! for TCP (`SO_REUSEPORT`) and one for all for a Unix socket. [`Door`] is one worker's side of it: accepting
+//! a few connections per wake, and standing closed for a moment when the process has run out of descriptors,
+//! so that it neither spins nor needs a client's further knock.
 
 use super::log;
 use super::settings::Settings;
@@ -17,7 +18,8 @@ use std::time::Duration;
 
 /// How long a door stays closed after the process ran out of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Connections accepted per wake from a socket of the worker's own, and from one that all workers share: there the others get a chance.
+/// Connections accepted per wake from a socket of the worker's own, and from one that all workers share:
+/// there the others get a chance.
 const ACCEPTS: usize = 32;
 const SHARED_ACCEPTS: usize = 2;
 /// Descriptors wanted beside one per connection: listeners, loops, the store's files.
@@ -34,8 +36,9 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Binds all that the settings ask for. It also blocks the signals that [`super::run`] reads, in this thread and in those it starts
-    /// from here on, and raises the limit on descriptors: call it before the store is opened. The error is one sentence.
+    /// Binds all that the settings ask for. It also blocks the signals that [`super::run`] reads, in this
+    /// thread and in those it starts from here on, and raises the limit on descriptors: call it before the
+    /// store is opened. The error is one sentence.
     pub fn bind(settings: &Settings) -> Result<Self, String> {
         let signals = SignalFd::block().map_err(|e| format!("cannot take signals: {e}"))?;
         raise_limit(settings);
@@ -188,7 +191,8 @@ impl Door {
         Ok(())
     }
 
-    /// Takes the sockets out until [`Door::reopen`]: what waits there goes on waiting. Says so once until all who waited are in.
+    /// Takes the sockets out until [`Door::reopen`]: what waits there goes on waiting. Says so once until all
+    /// who waited are in.
     pub fn close(&mut self, epoll: &Epoll, now: Duration) -> io::Result<()> {
         if !std::mem::replace(&mut self.exhausted, true) {
             log::warn(
@@ -212,7 +216,8 @@ impl Door {
         self.closed.is_some()
     }
 
-    /// Puts the sockets back if it is time. Level-triggered: who waits is announced at once. Returns how long it was closed.
+    /// Puts the sockets back if it is time. Level-triggered: who waits is announced at once. Returns how long
+    /// it was closed.
     pub fn reopen(
         &mut self,
         epoll: &Epoll,

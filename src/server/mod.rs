@@ -1,7 +1,7 @@
 //! The server: loops that speak the memcached protocols, in front of the store.
 //!
-//! `main` calls [`Listeners::bind`], opens the store, and calls [`run`], which returns when the server was told to stop. Below this module nothing
-//! blocks and nothing is unsafe.
+//! `main` calls [`Listeners::bind`], opens the store, and calls [`run`], which returns when the server was
+//! told to stop. Below this module nothing blocks and nothing is unsafe.
 #![forbid(unsafe_code)]
 
 mod buffer;
@@ -40,8 +40,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use worker::Worker;
 
-/// Serves until SIGTERM or SIGINT, or until a loop fails. When it returns, no thread of the server is left, replies in hand have been sent as far as
-/// possible, and the caller closes the store.
+/// Serves until SIGTERM or SIGINT, or until a loop fails. When it returns, no thread of the server is left,
+/// replies in hand have been sent as far as possible, and the caller closes the store.
 pub fn run(settings: Settings, db: Arc<Db>, mut listeners: Listeners) -> Result<(), String> {
     let fail = |e: io::Error| format!("cannot start: {e}");
     let ended = Arc::new(EventFd::new().map_err(fail)?);

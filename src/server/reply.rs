@@ -1,5 +1,5 @@
-//! Writing answers of the text protocol into a buffer, by hand: this runs once or more per request, and formatting machinery would cost
-//! more than the lookup it reports.
+//! Writing answers of the text protocol into a buffer, by hand: this runs once or more per request, and
+//! formatting machinery would cost more than the lookup it reports.
 
 use kingdb::Error;
 

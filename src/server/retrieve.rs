@@ -1,6 +1,6 @@
-//! `get`, `gets`, `gat` and `gats`. Keys are taken from the line one by one and answered at once, so a line may be of any length and may
-//! arrive in any pieces; with too much unsent the connection pauses between two keys and goes on later. A value that lives in an extent
-//! file goes out one chunk per turn.
+//! `get`, `gets`, `gat` and `gats`. Keys are taken from the line one by one and answered at once, so a line
+//! may be of any length and may arrive in any pieces; with too much unsent the connection pauses between two
+//! keys and goes on later. A value that lives in an extent file goes out one chunk per turn.
 
 use super::context::{Context, UNSENT_LIMIT, Waiting};
 use super::counters::Counter;

@@ -1,4 +1,5 @@
-//! What the workers of one server share: the settings, the number of connections, and each other's counters and inboxes.
+//! What the workers of one server share: the settings, the number of connections, and each other's counters
+//! and inboxes.
 
 use super::counters::{Counter, Counters, Values, ZERO};
 use super::inbox::Inbox;
@@ -24,7 +25,8 @@ pub struct Shared {
     pub started: Duration,
     connections: AtomicUsize,
     failure_told: AtomicBool,
-    /// What the counters' sums were at the last `stats reset`: a reset subtracts, so that no worker writes another's counters.
+    /// What the counters' sums were at the last `stats reset`: a reset subtracts, so that no worker writes
+    /// another's counters.
     baseline: Mutex<Values>,
 }
 

@@ -1,4 +1,5 @@
-//! `stats`: memcached's names where we have the figure, ours beside them. A figure that we do not have is left out rather than made up.
+//! `stats`: memcached's names where we have the figure, ours beside them. A figure that we do not have is
+//! left out rather than made up.
 
 use super::context::Context;
 use super::counters::{Counter, Values};

@@ -1,5 +1,5 @@
-//! The commands that carry a value: set, add, replace, append, prepend, cas. The value has arrived when they are executed, in memory or, where it
-//! is large, in an extent file already.
+//! The commands that carry a value: set, add, replace, append, prepend, cas. The value has arrived when they
+//! are executed, in memory or, where it is large, in an extent file already.
 
 use super::context::Context;
 use super::counters::Counter;

@@ -1,9 +1,10 @@
-//! Connections by index and generation. A [`Token`] names one connection for ever: when a connection is closed its slot's generation moves
-//! on, so that an event, a timer or an answer from the disk lane that comes late finds nobody. Entries live in slabs that are added one
-//! by one and never move: growth copies nothing, and memory that was never needed is never touched.
+//! Connections by index and generation. A [`Token`] names one connection for ever: when a connection is
+//! closed its slot's generation moves on, so that an event, a timer or an answer from the disk lane that
+//! comes late finds nobody. Entries live in slabs that are added one by one and never move: growth copies
+//! nothing, and memory that was never needed is never touched.
 //!
-//! The table also keeps its entries in the order of their last activity (an intrusive list, two indexes per entry), so that an idle
-//! timeout looks at the head alone. Used by one worker thread.
+//! The table also keeps its entries in the order of their last activity (an intrusive list, two indexes per
+//! entry), so that an idle timeout looks at the head alone. Used by one worker thread.
 
 use super::conn::Connection;
 

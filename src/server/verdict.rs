@@ -1,6 +1,7 @@
-//! What executing one command against the store came to, and what follows from it. Commands that depend on what is stored are optimistic: look,
-//! compute, and write on condition that nothing changed since; otherwise do it over. Somebody else's write succeeded each time, so this
-//! ends. A command that needs the disk is parked and executed again, from its beginning, with what the disk lane fetched.
+//! What executing one command against the store came to, and what follows from it. Commands that depend on
+//! what is stored are optimistic: look, compute, and write on condition that nothing changed since; otherwise
+//! do it over. Somebody else's write succeeded each time, so this ends. A command that needs the disk is
+//! parked and executed again, from its beginning, with what the disk lane fetched.
 
 use super::context::{Context, Waiting};
 use super::inbox::{Answer, Composed};

@@ -1,13 +1,17 @@
-//! The loop. Each worker thread has its own epoll instance, its own listening sockets and its own connections, which live and die on it; it shares
-//! the store and little else, and never sleeps but in `epoll_wait(2)`.
+//! The loop. Each worker thread has its own epoll instance, its own listening sockets and its own
+//! connections, which live and die on it; it shares the store and little else, and never sleeps but in
+//! `epoll_wait(2)`.
 //!
-//! A turn has three phases. (1) Events become readiness flags, and every ready connection reads and executes within its budget; replies are only
-//! collected, in one buffer that all connections of the turn share. (2) The log is written out to its tail, once for all of them, whoever appended. (3)
-//! Replies are sent, but a reply leaves only when the log's mark has passed everything that it tells of: what was written, what was read, what was found
-//! absent. The others are *corked*: their connections execute nothing until the store wakes the worker. So nothing that could still be lost in a crash is
-//! ever acknowledged, at one write per turn; and under `--db.sync=always` the same waiting is group commit.
+//! A turn has three phases. (1) Events become readiness flags, and every ready connection reads and executes
+//! within its budget; replies are only collected, in one buffer that all connections of the turn share. (2)
+//! The log is written out to its tail, once for all of them, whoever appended. (3) Replies are sent, but a
+//! reply leaves only when the log's mark has passed everything that it tells of: what was written, what was
+//! read, what was found absent. The others are *corked*: their connections execute nothing until the store
+//! wakes the worker. So nothing that could still be lost in a crash is ever acknowledged, at one write per
+//! turn; and under `--db.sync=always` the same waiting is group commit.
 //!
-//! An edge does not come twice: a connection that used up its budget stands on the ready list, and epoll is then only asked, not waited for.
+//! An edge does not come twice: a connection that used up its budget stands on the ready list, and epoll is
+//! then only asked, not waited for.
 
 use super::buffer::Pool;
 use super::conn::{Connection, Fate, last_words};
@@ -486,7 +490,8 @@ impl Worker {
 
     // ---- the end
 
-    /// Nothing is accepted, read or executed any more; what was said leaves as far as the log and the peers allow within a bounded time.
+    /// Nothing is accepted, read or executed any more; what was said leaves as far as the log and the peers
+    /// allow within a bounded time.
     fn finish(&mut self) -> io::Result<()> {
         self.door.shut();
         self.ctx.db.write_out();

@@ -1,8 +1,9 @@
-//! `epoll(7)`: one instance per loop. The caller chooses a 64-bit token per descriptor and gets it back with every event.
+//! `epoll(7)`: one instance per loop. The caller chooses a 64-bit token per descriptor and gets it back with
+//! every event.
 //!
-//! Connections are registered once, edge-triggered, for everything ([`Interest::EDGE`]), so that a connection's whole life costs
-//! one `epoll_ctl(2)`: the kernel drops the registration when the descriptor is closed. Listening sockets are level-triggered.
-//! Used by one thread; a token is never interpreted here.
+//! Connections are registered once, edge-triggered, for everything ([`Interest::EDGE`]), so that a
+//! connection's whole life costs one `epoll_ctl(2)`: the kernel drops the registration when the descriptor is
+//! closed. Listening sockets are level-triggered. Used by one thread; a token is never interpreted here.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -43,7 +44,8 @@ impl Event {
         self.bits & (libc::EPOLLOUT | libc::EPOLLHUP | libc::EPOLLERR) as u32 != 0
     }
 
-    /// The peer will send nothing more: a short read does not mean that the socket is drained, its end is still to be read.
+    /// The peer will send nothing more: a short read does not mean that the socket is drained, its end is
+    /// still to be read.
     pub fn hung_up(self) -> bool {
         self.bits & (libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR) as u32 != 0
     }
@@ -89,8 +91,8 @@ impl Epoll {
         self.control(libc::EPOLL_CTL_DEL, fd, Interest(0), 0)
     }
 
-    /// Waits for events, at most `timeout` (`None`: for ever; rounded up to a millisecond). Returns how many there are; read them
-    /// with [`Epoll::event`]. A signal that interrupts the wait counts as no event.
+    /// Waits for events, at most `timeout` (`None`: for ever; rounded up to a millisecond). Returns how many
+    /// there are; read them with [`Epoll::event`]. A signal that interrupts the wait counts as no event.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
         let millis = match timeout {
             None => -1,
@@ -126,7 +128,8 @@ impl Epoll {
             events: interest.0,
             u64: token,
         };
-        // SAFETY: both descriptors are open for the whole call, since they are borrowed; `event` is a valid epoll_event.
+        // SAFETY: both descriptors are open for the whole call, since they are borrowed; `event` is a valid
+        // epoll_event.
         let rc =
             unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), op, fd.as_fd().as_raw_fd(), &mut event) };
         if rc < 0 {

@@ -3,8 +3,8 @@
 use std::io;
 use std::time::Duration;
 
-/// Raises the soft limit on open descriptors to `wanted`, or as near to it as is allowed (the hard limit is raised too where the process
-/// may do that). Returns the limit that then holds.
+/// Raises the soft limit on open descriptors to `wanted`, or as near to it as is allowed (the hard limit is
+/// raised too where the process may do that). Returns the limit that then holds.
 pub fn raise_descriptor_limit(wanted: u64) -> io::Result<u64> {
     let mut limit = libc::rlimit64 {
         rlim_cur: 0,

@@ -18,8 +18,9 @@ pub enum Signal {
 pub struct SignalFd(OwnedFd);
 
 impl SignalFd {
-    /// Blocks SIGTERM, SIGINT, SIGHUP, SIGUSR1 and SIGUSR2 in this thread and in every thread it starts afterwards, and ignores
-    /// SIGPIPE. Call it before the first thread is started, or that thread will take the signal and die of it.
+    /// Blocks SIGTERM, SIGINT, SIGHUP, SIGUSR1 and SIGUSR2 in this thread and in every thread it starts
+    /// afterwards, and ignores SIGPIPE. Call it before the first thread is started, or that thread will take
+    /// the signal and die of it.
     pub fn block() -> io::Result<Self> {
         let signals = [
             libc::SIGTERM,
@@ -28,8 +29,8 @@ impl SignalFd {
             libc::SIGUSR1,
             libc::SIGUSR2,
         ];
-        // SAFETY: an all-zero sigset_t is valid, and sigemptyset makes it a set whatever it was; the set outlives each call; SIG_IGN
-        // installs no handler. sigaddset fails for unknown signal numbers only.
+        // SAFETY: an all-zero sigset_t is valid, and sigemptyset makes it a set whatever it was; the set
+        // outlives each call; SIG_IGN installs no handler. sigaddset fails for unknown signal numbers only.
         let fd = unsafe {
             let mut set: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&mut set);

@@ -1,6 +1,8 @@
-//! Stream sockets: `socket(7)`, `ip(7)`, `ipv6(7)`, `tcp(7)`, `unix(7)`. Everything is non-blocking and close-on-exec.
+//! Stream sockets: `socket(7)`, `ip(7)`, `ipv6(7)`, `tcp(7)`, `unix(7)`. Everything is non-blocking and
+//! close-on-exec.
 //!
-//! [`Listener`] accepts, [`Stream`] is one accepted connection. Addresses are turned into the kernel's form here and nowhere else.
+//! [`Listener`] accepts, [`Stream`] is one accepted connection. Addresses are turned into the kernel's form
+//! here and nowhere else.
 
 use std::ffi::c_int;
 use std::io::{self, ErrorKind, IoSlice};
@@ -15,8 +17,9 @@ use std::time::Duration;
 pub struct Listener(OwnedFd);
 
 impl Listener {
-    /// Listens on a TCP address. Port 0: the kernel picks one, see [`Listener::port`]. Several of these may share an address and the
-    /// kernel then spreads connections over them (`SO_REUSEPORT`): ask [`in_use`] first whether a stranger has it.
+    /// Listens on a TCP address. Port 0: the kernel picks one, see [`Listener::port`]. Several of these may
+    /// share an address and the kernel then spreads connections over them (`SO_REUSEPORT`): ask [`in_use`]
+    /// first whether a stranger has it.
     pub fn tcp(address: SocketAddr, backlog: i32) -> io::Result<Self> {
         let fd = tcp_socket(address)?;
         set_option(&fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
@@ -25,13 +28,14 @@ impl Listener {
         Ok(Self(fd))
     }
 
-    /// Listens on a Unix socket with permission bits `mode`. A socket file that no server answers on any more is replaced; one that is
-    /// answered on gives `AddrInUse`; anything else of that name gives `AlreadyExists`.
+    /// Listens on a Unix socket with permission bits `mode`. A socket file that no server answers on any more
+    /// is replaced; one that is answered on gives `AddrInUse`; anything else of that name gives
+    /// `AlreadyExists`.
     pub fn unix(path: &Path, mode: u32, backlog: i32) -> io::Result<Self> {
         remove_stale(path)?;
         let fd = new_socket(libc::AF_UNIX)?;
-        // Linux gives the file the mode of the socket's inode less the umask: never more than was asked for, not even for a moment.
-        // SAFETY: no pointers; `fd` is open.
+        // Linux gives the file the mode of the socket's inode less the umask: never more than was asked for,
+        // not even for a moment. SAFETY: no pointers; `fd` is open.
         if unsafe { libc::fchmod(fd.as_raw_fd(), mode) } < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -50,7 +54,8 @@ impl Listener {
         // SAFETY: sockaddr_in6 is plain integers, so all-zero is a valid value.
         let mut address: libc::sockaddr_in6 = unsafe { std::mem::zeroed() };
         let mut len = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
-        // SAFETY: the kernel writes at most `len` bytes, and a sockaddr_in6 (the longer of the two TCP forms) has so many.
+        // SAFETY: the kernel writes at most `len` bytes, and a sockaddr_in6 (the longer of the two TCP forms)
+        // has so many.
         let rc =
             unsafe { libc::getsockname(self.0.as_raw_fd(), (&raw mut address).cast(), &mut len) };
         // The port stands at the same place in sockaddr_in.
@@ -87,8 +92,8 @@ impl AsFd for Listener {
     }
 }
 
-/// Whether another socket listens on this TCP address: tried by binding without `SO_REUSEPORT`, which would hide a second server of the
-/// same user. Errors are those of bind(2).
+/// Whether another socket listens on this TCP address: tried by binding without `SO_REUSEPORT`, which would
+/// hide a second server of the same user. Errors are those of bind(2).
 pub fn in_use(address: SocketAddr) -> io::Result<bool> {
     match bind(&tcp_socket(address)?, address) {
         Ok(()) => Ok(false),
@@ -159,9 +164,9 @@ impl Stream {
         })
     }
 
-    /// Reads the next bytes behind `body`'s contents, at most `want` of them, and what follows those into `rest`. Returns the number
-    /// read in all, of which the first `want` (or fewer) went to `body`. `body` is grown to hold them first; memory that nothing arrives
-    /// in is not touched.
+    /// Reads the next bytes behind `body`'s contents, at most `want` of them, and what follows those into
+    /// `rest`. Returns the number read in all, of which the first `want` (or fewer) went to `body`. `body` is
+    /// grown to hold them first; memory that nothing arrives in is not touched.
     pub fn recv_split(
         &self,
         body: &mut Vec<u8>,
@@ -182,8 +187,8 @@ impl Stream {
         ];
         // SAFETY: both slices are exclusively borrowed and as long as the iovecs say.
         let n = retry(|| unsafe { libc::readv(self.0.as_raw_fd(), slices.as_mut_ptr(), 2) })?;
-        // SAFETY: the kernel fills iovecs in order, so the first min(n, want) bytes behind the old length are initialised; there is
-        // capacity for `want`.
+        // SAFETY: the kernel fills iovecs in order, so the first min(n, want) bytes behind the old length are
+        // initialised; there is capacity for `want`.
         unsafe { body.set_len(body.len() + n.min(want)) };
         Ok(n)
     }
@@ -198,7 +203,8 @@ impl Stream {
                 libc::send(fd, one.as_ptr().cast(), one.len(), libc::MSG_NOSIGNAL)
             }),
             _ => {
-                // SAFETY: msghdr is plain integers and pointers, so all-zero is a valid value: no address, no control data.
+                // SAFETY: msghdr is plain integers and pointers, so all-zero is a valid value: no address, no
+                // control data.
                 let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
                 // IoSlice is promised to have the layout of iovec; the kernel only reads through the pointer.
                 message.msg_iov = slices.as_ptr().cast_mut().cast();
@@ -209,7 +215,8 @@ impl Stream {
         }
     }
 
-    /// No more will be sent: the peer reads its end after what was sent. An error means that the peer is gone already.
+    /// No more will be sent: the peer reads its end after what was sent. An error means that the peer is gone
+    /// already.
     pub fn shutdown_write(&self) -> io::Result<()> {
         // SAFETY: no pointers; the descriptor is open.
         let rc = unsafe { libc::shutdown(self.0.as_raw_fd(), libc::SHUT_WR) };

@@ -1,5 +1,5 @@
-//! The binary dialect, as far as it is spoken: a client that begins in it is told in its own terms that its command is not known, and the connection is
-//! closed. It never hangs for want of an answer it understands.
+//! The binary dialect, as far as it is spoken: a client that begins in it is told in its own terms that its
+//! command is not known, and the connection is closed. It never hangs for want of an answer it understands.
 
 /// The first byte of every binary request.
 pub const REQUEST: u8 = 0x80;
