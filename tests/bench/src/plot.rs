@@ -210,18 +210,21 @@ fn lines(area: &Area<'_>, scenario: &str, (name, pick): Figure, rows: &[&Row]) -
     let mut chart = ChartBuilder::on(area)
         .caption(format!("{scenario}: {name}"), (FONT, 13))
         .margin(6)
+        .margin_right(20)
         .x_label_area_size(24)
         .y_label_area_size(44)
         .build_cartesian_2d(
-            (8.0..10_000.0).log_scale(),
-            (low / 2.0..high * 2.0).log_scale(),
+            (8.0..12_000.0).log_scale(),
+            (decade(low, f64::floor)..decade(high, f64::ceil)).log_scale(),
         )
         .map_err(failed)?;
     chart
         .configure_mesh()
         .light_line_style(TRANSPARENT)
         .x_labels(4)
-        .y_labels(4)
+        .x_label_formatter(&plain)
+        .y_labels(6)
+        .y_label_formatter(&plain)
         .draw()
         .map_err(failed)?;
     for peer in [Peer::KingServer, Peer::Threaded] {
@@ -229,4 +232,19 @@ fn lines(area: &Area<'_>, scenario: &str, (name, pick): Figure, rows: &[&Row]) -
         chart.draw_series(line).map_err(failed)?;
     }
     Ok(())
+}
+
+/// The power of ten below or above, a little further out so that it gets its label.
+fn decade(value: f64, round: fn(f64) -> f64) -> f64 {
+    let power = round(value.log10());
+    10f64.powf(power) * if round(0.5) > 0.5 { 1.01 } else { 0.99 }
+}
+
+/// Without needless zeros.
+fn plain(value: &f64) -> String {
+    if *value >= 1.0 {
+        format!("{value:.0}")
+    } else {
+        format!("{value}")
+    }
 }
