@@ -1,7 +1,8 @@
-//! The RAM cache: whole, decompressed records, so that a hot `get` enters no system call. Its memory is fixed when the store opens.
+//! The RAM cache: whole, decompressed records, so that a hot `get` enters no system call and asks no index: it costs one row of a table and the entry
+//! itself. Its memory is fixed when the store opens.
 //!
-//! Entries are found by the location of their record. A record that is overwritten gets a new location, so an entry can go out of
-//! use but never out of date.
+//! An entry is its key's newest record, always: whoever changes a key changes or removes its entry before he gives the key's index stripe
+//! free, and whoever adds an entry after reading the disk holds the stripe and has seen that the index still names what he read.
 //!
 //! Eviction is S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023): new entries
 //! enter a small queue (a tenth of the bytes); those read again there move on to the main queue, the others leave and are
@@ -22,12 +23,16 @@ const SHARD: u64 = 4 << 20;
 const BYTES_PER_ROW: u64 = 128;
 /// Entries larger than this part of a shard's small queue are not cached.
 const LARGEST_PART: usize = 2;
+/// Rows of a new shard's table.
+const FIRST_ROWS: usize = 64;
 /// Reads counted per entry.
 const MOST_READS: u8 = 3;
 
 /// What a cached record says besides its key and value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Facts {
+    /// Where the record lies.
+    pub location: Location,
     pub client_flags: u32,
     pub cas: u64,
     pub expires: u64,
@@ -44,7 +49,7 @@ struct Shard {
     table: Table,
     small: Ring,
     main: Ring,
-    /// Fingerprints of what left the small queue unread, each in the one place its location hashes to.
+    /// Fingerprints of what left the small queue unread, each in the one place its tag leads to.
     ghosts: Box<[u32]>,
     /// Lookups that found their entry, and that did not.
     counts: (u64, u64),
@@ -66,50 +71,39 @@ impl Cache {
         }
     }
 
-    /// Shows the entry at `location`, if it is there, to `visit` (key, value, facts), under the shard's lock.
-    pub fn get<R>(
-        &self,
-        hash: Hash,
-        location: Location,
-        visit: impl FnOnce(&[u8], &[u8], Facts) -> R,
-    ) -> Option<R> {
+    /// Shows the entry of `key`, if it is there, to `visit` (value, facts), under the shard's lock.
+    pub fn get<R>(&self, hash: Hash, key: &[u8], visit: impl FnOnce(&[u8], Facts) -> R) -> Option<R> {
         let mut shard = self.shard(hash)?;
-        let Some(place) = shard.table.find(location) else {
+        let Some(place) = shard.table.find(hash.tag) else {
             shard.counts.1 += 1;
             return None;
         };
-        shard.counts.0 += 1;
         let ring = shard.ring(place.main);
-        ring.touch(place.at, MOST_READS);
-        let (header, key, value) = ring.entry(place.at);
-        Some(visit(key, value, header.facts))
+        let (header, found, value) = ring.entry(place.at);
+        let shown = (found == key).then(|| visit(value, header.facts));
+        if shown.is_some() {
+            ring.touch(place.at, MOST_READS);
+            shard.counts.0 += 1;
+        }
+        shown
     }
 
-    /// Adds a record that was written or read at `location`. `replaced`: where the key's former record lay; its entry goes, and what
-    /// is known of the key's popularity passes to the new one.
-    pub fn insert(
-        &self,
-        hash: Hash,
-        location: Location,
-        replaced: Option<Location>,
-        key: &[u8],
-        value: &[u8],
-        facts: Facts,
-    ) {
+    /// Makes this the entry of `key`, if it is not too large. The caller holds the key's stripe of the index.
+    pub fn insert(&self, hash: Hash, key: &[u8], value: &[u8], facts: Facts) {
         let Some(mut shard) = self.shard(hash) else {
             return;
         };
-        let header = Header::new(location, key.len(), value.len(), facts);
-        match replaced.and_then(|old| shard.table.find(old).map(|place| (old, place))) {
-            Some((old, place)) => shard.replace(old, place, header, key, value),
+        let header = Header::new(hash.tag, key.len(), value.len(), facts);
+        match shard.table.find(hash.tag) {
+            Some(place) => shard.replace(place, header, key, value),
             None => shard.add(header, key, value),
         }
     }
 
-    /// Forgets the entry at `location`.
-    pub fn remove(&self, hash: Hash, location: Location) {
+    /// Forgets the entry of a key. The caller holds the key's stripe of the index, or knows the entry to be of no more use.
+    pub fn remove(&self, hash: Hash) {
         if let Some(mut shard) = self.shard(hash) {
-            shard.remove(location);
+            shard.remove(hash.tag);
         }
     }
 
@@ -169,26 +163,23 @@ impl Shard {
         if header.len() > self.small.capacity() / LARGEST_PART {
             return;
         }
-        let main = self.is_ghost(header.location);
+        let main = self.is_ghost(header.tag);
         self.append(main, header, key, value);
     }
 
     /// In place where the new record needs the same room, which is the rule for counters and refreshed values.
-    fn replace(&mut self, old: Location, place: Place, header: Header, key: &[u8], value: &[u8]) {
-        let ring = self.ring(place.main);
-        if ring.overwrite(place.at, &header, key, value) {
-            self.table.remove(old);
-            self.table.insert(header.location, place);
+    fn replace(&mut self, place: Place, header: Header, key: &[u8], value: &[u8]) {
+        if self.ring(place.main).overwrite(place.at, &header, key, value) {
             return;
         }
-        self.remove(old);
+        self.remove(header.tag);
         if header.len() <= self.small.capacity() / LARGEST_PART {
             self.append(place.main, header, key, value);
         }
     }
 
-    fn remove(&mut self, location: Location) {
-        if let Some(place) = self.table.remove(location) {
+    fn remove(&mut self, tag: u64) {
+        if let Some(place) = self.table.remove(tag) {
             self.ring(place.main).kill(place.at);
         }
     }
@@ -201,7 +192,7 @@ impl Shard {
             }
         }
         let at = self.ring(main).push(&header, key, value);
-        self.table.insert(header.location, Place { main, at });
+        self.table.insert(header.tag, Place { main, at });
     }
 
     fn make_room(&mut self, main: bool, len: usize) {
@@ -217,11 +208,11 @@ impl Shard {
         };
         let header = self.ring(main).header(at);
         if header.live {
-            self.table.remove(header.location);
+            self.table.remove(header.tag);
         }
         match (header.live, main, header.reads) {
             (false, ..) => self.ring(main).pop(),
-            (true, false, 0..=1) => self.bury(header.location),
+            (true, false, 0..=1) => self.bury(header.tag),
             (true, false, _) => self.promote(header),
             (true, true, 0) => self.main.pop(),
             (true, true, _) => self.recycle(header),
@@ -234,32 +225,28 @@ impl Shard {
         self.make_room(true, header.len());
         let at = self.main.push_from(&self.small, header.reads - 1);
         self.small.pop();
-        self.table.insert(header.location, Place { main: true, at });
+        self.table.insert(header.tag, Place { main: true, at });
     }
 
     /// Read since it last came round: once more through the main queue.
     fn recycle(&mut self, header: Header) {
         let at = self.main.rotate(header.reads - 1);
-        self.table.insert(header.location, Place { main: true, at });
+        self.table.insert(header.tag, Place { main: true, at });
     }
 
-    fn bury(&mut self, location: Location) {
+    fn bury(&mut self, tag: u64) {
         self.small.pop();
-        let (place, fingerprint) = self.ghost_of(location);
+        let (place, fingerprint) = self.ghost_of(tag);
         self.ghosts[place] = fingerprint;
     }
 
-    fn is_ghost(&self, location: Location) -> bool {
-        let (place, fingerprint) = self.ghost_of(location);
+    fn is_ghost(&self, tag: u64) -> bool {
+        let (place, fingerprint) = self.ghost_of(tag);
         self.ghosts[place] == fingerprint
     }
 
-    fn ghost_of(&self, location: Location) -> (usize, u32) {
-        let mixed = mix(location);
-        (
-            mixed as usize & (self.ghosts.len() - 1),
-            (mixed >> 32) as u32 | 1,
-        )
+    fn ghost_of(&self, tag: u64) -> (usize, u32) {
+        (tag as usize & (self.ghosts.len() - 1), (tag >> 32) as u32 | 1)
     }
 }
 
@@ -271,46 +258,66 @@ struct Place {
     at: usize,
 }
 
-/// Open addressing with linear probing and no tombstones: a row is location (40 bits), ring (1), offset / 8 (23).
+/// Open addressing with linear probing and no tombstones: a row is 40 bits of the key's tag, never all zero, ring (1 bit),
+/// offset / 8 (23). Keys that agree in these bits push each other out: this is a cache.
+/// It doubles as the shard fills, so that the rows in use stay close together in the processor's caches; at its limit it has a
+/// quarter of a megabyte to move, once.
 struct Table {
     rows: Box<[u64]>,
     used: usize,
+    most_rows: usize,
 }
 
-/// No row packs to this: no record lies at offset 0 of a segment.
 const EMPTY: u64 = 0;
 
 impl Table {
-    fn new(rows: usize) -> Table {
-        Table {
-            rows: vec![EMPTY; rows].into_boxed_slice(),
-            used: 0,
+    fn new(most_rows: usize) -> Table {
+        let rows = vec![EMPTY; FIRST_ROWS].into_boxed_slice();
+        Table { rows, used: 0, most_rows: most_rows.max(FIRST_ROWS) }
+    }
+
+    /// No room for another row, not by growing either.
+    fn is_full(&self) -> bool {
+        self.is_loaded() && self.rows.len() >= self.most_rows
+    }
+
+    fn is_loaded(&self) -> bool {
+        self.used >= self.rows.len() / 4 * 3
+    }
+
+    fn grow(&mut self) {
+        assert!(self.rows.len() < self.most_rows, "callers make room at the limit");
+        let rows = vec![EMPTY; self.rows.len() * 2].into_boxed_slice();
+        let old = std::mem::replace(&mut self.rows, rows);
+        self.used = 0;
+        for packed in old.into_iter().filter(|&packed| packed != EMPTY) {
+            self.insert(packed, place_of(packed));
         }
     }
 
-    fn is_full(&self) -> bool {
-        self.used >= self.rows.len() / 8 * 7
-    }
-
-    fn find(&self, location: Location) -> Option<Place> {
-        self.row_of(location)
+    fn find(&self, tag: u64) -> Option<Place> {
+        self.row_of(tag)
             .ok()
             .map(|row| place_of(self.rows[row]))
     }
 
-    fn insert(&mut self, location: Location, place: Place) {
-        match self.row_of(location) {
-            Ok(row) => self.rows[row] = pack(location, place),
+    fn insert(&mut self, tag: u64, place: Place) {
+        match self.row_of(tag) {
+            Ok(row) => self.rows[row] = pack(tag, place),
+            Err(_) if self.is_loaded() => {
+                self.grow();
+                self.insert(tag, place);
+            }
             Err(row) => {
-                self.rows[row] = pack(location, place);
+                self.rows[row] = pack(tag, place);
                 self.used += 1;
             }
         }
     }
 
     /// Closes the gap by moving later rows of the same run back (Knuth, 6.4 algorithm R).
-    fn remove(&mut self, location: Location) -> Option<Place> {
-        let mut gap = self.row_of(location).ok()?;
+    fn remove(&mut self, tag: u64) -> Option<Place> {
+        let mut gap = self.row_of(tag).ok()?;
         let place = place_of(self.rows[gap]);
         let mask = self.rows.len() - 1;
         let mut row = gap;
@@ -319,7 +326,7 @@ impl Table {
             if self.rows[row] == EMPTY {
                 break;
             }
-            let home = self.home(location_of(self.rows[row]));
+            let home = self.home(self.rows[row]);
             if (row.wrapping_sub(home) & mask) >= (row.wrapping_sub(gap) & mask) {
                 self.rows[gap] = self.rows[row];
                 gap = row;
@@ -330,43 +337,36 @@ impl Table {
         Some(place)
     }
 
-    fn row_of(&self, location: Location) -> Result<usize, usize> {
+    fn row_of(&self, tag: u64) -> Result<usize, usize> {
         let mask = self.rows.len() - 1;
-        let mut row = self.home(location);
+        let mut row = self.home(tag);
         loop {
             match self.rows[row] {
                 EMPTY => return Err(row),
-                packed if location_of(packed) == location => return Ok(row),
+                packed if short(packed) == short(tag) => return Ok(row),
                 _ => row = (row + 1) & mask,
             }
         }
     }
 
-    fn home(&self, location: Location) -> usize {
-        (mix(location) >> 20) as usize & (self.rows.len() - 1)
+    fn home(&self, tag: u64) -> usize {
+        short(tag) as usize & (self.rows.len() - 1)
     }
 }
 
-fn mix(location: Location) -> u64 {
-    let product = location.bits().wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    product ^ product >> 29
+/// The bits of a tag, or of a row, that tell keys apart.
+fn short(tag: u64) -> u64 {
+    (tag & ((1 << 40) - 1)).max(1)
 }
 
-fn pack(location: Location, place: Place) -> u64 {
+fn pack(tag: u64, place: Place) -> u64 {
     let offset = (place.at / 8) as u64;
     assert!(offset < 1 << 23, "a shard's ring is smaller than 64 MiB");
-    location.bits() | u64::from(place.main) << 40 | offset << 41
+    short(tag) | u64::from(place.main) << 40 | offset << 41
 }
 
 fn place_of(packed: u64) -> Place {
-    Place {
-        main: packed >> 40 & 1 != 0,
-        at: (packed >> 41) as usize * 8,
-    }
-}
-
-fn location_of(packed: u64) -> Location {
-    Location::from_bits(packed)
+    Place { main: (packed >> 40) & 1 != 0, at: (packed >> 41) as usize * 8 }
 }
 
 #[cfg(test)]

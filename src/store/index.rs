@@ -47,7 +47,7 @@ struct Padded(Mutex<Stripe>);
 
 /// The keys whose hashes share ten bits.
 pub(crate) struct Stripe {
-    pages: Vec<Arc<Page>>,
+    pages: Vec<Page>,
     items: usize,
     /// Bytes of the records, to within their size classes.
     bytes: u64,
@@ -58,14 +58,18 @@ pub(crate) struct Stripe {
     pub last_removal: Position,
 }
 
-/// Slots sorted by tag: tag (8 bytes, little-endian), then location, size class and two bits (6 bytes).
-#[derive(Clone, Default)]
-struct Page(Vec<[u8; SLOT]>);
+/// Slots sorted by tag: tag (8 bytes, little-endian), then location, size class and two bits (6 bytes). A few free slots, whose tag is
+/// greater than any key's, follow. Pages are shared with snapshots and copied when they are written to.
+struct Page(Arc<[Slot]>);
+
+type Slot = [u8; SLOT];
+
+const FREE: Slot = [0xff; SLOT];
 
 impl Index {
     pub fn new() -> Index {
         let stripe = || Stripe {
-            pages: vec![Arc::new(Page::default())],
+            pages: vec![Page::from_slots(&[])],
             items: 0,
             bytes: 0,
             inserted: 0,
@@ -120,15 +124,15 @@ impl Index {
 impl Stripe {
     pub fn find(&self, tag: u64) -> Option<Entry> {
         let page = &self.pages[self.page_of(tag)];
-        page.search(tag).ok().map(|at| page.entry(at))
+        page.search(tag).ok().map(|at| unpack(&page.0[at]))
     }
 
     /// Points `tag` at `entry`; tells what it replaced.
     pub fn insert(&mut self, tag: u64, entry: Entry) -> Option<Entry> {
-        let number = self.page_of(tag);
-        let page = Arc::make_mut(&mut self.pages[number]);
         self.bytes += size_bound(entry.size_class) as u64;
         self.inserted += 1;
+        let number = self.page_of(tag);
+        let page = &mut self.pages[number];
         match page.search(tag) {
             Ok(at) => {
                 let old = page.replace(at, tag, entry);
@@ -147,7 +151,7 @@ impl Stripe {
     pub fn remove(&mut self, tag: u64) -> Option<Entry> {
         let number = self.page_of(tag);
         let at = self.pages[number].search(tag).ok()?;
-        let old = Arc::make_mut(&mut self.pages[number]).remove(at);
+        let old = self.pages[number].remove(at);
         self.items -= 1;
         self.bytes -= size_bound(old.size_class) as u64;
         Some(old)
@@ -157,54 +161,48 @@ impl Stripe {
     fn page_of(&self, tag: u64) -> usize {
         let wide = self.pages.len().next_power_of_two();
         let number = tag as usize & (wide - 1);
-        if number < self.pages.len() {
-            number
-        } else {
-            number - wide / 2
-        }
+        if number < self.pages.len() { number } else { number - wide / 2 }
     }
 
+    /// Splits the next page if there are too many keys for the pages there are.
     fn grow(&mut self) {
-        if self.items <= self.pages.len() * SPLIT_AT {
+        let pages = self.pages.len();
+        if self.items <= pages * SPLIT_AT {
             return;
         }
-        let bit = self.pages.len().next_power_of_two().max(1);
-        let bit = if bit == self.pages.len() {
-            bit
-        } else {
-            bit / 2
-        };
-        let source = self.pages.len() - bit;
-        let (stay, go) = self.pages[source].split(bit as u64);
-        self.pages[source] = Arc::new(stay);
-        if self.pages.len() == self.pages.capacity() {
-            self.pages.reserve_exact(self.pages.len() / 16 + 4);
+        let round = 1 << pages.ilog2();
+        let (stay, go) = self.pages[pages - round].split(round as u64);
+        self.pages[pages - round] = stay;
+        if pages == self.pages.capacity() {
+            self.pages.reserve_exact(pages / 16 + 4);
         }
-        self.pages.push(Arc::new(go));
+        self.pages.push(go);
     }
 
+    /// Drops what `keep` refuses from page `number`. `false`: there is no such page.
     fn retain_page(&mut self, number: usize, keep: impl Fn(&Entry) -> bool) -> bool {
-        let Some(page) = self.pages.get_mut(number) else {
-            return false;
-        };
-        if page.0.iter().all(|slot| keep(&unpack(slot))) {
-            return true;
+        let Some(page) = self.pages.get_mut(number) else { return false };
+        let (kept, dropped): (Vec<_>, Vec<_>) = page.used().iter().partition(|slot| keep(&unpack(slot)));
+        if !dropped.is_empty() {
+            self.items -= dropped.len();
+            self.bytes -= dropped.iter().map(|slot| size_bound(unpack(slot).size_class) as u64).sum::<u64>();
+            *page = Page::from_slots(&kept);
         }
-        let page = Arc::make_mut(page);
-        let before = page.0.len();
-        let dropped = page.0.iter().map(unpack).filter(|entry| !keep(entry));
-        let dropped: u64 = dropped
-            .map(|entry| size_bound(entry.size_class) as u64)
-            .sum();
-        page.0.retain(|slot| keep(&unpack(slot)));
-        page.0.shrink_to_fit();
-        self.items -= before - page.0.len();
-        self.bytes -= dropped;
         true
     }
 }
 
 impl Page {
+    /// A page of sorted slots, with room for a few more.
+    fn from_slots(slots: &[Slot]) -> Page {
+        Page(slots.iter().copied().chain([FREE; GROWTH]).collect())
+    }
+
+    fn used(&self) -> &[Slot] {
+        let free = self.0.iter().rev().take_while(|&&slot| slot == FREE).count();
+        &self.0[..self.0.len() - free]
+    }
+
     /// Where `tag` stands, or where it would. Tags are evenly spread, so the first guess is a few slots off at most.
     fn search(&self, tag: u64) -> Result<usize, usize> {
         let slots = &self.0;
@@ -221,52 +219,43 @@ impl Page {
         }
     }
 
-    fn entry(&self, at: usize) -> Entry {
-        unpack(&self.0[at])
-    }
-
     fn replace(&mut self, at: usize, tag: u64, entry: Entry) -> Entry {
-        unpack(&std::mem::replace(&mut self.0[at], pack(tag, entry)))
+        let slot = &mut Arc::make_mut(&mut self.0)[at];
+        unpack(&std::mem::replace(slot, pack(tag, entry)))
     }
 
     fn insert(&mut self, at: usize, tag: u64, entry: Entry) {
-        if self.0.len() == self.0.capacity() {
-            self.0.reserve_exact(GROWTH);
+        if self.0.last() != Some(&FREE) {
+            *self = Page::from_slots(&self.0);
         }
-        self.0.insert(at, pack(tag, entry));
+        let slots = Arc::make_mut(&mut self.0);
+        slots.copy_within(at..slots.len() - 1, at + 1);
+        slots[at] = pack(tag, entry);
     }
 
     fn remove(&mut self, at: usize) -> Entry {
-        let entry = unpack(&self.0.remove(at));
-        if self.0.capacity() - self.0.len() > 4 * GROWTH {
-            self.0.shrink_to(self.0.len() + GROWTH);
+        let slots = Arc::make_mut(&mut self.0);
+        let entry = unpack(&slots[at]);
+        slots.copy_within(at + 1.., at);
+        slots[slots.len() - 1] = FREE;
+        if self.0.len() > 4 * GROWTH && self.0[self.0.len() - 4 * GROWTH] == FREE {
+            *self = Page::from_slots(self.used());
         }
         entry
     }
 
     /// Parts the slots by one bit of the tag; both parts stay sorted.
     fn split(&self, bit: u64) -> (Page, Page) {
-        let moving = self.0.iter().filter(|slot| tag_of(slot) & bit != 0).count();
-        let (mut stay, mut go) = (
-            Vec::with_capacity(self.0.len() - moving),
-            Vec::with_capacity(moving),
-        );
-        for slot in &self.0 {
-            if tag_of(slot) & bit == 0 {
-                stay.push(*slot)
-            } else {
-                go.push(*slot)
-            }
-        }
-        (Page(stay), Page(go))
+        let (go, stay): (Vec<_>, Vec<_>) = self.used().iter().partition(|slot| tag_of(slot) & bit != 0);
+        (Page::from_slots(&stay), Page::from_slots(&go))
     }
 }
 
-fn tag_of(slot: &[u8; SLOT]) -> u64 {
+fn tag_of(slot: &Slot) -> u64 {
     super::record::le_u64(slot, 0)
 }
 
-fn pack(tag: u64, entry: Entry) -> [u8; SLOT] {
+fn pack(tag: u64, entry: Entry) -> Slot {
     assert!(entry.size_class < 32);
     let word = entry.location.bits()
         | u64::from(entry.size_class) << 40
@@ -278,7 +267,7 @@ fn pack(tag: u64, entry: Entry) -> [u8; SLOT] {
     slot
 }
 
-fn unpack(slot: &[u8; SLOT]) -> Entry {
+fn unpack(slot: &Slot) -> Entry {
     let mut word = [0; 8];
     word[..6].copy_from_slice(&slot[8..]);
     let word = u64::from_le_bytes(word);

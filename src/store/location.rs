@@ -31,6 +31,10 @@ impl Location {
     /// Bits that a location needs.
     pub const BITS: u32 = 40;
 
+    /// The very beginning.
+    #[cfg(test)]
+    pub const FIRST: Location = Location(0);
+
     pub fn new(handle: u32, offset: u64) -> Location {
         assert!(offset < MAX_SEGMENT && offset.is_multiple_of(ALIGNMENT as u64));
         assert!((handle as usize) < MAX_HANDLES);

@@ -126,12 +126,11 @@ impl Default for Scratch {
     }
 }
 
-/// What reading at a location came to.
+/// What a record came to when it was looked at.
 enum Shown<R> {
     Hit(R),
-    Expired,
-    /// Another key with the same hash.
-    Other,
+    /// Expired or flushed.
+    Gone,
 }
 
 /// How a record was got at.
@@ -154,35 +153,31 @@ impl Core {
         visit: impl FnOnce(Record<'_>) -> R,
     ) -> Result<Lookup<R>> {
         let mut visit = Some(visit);
+        let show = |value: &[u8], facts: Facts| (facts.location, self.show(now, value, facts, &mut visit));
+        if let Some((location, shown)) = self.cache.get(key.hash, key.bytes, show) {
+            return shown.map(|shown| self.conclude(key, location, shown));
+        }
         loop {
             let (entry, removal) = self.entry(key);
-            let Some(entry) = entry else {
-                return Ok(miss(None, removal));
-            };
-            let location = entry.location;
-            if self.is_flushed(location) {
-                self.forget(key, location);
-                return Ok(miss(None, removal.max(self.flushes.fired())));
+            let Some(entry) = entry else { return Ok(miss(None, removal)) };
+            match self.read(&entry, supplied, scratch)? {
+                Source::Cold(job) => return Ok(Lookup::Cold(job)),
+                Source::Moved => continue,
+                Source::Read => {}
             }
-            let show = |found: &[u8], value: &[u8], facts: Facts| {
-                self.show(key, now, found, value, facts, &mut visit)
-            };
-            let shown = match self.cache.get(key.hash, location, show) {
-                Some(shown) => shown?,
-                None => match self.read(&entry, supplied, scratch)? {
-                    Source::Read => self.show_read(key, now, location, scratch, &mut visit)?,
-                    Source::Cold(job) => return Ok(Lookup::Cold(job)),
-                    Source::Moved => continue,
-                },
-            };
+            let shown = self.show_read(key, now, entry.location, scratch, &mut visit)?;
             return Ok(match shown {
-                Shown::Hit(result) => Lookup::Hit(self.seen(location), result),
-                Shown::Other => miss(Some(location), removal),
-                Shown::Expired => {
-                    self.forget(key, location);
-                    miss(None, removal)
-                }
+                Some(shown) => self.conclude(key, entry.location, shown),
+                None => miss(Some(entry.location), removal),
             });
+        }
+    }
+
+    fn conclude<R>(&self, key: &Key<'_>, location: Location, shown: Shown<R>) -> Lookup<R> {
+        let depends = || self.log.depends(location);
+        match shown {
+            Shown::Hit(result) => Lookup::Hit(Seen { location: Some(location), depends: depends() }, result),
+            Shown::Gone => miss(None, self.forget(key, location).max(self.flushes.fired())),
         }
     }
 
@@ -191,91 +186,49 @@ impl Core {
         (stripe.find(key.hash.tag), stripe.last_removal)
     }
 
-    fn seen(&self, location: Location) -> Seen {
-        Seen {
-            location: Some(location),
-            depends: self.log.depends(location),
-        }
-    }
-
-    /// Drops a record that is gone anyway from index and cache.
-    fn forget(&self, key: &Key<'_>, location: Location) {
+    /// Drops a record that is gone anyway; tells when a key of the same stripe was last removed.
+    fn forget(&self, key: &Key<'_>, location: Location) -> Position {
         let mut stripe = self.index.stripe(key.hash);
-        if stripe
-            .find(key.hash.tag)
-            .is_some_and(|entry| entry.location == location)
-        {
+        if stripe.find(key.hash.tag).is_some_and(|entry| entry.location == location) {
             stripe.remove(key.hash.tag);
+            self.cache.remove(key.hash);
         }
-        drop(stripe);
-        self.cache.remove(key.hash, location);
+        stripe.last_removal
     }
 
     fn show<R>(
         &self,
-        key: &Key<'_>,
         now: u64,
-        found: &[u8],
         value: &[u8],
         facts: Facts,
         visit: &mut Option<impl FnOnce(Record<'_>) -> R>,
     ) -> Result<Shown<R>> {
-        if found != key.bytes {
-            return Ok(Shown::Other);
+        let Facts { location, client_flags: flags, cas, expires, large } = facts;
+        if (expires != 0 && expires <= now) || self.is_flushed(location) {
+            return Ok(Shown::Gone);
         }
-        if facts.expires != 0 && facts.expires <= now {
-            return Ok(Shown::Expired);
-        }
-        let Some(visit) = visit.take() else {
-            unreachable!("a record is shown once")
-        };
-        let Facts {
-            client_flags: flags,
-            cas,
-            expires,
-            large,
-        } = facts;
-        let shown = if large {
-            let large = Large::decode(value, &self.extents)?;
-            visit(Record {
-                flags,
-                cas,
-                expires,
-                body: Body::Large(&large),
-            })
-        } else {
-            visit(Record {
-                flags,
-                cas,
-                expires,
-                body: Body::Inline(value),
-            })
+        let Some(visit) = visit.take() else { unreachable!("a record is shown once") };
+        let body = |body| Record { flags, cas, expires, body };
+        let shown = match large {
+            true => visit(body(Body::Large(&Large::decode(value, &self.extents)?))),
+            false => visit(body(Body::Inline(value))),
         };
         Ok(Shown::Hit(shown))
     }
 
     /// Gets the record's bytes into `scratch.read` if that takes no sleep.
-    fn read(
-        &self,
-        entry: &Entry,
-        supplied: Option<&Fetched>,
-        scratch: &mut Scratch,
-    ) -> Result<Source> {
+    fn read(&self, entry: &Entry, supplied: Option<&Fetched>, scratch: &mut Scratch) -> Result<Source> {
         let (location, most) = (entry.location, size_bound(entry.size_class));
         if let Some(fetched) = supplied.filter(|fetched| fetched.location == location) {
             scratch.read.clear();
-            scratch
-                .read
-                .extend_from_slice(fetched.bytes.as_ref().map_err(Error::clone)?);
+            scratch.read.extend_from_slice(fetched.bytes.as_ref().map_err(Error::clone)?);
             return Ok(Source::Read);
         }
         let unwritten = self.log.segments.position(location) >= self.log.progress.written();
         if unwritten && self.log.read_unwritten(location, most, &mut scratch.read) {
             return Ok(Source::Read);
         }
-        let Some(segment) = self.log.segments.get(location) else {
-            return Ok(Source::Moved);
-        };
+        let Some(segment) = self.log.segments.get(location) else { return Ok(Source::Moved) };
         scratch.read.resize(most, 0);
         let count = sys::file::read_nowait(&segment.file, &mut scratch.read, location.offset())
             .map_err(|error| cannot_read(&segment, most, location.offset(), &error))?;
@@ -283,17 +236,13 @@ impl Core {
         match Fields::decode(&scratch.read, segment.salt) {
             Err(Defect::Short(_)) => {
                 self.counters.cold_reads.fetch_add(1, Relaxed);
-                Ok(Source::Cold(ColdRead {
-                    segment,
-                    location,
-                    most,
-                }))
+                Ok(Source::Cold(ColdRead { segment, location, most }))
             }
             _ => Ok(Source::Read),
         }
     }
 
-    /// Checks and shows the record in `scratch.read`; keeps it in the cache.
+    /// Checks and shows the record in `scratch.read`; keeps it in the cache. `None`: it is another key's.
     fn show_read<R>(
         &self,
         key: &Key<'_>,
@@ -301,30 +250,36 @@ impl Core {
         location: Location,
         scratch: &mut Scratch,
         visit: &mut Option<impl FnOnce(Record<'_>) -> R>,
-    ) -> Result<Shown<R>> {
-        let Some(segment) = self.log.segments.get(location) else {
-            return Ok(Shown::Other);
-        };
+    ) -> Result<Option<Shown<R>>> {
+        let Some(segment) = self.log.segments.get(location) else { return Ok(None) };
         let damaged = |what: &str| Error::damaged(&segment.path, location.offset(), what);
         let (fields, _) = Fields::decode(&scratch.read, segment.salt)
             .map_err(|defect| damaged(&format!("no sound record is there ({defect:?})")))?;
+        if fields.key != key.bytes {
+            return Ok(None);
+        }
         let value = match fields.compressed {
-            true => decompress(fields.body, &mut scratch.raw)
-                .ok_or_else(|| damaged("the value does not decompress"))?,
+            true => decompress(fields.body, &mut scratch.raw).ok_or_else(|| damaged("the value does not decompress"))?,
             false => fields.body,
         };
         let facts = Facts {
+            location,
             client_flags: fields.client_flags,
             cas: fields.cas,
             expires: fields.expires,
             large: fields.kind == Kind::Large,
         };
-        let shown = self.show(key, now, fields.key, value, facts, visit)?;
-        if matches!(shown, Shown::Hit(_)) {
-            self.cache
-                .insert(key.hash, location, None, fields.key, value, facts);
+        let shown = self.show(now, value, facts, visit)?;
+        self.keep(key, value, facts);
+        Ok(Some(shown))
+    }
+
+    /// Caches a record that was read, if it is still the key's newest.
+    fn keep(&self, key: &Key<'_>, value: &[u8], facts: Facts) {
+        let stripe = self.index.stripe(key.hash);
+        if stripe.find(key.hash.tag).is_some_and(|entry| entry.location == facts.location) {
+            self.cache.insert(key.hash, key.bytes, value, facts);
         }
-        Ok(shown)
     }
 }
 

@@ -6,7 +6,7 @@ use super::location::Location;
 use super::record::{le_u32, le_u64};
 
 /// Bytes before the key of an entry.
-const HEADER: usize = 32;
+const HEADER: usize = 40;
 
 /// The bytes and which of them are in use: `[tail, head)`, or, wrapped, `[tail, end)` and `[0, head)`.
 pub(crate) struct Ring {
@@ -21,7 +21,8 @@ pub(crate) struct Ring {
 /// An entry's own facts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Header {
-    pub location: Location,
+    /// Of the key's hash.
+    pub tag: u64,
     /// Not forgotten yet.
     pub live: bool,
     /// How often it was read since it entered the queue, saturating.
@@ -32,9 +33,9 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    pub fn new(location: Location, key_len: usize, value_len: usize, facts: Facts) -> Header {
+    pub fn new(tag: u64, key_len: usize, value_len: usize, facts: Facts) -> Header {
         Header {
-            location,
+            tag,
             live: true,
             reads: 0,
             facts,
@@ -48,36 +49,38 @@ impl Header {
         (HEADER + self.key_len + self.value_len).next_multiple_of(8)
     }
 
-    /// Location (40 bits), live, large, reads (2), four unused, key length (16); CAS; expiry; client flags, value length.
+    /// Location (40 bits), live, large, reads (2), four unused, key length (16); tag; CAS; expiry; client flags, value length.
     fn encode(&self) -> [u8; HEADER] {
-        let first = self.location.bits()
+        let first = self.facts.location.bits()
             | u64::from(self.live) << 40
             | u64::from(self.facts.large) << 41
             | u64::from(self.reads) << 42
             | (self.key_len as u64) << 48;
         let mut out = [0; HEADER];
         out[..8].copy_from_slice(&first.to_le_bytes());
-        out[8..16].copy_from_slice(&self.facts.cas.to_le_bytes());
-        out[16..24].copy_from_slice(&self.facts.expires.to_le_bytes());
-        out[24..28].copy_from_slice(&self.facts.client_flags.to_le_bytes());
-        out[28..].copy_from_slice(&(self.value_len as u32).to_le_bytes());
+        out[8..16].copy_from_slice(&self.tag.to_le_bytes());
+        out[16..24].copy_from_slice(&self.facts.cas.to_le_bytes());
+        out[24..32].copy_from_slice(&self.facts.expires.to_le_bytes());
+        out[32..36].copy_from_slice(&self.facts.client_flags.to_le_bytes());
+        out[36..].copy_from_slice(&(self.value_len as u32).to_le_bytes());
         out
     }
 
     fn decode(bytes: &[u8]) -> Header {
         let first = le_u64(bytes, 0);
         Header {
-            location: Location::from_bits(first),
+            tag: le_u64(bytes, 8),
             live: first >> 40 & 1 != 0,
             reads: (first >> 42) as u8 & 3,
             facts: Facts {
-                client_flags: le_u32(bytes, 24),
-                cas: le_u64(bytes, 8),
-                expires: le_u64(bytes, 16),
+                location: Location::from_bits(first),
+                client_flags: le_u32(bytes, 32),
+                cas: le_u64(bytes, 16),
+                expires: le_u64(bytes, 24),
                 large: first >> 41 & 1 != 0,
             },
             key_len: (first >> 48) as usize,
-            value_len: le_u32(bytes, 28) as usize,
+            value_len: le_u32(bytes, 36) as usize,
         }
     }
 }

@@ -6,7 +6,7 @@ use super::core::Core;
 use super::error::{Error, Result};
 use super::index::{Entry, size_class};
 use super::large::{Large, Uploaded, compress};
-use super::location::{Location, Position};
+use super::location::Position;
 use super::lookup::{Key, Scratch, Seen};
 use super::record::{Fields, Kind};
 use super::{CHUNK, MAX_KEY};
@@ -115,30 +115,11 @@ impl Core {
             cas: 0,
             expires: write.expires,
         };
-        let Some(placed) = self.place(write, &mut fields, record)? else {
-            return Ok(Outcome::Conflict);
-        };
+        let Some(end) = self.place(write, &mut fields, value, record)? else { return Ok(Outcome::Conflict) };
         if let NewBody::Uploaded(uploaded) = write.body {
             uploaded.keep();
         }
-        let facts = Facts {
-            client_flags: write.flags,
-            cas: fields.cas,
-            expires: write.expires,
-            large: kind == Kind::Large,
-        };
-        self.cache.insert(
-            write.key.hash,
-            placed.location,
-            placed.replaced,
-            write.key.bytes,
-            value,
-            facts,
-        );
-        Ok(Outcome::Done {
-            cas: fields.cas,
-            depends: placed.end,
-        })
+        Ok(Outcome::Done { cas: fields.cas, depends: end })
     }
 
     /// The part under the stripe's lock. `None`: the condition does not hold.
@@ -146,8 +127,9 @@ impl Core {
         &self,
         write: &Write<'_>,
         fields: &mut Fields<'_>,
+        value: &[u8],
         record: &mut Vec<u8>,
-    ) -> Result<Option<Placed>> {
+    ) -> Result<Option<Position>> {
         let hash = write.key.hash;
         let mut stripe = self.index.stripe(hash);
         if let Expect::Unchanged(seen) = write.expect
@@ -159,18 +141,11 @@ impl Core {
         fields.cas = write.cas.unwrap_or(fields.sequence);
         fields.encode(record);
         let (location, end) = self.log.append(record)?;
-        let entry = Entry {
-            location,
-            size_class: size_class(record.len()),
-            expires: write.expires != 0,
-            large: fields.kind == Kind::Large,
-        };
-        let replaced = stripe.insert(hash.tag, entry).map(|old| old.location);
-        Ok(Some(Placed {
-            location,
-            end,
-            replaced,
-        }))
+        let (expires, large) = (write.expires != 0, fields.kind == Kind::Large);
+        stripe.insert(hash.tag, Entry { location, size_class: size_class(record.len()), expires, large });
+        let facts = Facts { location, client_flags: write.flags, cas: fields.cas, expires: write.expires, large };
+        self.cache.insert(hash, write.key.bytes, value, facts);
+        Ok(Some(end))
     }
 
     /// See [`super::Db::remove`].
@@ -207,17 +182,9 @@ impl Core {
         let (_, end) = self.log.append(&mut record)?;
         stripe.remove(key.hash.tag);
         stripe.last_removal = end;
-        drop(stripe);
-        self.cache.remove(key.hash, entry.location);
+        self.cache.remove(key.hash);
         Ok(Removed::Done { depends: end })
     }
-}
-
-/// Where a record was put.
-struct Placed {
-    location: Location,
-    end: Position,
-    replaced: Option<Location>,
 }
 
 fn check_sizes(key: &Key<'_>, value: &[u8]) -> Result<()> {
