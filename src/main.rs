@@ -50,26 +50,13 @@ fn show(text: &str) -> ExitCode {
 
 fn start(launch: Launch) -> Result<(), String> {
     let settings = launch.settings;
-    start_messages(
-        launch.log_level,
-        launch.log_target,
-        launch.daemon,
-        settings.verbosity,
-    )?;
+    start_messages(launch.log_level, launch.log_target, launch.daemon, settings.verbosity)?;
     launch.notes.iter().for_each(log::warn);
     log::debug(format_args!("{settings:?}"));
-    let identity = launch
-        .user
-        .as_deref()
-        .filter(|_| process::is_root())
-        .map(find_user)
-        .transpose()?;
+    let identity = launch.user.as_deref().filter(|_| process::is_root()).map(find_user).transpose()?;
     let listeners = Listeners::bind(&settings)?;
     let daemon = match launch.daemon {
-        true => Some(
-            process::daemonize()
-                .map_err(|error| format!("cannot go to the background: {error}"))?,
-        ),
+        true => Some(process::daemonize().map_err(|error| format!("cannot go to the background: {error}"))?),
         false => None,
     };
     let _pid_file = launch.pid_file.map(PidFile::write).transpose()?;
@@ -79,36 +66,21 @@ fn start(launch: Launch) -> Result<(), String> {
     let db = Db::open(store_options(&settings)).map_err(|error| error.to_string())?;
     let db = Arc::new(db);
     OPEN.store(true, Ordering::Relaxed);
-    log::info(format_args!(
-        "listening on {}; data in {}",
-        listeners.describe(),
-        settings.db_path.display()
-    ));
+    log::info(format_args!("listening on {}; data in {}", listeners.describe(), settings.db_path.display()));
     if let Some(daemon) = daemon {
-        daemon
-            .ready()
-            .map_err(|error| format!("cannot leave the terminal: {error}"))?;
+        daemon.ready().map_err(|error| format!("cannot leave the terminal: {error}"))?;
     }
     let served = server::run(settings, db.clone(), listeners);
-    let closed = db
-        .close()
-        .map_err(|error| format!("the store did not close in good order: {error}"));
+    let closed = db.close().map_err(|error| format!("the store did not close in good order: {error}"));
     served.and(closed)
 }
 
 /// A daemon's messages go to the system log if nothing else was said; where there is none, nobody reads them.
-fn start_messages(
-    level: log::Level,
-    target: Option<Target>,
-    daemon: bool,
-    verbosity: u8,
-) -> Result<(), String> {
+fn start_messages(level: log::Level, target: Option<Target>, daemon: bool, verbosity: u8) -> Result<(), String> {
     log::set_verbosity(verbosity);
     match target {
         Some(target) => log::init(level, &target),
-        None if daemon => {
-            log::init(level, &Target::Syslog).or_else(|_| log::init(level, &Target::Stderr))
-        }
+        None if daemon => log::init(level, &Target::Syslog).or_else(|_| log::init(level, &Target::Stderr)),
         None => log::init(level, &Target::Stderr),
     }
 }
@@ -116,12 +88,8 @@ fn start_messages(
 fn find_user(name: &str) -> Result<Identity, String> {
     match process::find_user(name) {
         Ok(Some(identity)) => Ok(identity),
-        Ok(None) => Err(format!(
-            "there is no user '{name}' in /etc/passwd: create it or give another one with -u"
-        )),
-        Err(error) => Err(format!(
-            "cannot look for the user '{name}' in /etc/passwd: {error}"
-        )),
+        Ok(None) => Err(format!("there is no user '{name}' in /etc/passwd: create it or give another one with -u")),
+        Err(error) => Err(format!("cannot look for the user '{name}' in /etc/passwd: {error}")),
     }
 }
 
@@ -133,12 +101,9 @@ fn take_identity(identity: &Identity, data: &Path) -> Result<(), String> {
             .mode(0o750)
             .create(data)
             .and_then(|()| chown(data, Some(identity.user), Some(identity.group)))
-            .map_err(|error| {
-                format!("cannot make the data directory {}: {error}", data.display())
-            })?;
+            .map_err(|error| format!("cannot make the data directory {}: {error}", data.display()))?;
     }
-    process::become_user(identity)
-        .map_err(|error| format!("cannot become user {}: {error}", identity.user))
+    process::become_user(identity).map_err(|error| format!("cannot become user {}: {error}", identity.user))
 }
 
 fn store_options(settings: &Settings) -> kingdb::Options {

@@ -95,11 +95,7 @@ impl Queue {
         self.len -= n;
         self.start += n;
         while self.start >= CHUNK || (self.len == 0 && !self.chunks.is_empty()) {
-            pool.give(
-                self.chunks
-                    .pop_front()
-                    .expect("a chunk holds the bytes before `start`"),
-            );
+            pool.give(self.chunks.pop_front().expect("a chunk holds the bytes before `start`"));
             self.start = self.start.saturating_sub(CHUNK);
         }
         self.forget_if_empty();
@@ -108,14 +104,8 @@ impl Queue {
     /// Drops all but the first `len` bytes: they are not to be sent.
     pub fn truncate(&mut self, len: usize, pool: &mut Pool) {
         self.len = self.len.min(len);
-        let needed = if self.len == 0 {
-            0
-        } else {
-            (self.start + self.len).div_ceil(CHUNK)
-        };
-        self.chunks
-            .drain(needed..)
-            .for_each(|chunk| pool.give(chunk));
+        let needed = if self.len == 0 { 0 } else { (self.start + self.len).div_ceil(CHUNK) };
+        self.chunks.drain(needed..).for_each(|chunk| pool.give(chunk));
         self.forget_if_empty();
     }
 
@@ -135,10 +125,7 @@ mod tests {
     fn contents(queue: &Queue, limit: usize) -> Vec<u8> {
         let mut slices = [IoSlice::new(&[]); 8];
         let (used, bytes) = queue.slices(limit, &mut slices);
-        let all: Vec<u8> = slices[..used]
-            .iter()
-            .flat_map(|slice| slice.iter().copied())
-            .collect();
+        let all: Vec<u8> = slices[..used].iter().flat_map(|slice| slice.iter().copied()).collect();
         assert_eq!(all.len(), bytes);
         all
     }
@@ -160,10 +147,7 @@ mod tests {
             }
         }
         assert_eq!(out, bytes);
-        assert_eq!(
-            (queue.chunks.capacity(), queue.start, pool.0.len()),
-            (0, 0, 4)
-        );
+        assert_eq!((queue.chunks.capacity(), queue.start, pool.0.len()), (0, 0, 4));
     }
 
     #[test]

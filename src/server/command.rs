@@ -44,12 +44,7 @@ pub fn take(input: &mut Input<'_>, supply: &mut Option<Box<Supply>>, ctx: &mut C
             Next::Keys(Keys::new(retrieval, ctx.now))
         }
         Parse::Command { used, command } => execute(command, used, input, supply, ctx),
-        Parse::Refused {
-            used,
-            reply,
-            swallow,
-            close,
-        } => {
+        Parse::Refused { used, reply, swallow, close } => {
             if reply == reply::TOO_LARGE {
                 ctx.count(Counter::StoreTooLarge);
             }
@@ -73,24 +68,9 @@ fn execute(
     ctx: &mut Context,
 ) -> Next {
     match command {
-        Command::Store {
-            verb,
-            key,
-            flags,
-            exptime,
-            len,
-            cas,
-            noreply,
-        } => {
+        Command::Store { verb, key, flags, exptime, len, cas, noreply } => {
             let expires = text::deadline(exptime, ctx.now);
-            let store = Store {
-                verb,
-                key,
-                flags,
-                expires,
-                cas,
-                noreply,
-            };
+            let store = Store { verb, key, flags, expires, cas, noreply };
             return begin_store(&store, len, used, input, supply, ctx);
         }
         Command::Version => ctx.say(reply::VERSION),
@@ -122,20 +102,10 @@ fn change(
     }
     let (attempt, noreply) = match command {
         Command::Delete { key, noreply } => (update::delete(key, supply.take(), ctx), noreply),
-        Command::Arithmetic {
-            key,
-            delta,
-            decrement,
-            noreply,
-        } => (
-            update::arithmetic(key, delta, decrement, supply.take(), ctx),
-            noreply,
-        ),
-        Command::Touch {
-            key,
-            exptime,
-            noreply,
-        } => {
+        Command::Arithmetic { key, delta, decrement, noreply } => {
+            (update::arithmetic(key, delta, decrement, supply.take(), ctx), noreply)
+        }
+        Command::Touch { key, exptime, noreply } => {
             let expires = text::deadline(exptime, ctx.now);
             (update::touch(key, expires, supply.take(), ctx), noreply)
         }
@@ -187,13 +157,7 @@ fn begin_store(
     }
 }
 
-fn begin_upload(
-    store: &Store<'_>,
-    len: u64,
-    used: usize,
-    input: &mut Input<'_>,
-    ctx: &mut Context,
-) -> Next {
+fn begin_upload(store: &Store<'_>, len: u64, used: usize, input: &mut Input<'_>, ctx: &mut Context) -> Next {
     input.advance(used);
     match Uploading::new(store, len, ctx) {
         Ok(uploading) => Next::Upload(Box::new(uploading)),

@@ -177,10 +177,7 @@ impl Connection {
         if matches!(self.waiting, Waiting::Lane | Waiting::Room | Waiting::Close) {
             return Fate::Open;
         }
-        let mut budget = Budget {
-            commands: ctx.settings.commands_per_turn,
-            bytes: ctx.settings.bytes_per_turn,
-        };
+        let mut budget = Budget { commands: ctx.settings.commands_per_turn, bytes: ctx.settings.bytes_per_turn };
         let Some(filled) = self.run_held(scratch, &mut budget, ctx) else {
             return Fate::Open;
         };
@@ -190,12 +187,7 @@ impl Connection {
     /// Executes what is held. `None`: it does not get on. Otherwise what is left of it, less than a command,
     /// was moved to the head of `scratch`: so many bytes.
     #[inline]
-    fn run_held(
-        &mut self,
-        scratch: &mut [u8],
-        budget: &mut Budget,
-        ctx: &mut Context,
-    ) -> Option<usize> {
+    fn run_held(&mut self, scratch: &mut [u8], budget: &mut Budget, ctx: &mut Context) -> Option<usize> {
         let mut held = std::mem::take(&mut self.held);
         let mut input = Input::new(&held.bytes[held.start..]);
         self.waiting = self.execute(&mut input, budget, ctx);
@@ -211,13 +203,7 @@ impl Connection {
 
     /// Reads and executes until there is nothing to read, the budget is used up, or something is to be waited for.
     #[inline]
-    fn run_socket(
-        &mut self,
-        scratch: &mut [u8],
-        mut filled: usize,
-        budget: &mut Budget,
-        ctx: &mut Context,
-    ) -> Fate {
+    fn run_socket(&mut self, scratch: &mut [u8], mut filled: usize, budget: &mut Budget, ctx: &mut Context) -> Fate {
         while self.waiting == Waiting::Input && self.readable {
             if filled == scratch.len() {
                 ctx.say(reply::LINE_TOO_LONG);
@@ -248,13 +234,7 @@ impl Connection {
 
     /// One read, behind the `filled` bytes of `scratch` or straight into the value that is being received.
     #[inline]
-    fn read(
-        &mut self,
-        scratch: &mut [u8],
-        filled: usize,
-        budget: &mut Budget,
-        ctx: &Context,
-    ) -> Result<usize, Fate> {
+    fn read(&mut self, scratch: &mut [u8], filled: usize, budget: &mut Budget, ctx: &Context) -> Result<usize, Fate> {
         let most = budget.bytes.min(scratch.len() - filled);
         let sink = match &mut self.state {
             State::Gather(gathering) => Some(gathering.sink()),
@@ -267,19 +247,9 @@ impl Connection {
                 let want = want.min(budget.bytes);
                 let rest = &mut scratch[..most - want.min(most)];
                 let asked = want + rest.len();
-                (
-                    asked,
-                    stream
-                        .recv_split(body, want, rest)
-                        .map(|n| (n, n.min(want))),
-                )
+                (asked, stream.recv_split(body, want, rest).map(|n| (n, n.min(want))))
             }
-            _ => (
-                most,
-                stream
-                    .recv(&mut scratch[filled..filled + most])
-                    .map(|n| (n, 0)),
-            ),
+            _ => (most, stream.recv(&mut scratch[filled..filled + most]).map(|n| (n, 0))),
         };
         let (n, sunk) = match result {
             Ok(read) => read,
@@ -312,12 +282,7 @@ impl Connection {
     }
 
     #[inline]
-    fn execute(
-        &mut self,
-        input: &mut Input<'_>,
-        budget: &mut Budget,
-        ctx: &mut Context,
-    ) -> Waiting {
+    fn execute(&mut self, input: &mut Input<'_>, budget: &mut Budget, ctx: &mut Context) -> Waiting {
         loop {
             if ctx.unsent() >= UNSENT_LIMIT {
                 return Waiting::Peer;
@@ -345,9 +310,7 @@ impl Connection {
             State::First => self.step_first(input, ctx),
             State::SkipLine => self.step_skip_line(input),
             State::Swallow(left) => {
-                *left -= input
-                    .take(usize::try_from(*left).unwrap_or(usize::MAX))
-                    .len() as u64;
+                *left -= input.take(usize::try_from(*left).unwrap_or(usize::MAX)).len() as u64;
                 let over = *left == 0;
                 self.command_if(over)
             }
@@ -455,14 +418,7 @@ impl Connection {
     /// if `mark` has passed that, else what was unsent before. Whether it must now be corked is told by
     /// [`Connection::held_back`].
     #[inline]
-    pub fn send(
-        &mut self,
-        replies: &[u8],
-        depends: Position,
-        mark: Position,
-        pool: &mut Pool,
-        ctx: &Context,
-    ) -> Fate {
+    pub fn send(&mut self, replies: &[u8], depends: Position, mark: Position, pool: &mut Pool, ctx: &Context) -> Fate {
         self.depends = self.depends.max(depends);
         if self.depends > mark {
             self.output.push(replies, pool);
@@ -567,18 +523,11 @@ impl Held {
     fn copy(bytes: &[u8]) -> Self {
         match bytes {
             [] => Self::default(),
-            _ => Self {
-                bytes: bytes.to_vec(),
-                start: 0,
-            },
+            _ => Self { bytes: bytes.to_vec(), start: 0 },
         }
     }
 
     fn unless_empty(self) -> Self {
-        if self.start == self.bytes.len() {
-            Self::default()
-        } else {
-            self
-        }
+        if self.start == self.bytes.len() { Self::default() } else { self }
     }
 }

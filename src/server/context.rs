@@ -166,11 +166,6 @@ impl Context {
     /// Runs a job on the disk lane for the connection being worked on; its answer comes to the inbox.
     pub fn submit(&self, job: impl FnOnce() -> Answer + Send + 'static) {
         let (inbox, token) = (self.inbox.clone(), self.token);
-        self.db.submit(Box::new(move || {
-            inbox.post(Letter {
-                token,
-                answer: job(),
-            })
-        }));
+        self.db.submit(Box::new(move || inbox.post(Letter { token, answer: job() })));
     }
 }

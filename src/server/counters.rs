@@ -59,10 +59,7 @@ impl Counters {
     #[inline]
     pub fn add(&self, counter: Counter, n: u64) {
         let cell = &self.0[counter as usize];
-        cell.store(
-            cell.load(Ordering::Relaxed).wrapping_add(n),
-            Ordering::Relaxed,
-        );
+        cell.store(cell.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
     }
 
     /// Sets a gauge. By the owning worker only.

@@ -54,9 +54,7 @@ impl Listeners {
         }
         if let Some(path) = &settings.unix_socket {
             let unix = Listener::unix(path, settings.unix_mode, settings.backlog);
-            listeners.unix = Some(Arc::new(
-                unix.map_err(|e| explain(&path.display().to_string(), &e))?,
-            ));
+            listeners.unix = Some(Arc::new(unix.map_err(|e| explain(&path.display().to_string(), &e))?));
             listeners.unix_path = Some(path.clone());
         }
         Ok(listeners)
@@ -68,29 +66,15 @@ impl Listeners {
         let mut names = self.addresses.iter().map(SocketAddr::to_string).chain(unix);
         let first = names.next().unwrap_or_default();
         let others: Vec<_> = names.collect();
-        if others.is_empty() {
-            first
-        } else {
-            format!("{first} (and {})", others.join(", "))
-        }
+        if others.is_empty() { first } else { format!("{first} (and {})", others.join(", ")) }
     }
 
     /// Worker number `worker`'s side. Once for each.
     pub(super) fn door(&mut self, worker: usize) -> Door {
         let own = std::mem::take(&mut self.tcp[worker]);
-        let own = own.into_iter().map(|listener| Entrance {
-            listener: Arc::new(listener),
-            tcp: true,
-        });
-        let shared = self.unix.iter().map(|listener| Entrance {
-            listener: listener.clone(),
-            tcp: false,
-        });
-        Door {
-            entrances: own.chain(shared).collect(),
-            closed: None,
-            exhausted: false,
-        }
+        let own = own.into_iter().map(|listener| Entrance { listener: Arc::new(listener), tcp: true });
+        let shared = self.unix.iter().map(|listener| Entrance { listener: listener.clone(), tcp: false });
+        Door { entrances: own.chain(shared).collect(), closed: None, exhausted: false }
     }
 
     fn bind_tcp(&mut self, wanted: SocketAddr, backlog: i32) -> Result<(), String> {
@@ -130,21 +114,15 @@ fn raise_limit(settings: &Settings) {
 
 fn explain(address: &str, error: &io::Error) -> String {
     let hint = match error.kind() {
-        ErrorKind::AddrInUse => {
-            "another server listens there; stop it or choose another address or port (-l, -p, -s)"
-        }
+        ErrorKind::AddrInUse => "another server listens there; stop it or choose another address or port (-l, -p, -s)",
         ErrorKind::AlreadyExists => {
             "a file of that name is there and is not a socket; remove it or choose another path (-s)"
         }
-        ErrorKind::AddrNotAvailable => {
-            "this host does not have that address; choose one it has (-l)"
-        }
+        ErrorKind::AddrNotAvailable => "this host does not have that address; choose one it has (-l)",
         ErrorKind::PermissionDenied => {
             "permission denied; ports below 1024 need a privilege, a socket a writable directory"
         }
-        ErrorKind::NotFound => {
-            "its directory does not exist; create it or choose another path (-s)"
-        }
+        ErrorKind::NotFound => "its directory does not exist; create it or choose another path (-s)",
         _ => return format!("cannot listen on {address}: {error}"),
     };
     format!("cannot listen on {address}: {hint}")
@@ -180,11 +158,7 @@ impl Door {
     /// Registers the sockets; entrance `i` has the reserved token `first + i`.
     pub fn open(&mut self, epoll: &Epoll, first: u32) -> io::Result<()> {
         for (token, entrance) in (first..).zip(&self.entrances) {
-            let interest = if entrance.tcp {
-                Interest::LEVEL_IN
-            } else {
-                Interest::SHARED_IN
-            };
+            let interest = if entrance.tcp { Interest::LEVEL_IN } else { Interest::SHARED_IN };
             epoll.add(&*entrance.listener, interest, Token::reserved(token).pack())?;
         }
         self.closed = None;
@@ -195,20 +169,15 @@ impl Door {
     /// who waited are in.
     pub fn close(&mut self, epoll: &Epoll, now: Duration) -> io::Result<()> {
         if !std::mem::replace(&mut self.exhausted, true) {
-            log::warn(
-                "out of file descriptors; new connections wait (raise the limit on open files or lower -c)",
-            );
+            log::warn("out of file descriptors; new connections wait (raise the limit on open files or lower -c)");
         }
         self.closed = Some(now);
-        self.entrances
-            .iter()
-            .try_for_each(|entrance| epoll.delete(&*entrance.listener))
+        self.entrances.iter().try_for_each(|entrance| epoll.delete(&*entrance.listener))
     }
 
     /// How long it stays closed, if it is closed.
     pub fn closed_for(&self, now: Duration) -> Option<Duration> {
-        self.closed
-            .map(|since| PAUSE.saturating_sub(now.saturating_sub(since)))
+        self.closed.map(|since| PAUSE.saturating_sub(now.saturating_sub(since)))
     }
 
     /// Whether it stands closed.
@@ -218,16 +187,8 @@ impl Door {
 
     /// Puts the sockets back if it is time. Level-triggered: who waits is announced at once. Returns how long
     /// it was closed.
-    pub fn reopen(
-        &mut self,
-        epoll: &Epoll,
-        first: u32,
-        now: Duration,
-    ) -> io::Result<Option<Duration>> {
-        let Some(since) = self
-            .closed
-            .filter(|since| now.saturating_sub(*since) >= PAUSE)
-        else {
+    pub fn reopen(&mut self, epoll: &Epoll, first: u32, now: Duration) -> io::Result<Option<Duration>> {
+        let Some(since) = self.closed.filter(|since| now.saturating_sub(*since) >= PAUSE) else {
             return Ok(None);
         };
         self.open(epoll, first)?;

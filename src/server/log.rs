@@ -60,10 +60,7 @@ pub fn init(level: Level, target: &Target) -> Result<(), String> {
             format!("cannot reach the system log at /dev/log: {error}; choose another --log.target")
         })?),
         Target::File(path) => Sink::File(append(path).map_err(|error| {
-            format!(
-                "cannot write messages to {}: {error}; choose another --log.target",
-                path.display()
-            )
+            format!("cannot write messages to {}: {error}; choose another --log.target", path.display())
         })?),
     };
     // A second call changes the level only.
@@ -128,9 +125,7 @@ fn write(level: Level, message: &dyn Display) {
     let _ = match SINK.get().unwrap_or(&Sink::Stderr) {
         Sink::Stderr => io::stderr().write_all(stamped(level, &text).as_bytes()),
         Sink::File(file) => (&*file).write_all(stamped(level, &text).as_bytes()),
-        Sink::Journal => {
-            io::stderr().write_all(format!("<{}>{text}\n", priority(level)).as_bytes())
-        }
+        Sink::Journal => io::stderr().write_all(format!("<{}>{text}\n", priority(level)).as_bytes()),
         Sink::Syslog(socket) => socket.send(datagram(level, &text).as_bytes()).map(drop),
     };
 }
@@ -162,11 +157,7 @@ fn priority(level: Level) -> u8 {
 
 /// RFC 3164, as local system logs take it. The facility is LOG_DAEMON; the receiver adds time and host.
 fn datagram(level: Level, text: &str) -> String {
-    format!(
-        "<{}>kingserver[{}]: {text}",
-        3 * 8 + priority(level),
-        std::process::id()
-    )
+    format!("<{}>kingserver[{}]: {text}", 3 * 8 + priority(level), std::process::id())
 }
 
 fn syslog() -> io::Result<UnixDatagram> {
@@ -185,8 +176,7 @@ fn stderr_is_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else {
         return false;
     };
-    std::fs::metadata("/proc/self/fd/2")
-        .is_ok_and(|stderr| stream == format!("{}:{}", stderr.dev(), stderr.ino()))
+    std::fs::metadata("/proc/self/fd/2").is_ok_and(|stderr| stream == format!("{}:{}", stderr.dev(), stderr.ino()))
 }
 
 /// Coordinated Universal Time, to the millisecond: 2026-01-31T23:59:59.999Z.
@@ -209,16 +199,11 @@ fn timestamp(since_1970: Duration) -> String {
 fn date(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
     (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
@@ -243,10 +228,7 @@ mod tests {
     #[test]
     fn a_message_is_one_line() {
         assert_eq!(one_line(&"a\nb\r\n\x1b[31mc"), "a b   [31mc");
-        assert_eq!(
-            datagram(Level::Error, "x"),
-            format!("<27>kingserver[{}]: x", std::process::id())
-        );
+        assert_eq!(datagram(Level::Error, "x"), format!("<27>kingserver[{}]: x", std::process::id()));
     }
 
     #[test]

@@ -66,18 +66,12 @@ pub fn run(settings: Settings, db: Arc<Db>, mut listeners: Listeners) -> Result<
     outcomes.map(|_| ())
 }
 
-fn start(
-    number: usize,
-    worker: Worker,
-    ended: Arc<EventFd>,
-) -> io::Result<JoinHandle<io::Result<()>>> {
-    std::thread::Builder::new()
-        .name(format!("worker-{number}"))
-        .spawn(move || {
-            let outcome = worker.run();
-            ended.ring();
-            outcome
-        })
+fn start(number: usize, worker: Worker, ended: Arc<EventFd>) -> io::Result<JoinHandle<io::Result<()>>> {
+    std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+        let outcome = worker.run();
+        ended.ring();
+        outcome
+    })
 }
 
 /// Waits for a signal to stop, or for a worker to end by itself.
@@ -93,9 +87,7 @@ fn wait(signals: &SignalFd, ended: &EventFd) -> io::Result<()> {
         while let Some(signal) = signals.read()? {
             match signal {
                 Signal::Stop => return Ok(()),
-                Signal::Reload | Signal::User => {
-                    log::info("signal received; there is nothing to reload")
-                }
+                Signal::Reload | Signal::User => log::info("signal received; there is nothing to reload"),
             }
         }
     }

@@ -58,15 +58,10 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked, String> 
         return Ok(Asked::Show(help()));
     }
     if matches.opt_present("version") {
-        return Ok(Asked::Show(format!(
-            "kingserver {}\n",
-            env!("CARGO_PKG_VERSION")
-        )));
+        return Ok(Asked::Show(format!("kingserver {}\n", env!("CARGO_PKG_VERSION"))));
     }
     if let Some(word) = matches.free.first() {
-        return Err(format!(
-            "'{word}' is not an option; options start with - or --, and --help lists them"
-        ));
+        return Err(format!("'{word}' is not an option; options start with - or --, and --help lists them"));
     }
     let told = command_line(&matches);
     let mut all = Vec::new();
@@ -78,8 +73,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked, String> 
     let mut draft = table::Draft::default();
     for given in &all {
         draft.origin.clone_from(&given.origin);
-        (given.row.set)(&mut draft, &given.value)
-            .map_err(|message| format!("{}: {message}", given.origin))?;
+        (given.row.set)(&mut draft, &given.value).map_err(|message| format!("{}: {message}", given.origin))?;
     }
     draft.finish().map(|launch| Asked::Run(Box::new(launch)))
 }
@@ -108,24 +102,10 @@ fn command_line(matches: &getopts::Matches) -> Vec<Given> {
     let mut found = Vec::new();
     for row in rows().filter(|row| !row.is_command()) {
         for name in row.names {
-            let given = |value| Given {
-                row,
-                origin: row.label(),
-                value,
-            };
+            let given = |value| Given { row, origin: row.label(), value };
             match row.is_flag() {
-                true => found.extend(
-                    matches
-                        .opt_positions(name)
-                        .into_iter()
-                        .map(|at| (at, given("yes".into()))),
-                ),
-                false => found.extend(
-                    matches
-                        .opt_strs_pos(name)
-                        .into_iter()
-                        .map(|(at, value)| (at, given(value))),
-                ),
+                true => found.extend(matches.opt_positions(name).into_iter().map(|at| (at, given("yes".into())))),
+                false => found.extend(matches.opt_strs_pos(name).into_iter().map(|(at, value)| (at, given(value)))),
             }
         }
     }
@@ -135,46 +115,30 @@ fn command_line(matches: &getopts::Matches) -> Vec<Given> {
 
 /// The options of a configuration file in their order.
 fn file(path: &str) -> Result<Vec<Given>, String> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| format!("cannot read the configuration file {path}: {error}"))?;
-    config::entries(&text)
-        .map(|entry| file_entry(path, &entry))
-        .collect()
+    let text =
+        std::fs::read_to_string(path).map_err(|error| format!("cannot read the configuration file {path}: {error}"))?;
+    config::entries(&text).map(|entry| file_entry(path, &entry)).collect()
 }
 
 fn file_entry(path: &str, entry: &config::Entry<'_>) -> Result<Given, String> {
     let place = format!("{path}:{}", entry.line);
     let Some(row) = rows().find(|row| row.names.contains(&entry.name)) else {
-        return Err(format!(
-            "{place}: there is no option '{}'; --help lists them",
-            entry.name
-        ));
+        return Err(format!("{place}: there is no option '{}'; --help lists them", entry.name));
     };
     if row.is_command() {
-        return Err(format!(
-            "{place}: '{}' belongs on the command line",
-            entry.name
-        ));
+        return Err(format!("{place}: '{}' belongs on the command line", entry.name));
     }
     let value = match entry.value {
         Some(value) => value,
         None if row.is_flag() => "yes",
         None => return Err(format!("{place}: '{}' needs a value", entry.name)),
     };
-    Ok(Given {
-        row,
-        origin: format!("{place}: {}", entry.name),
-        value: value.to_string(),
-    })
+    Ok(Given { row, origin: format!("{place}: {}", entry.name), value: value.to_string() })
 }
 
 fn describe(fail: getopts::Fail) -> String {
     let dashes = |name: &str| {
-        if name.chars().count() == 1 {
-            format!("-{name}")
-        } else {
-            format!("--{name}")
-        }
+        if name.chars().count() == 1 { format!("-{name}") } else { format!("--{name}") }
     };
     match fail {
         getopts::Fail::ArgumentMissing(name) => {
@@ -204,16 +168,8 @@ pub fn help() -> String {
 }
 
 fn help_row(row: &Row) -> String {
-    let value = if row.is_flag() {
-        String::new()
-    } else {
-        format!(" {}", row.value)
-    };
-    let default = if row.default.is_empty() {
-        String::new()
-    } else {
-        format!(" (default: {})", row.default)
-    };
+    let value = if row.is_flag() { String::new() } else { format!(" {}", row.value) };
+    let default = if row.default.is_empty() { String::new() } else { format!(" (default: {})", row.default) };
     let indented = row.help.replace('\n', "\n          ");
     format!("  {}{value}\n          {indented}{default}\n", row.label())
 }

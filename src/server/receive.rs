@@ -28,41 +28,13 @@ struct Order {
 
 impl Order {
     fn new(store: &Store<'_>) -> Self {
-        let Store {
-            verb,
-            key,
-            flags,
-            expires,
-            cas,
-            noreply,
-        } = *store;
-        Self {
-            verb,
-            key: key.into(),
-            flags,
-            expires,
-            cas,
-            noreply,
-        }
+        let Store { verb, key, flags, expires, cas, noreply } = *store;
+        Self { verb, key: key.into(), flags, expires, cas, noreply }
     }
 
     fn store(&self) -> Store<'_> {
-        let Self {
-            verb,
-            ref key,
-            flags,
-            expires,
-            cas,
-            noreply,
-        } = *self;
-        Store {
-            verb,
-            key,
-            flags,
-            expires,
-            cas,
-            noreply,
-        }
+        let Self { verb, ref key, flags, expires, cas, noreply } = *self;
+        Store { verb, key, flags, expires, cas, noreply }
     }
 }
 
@@ -77,11 +49,7 @@ pub struct Gathering {
 impl Gathering {
     /// For a value of `len` bytes.
     pub fn new(store: &Store<'_>, len: usize) -> Self {
-        Self {
-            order: Order::new(store),
-            bytes: Vec::new(),
-            want: len + reply::LINE_END.len(),
-        }
+        Self { order: Order::new(store), bytes: Vec::new(), want: len + reply::LINE_END.len() }
     }
 
     /// Where to read the next bytes to, and how many.
@@ -91,12 +59,7 @@ impl Gathering {
     }
 
     /// Takes what has arrived; executes the command once all has.
-    pub fn step(
-        &mut self,
-        input: &mut Input<'_>,
-        supply: &mut Option<Box<Supply>>,
-        ctx: &mut Context,
-    ) -> Step {
+    pub fn step(&mut self, input: &mut Input<'_>, supply: &mut Option<Box<Supply>>, ctx: &mut Context) -> Step {
         let missing = self.want - self.bytes.len();
         if missing > 0 {
             self.bytes.reserve_exact(missing);
@@ -111,12 +74,7 @@ impl Gathering {
 
 /// Executes a storage command whose data block has arrived whole, its line end included.
 #[inline]
-pub fn store_block(
-    store: &Store<'_>,
-    block: &[u8],
-    supply: &mut Option<Box<Supply>>,
-    ctx: &mut Context,
-) -> Step {
+pub fn store_block(store: &Store<'_>, block: &[u8], supply: &mut Option<Box<Supply>>, ctx: &mut Context) -> Step {
     let (value, end) = block.split_at(block.len() - reply::LINE_END.len());
     if end != reply::LINE_END {
         ctx.answer(reply::BAD_CHUNK, store.noreply);
@@ -173,10 +131,7 @@ impl Uploading {
             failed: None,
             ended: None,
         };
-        Ok(Self {
-            order: Order::new(store),
-            stage: Stage::Receiving(receiving),
-        })
+        Ok(Self { order: Order::new(store), stage: Stage::Receiving(receiving) })
     }
 
     /// Where to read the next bytes to, and how many; `None`: nowhere now. Tell [`Uploading::sunk`] how many came.
@@ -206,12 +161,7 @@ impl Uploading {
     }
 
     /// Passes on what has arrived; executes the command once all has.
-    pub fn step(
-        &mut self,
-        input: &mut Input<'_>,
-        supply: &mut Option<Box<Supply>>,
-        ctx: &mut Context,
-    ) -> Step {
+    pub fn step(&mut self, input: &mut Input<'_>, supply: &mut Option<Box<Supply>>, ctx: &mut Context) -> Step {
         if let Stage::Receiving(receiving) = &mut self.stage {
             if let Err(waiting) = receiving.step(input, ctx) {
                 return Step::Wait(waiting);
@@ -221,9 +171,7 @@ impl Uploading {
                 return Step::Done;
             }
         }
-        let Stage::Received(uploaded) = &self.stage else {
-            unreachable!("finished above")
-        };
+        let Stage::Received(uploaded) = &self.stage else { unreachable!("finished above") };
         if let Err(waiting) = ctx.may_write() {
             return Step::Wait(waiting);
         }
@@ -279,18 +227,13 @@ impl Receiving {
 
     /// How many bytes the chunk still takes.
     fn wanted(&self) -> usize {
-        usize::try_from(self.left)
-            .map_or(CHUNK, |left| left.min(CHUNK))
-            .min(CHUNK - self.chunk.len())
+        usize::try_from(self.left).map_or(CHUNK, |left| left.min(CHUNK)).min(CHUNK - self.chunk.len())
     }
 
     /// A buffer for the whole chunk, one that came back if there is one.
     fn make_room(&mut self) {
         if self.chunk.capacity() == 0 {
-            self.chunk = self
-                .spare
-                .take()
-                .unwrap_or_else(|| Vec::with_capacity(CHUNK));
+            self.chunk = self.spare.take().unwrap_or_else(|| Vec::with_capacity(CHUNK));
         }
     }
 
@@ -316,11 +259,7 @@ impl Receiving {
         if self.ended.is_none() {
             self.end(input)?;
         }
-        if self.in_flight > 0 {
-            Err(Waiting::Lane)
-        } else {
-            Ok(())
-        }
+        if self.in_flight > 0 { Err(Waiting::Lane) } else { Ok(()) }
     }
 
     fn fill(&mut self, input: &mut Input<'_>) {

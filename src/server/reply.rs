@@ -61,11 +61,7 @@ pub fn number(out: &mut Vec<u8>, mut value: u64) {
 /// `SERVER_ERROR <why>\r\n`, whatever bytes `why` has: one line of bounded length.
 pub fn server_error(out: &mut Vec<u8>, why: &str) {
     out.extend_from_slice(b"SERVER_ERROR ");
-    out.extend(
-        why.bytes()
-            .take(LONGEST_ERROR)
-            .map(|byte| if byte.is_ascii_control() { b' ' } else { byte }),
-    );
+    out.extend(why.bytes().take(LONGEST_ERROR).map(|byte| if byte.is_ascii_control() { b' ' } else { byte }));
     out.extend_from_slice(LINE_END);
 }
 

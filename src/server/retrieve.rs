@@ -56,20 +56,11 @@ impl Keys {
     /// At the first key.
     pub fn new(head: Retrieval, now: u64) -> Self {
         let touch = head.touch.map(|exptime| text::deadline(exptime, now));
-        Self {
-            with_cas: head.with_cas,
-            touch,
-            any: false,
-        }
+        Self { with_cas: head.with_cas, touch, any: false }
     }
 
     /// Answers keys until the line ends or something is to be waited for. `supply` is for the first of them.
-    pub fn step(
-        &mut self,
-        input: &mut Input<'_>,
-        supply: &mut Option<Box<Supply>>,
-        ctx: &mut Context,
-    ) -> KeysStep {
+    pub fn step(&mut self, input: &mut Input<'_>, supply: &mut Option<Box<Supply>>, ctx: &mut Context) -> KeysStep {
         // An error takes the place of the whole reply, as far as none of it has left the turn's buffer.
         let start = (!self.any).then_some(ctx.replies.len());
         loop {
@@ -85,9 +76,7 @@ impl Keys {
                     return KeysStep::End;
                 }
                 NextKey::Bad => {
-                    start
-                        .into_iter()
-                        .for_each(|start| ctx.replies.truncate(start));
+                    start.into_iter().for_each(|start| ctx.replies.truncate(start));
                     ctx.say(reply::BAD_LINE);
                     return KeysStep::Skip;
                 }
@@ -124,13 +113,7 @@ impl Keys {
         }
     }
 
-    fn get_and_touch(
-        &self,
-        key: &[u8],
-        deadline: u64,
-        supply: &mut Option<Box<Supply>>,
-        ctx: &mut Context,
-    ) -> Found {
+    fn get_and_touch(&self, key: &[u8], deadline: u64, supply: &mut Option<Box<Supply>>, ctx: &mut Context) -> Found {
         if let Err(waiting) = ctx.may_write() {
             return Found::Wait(waiting);
         }
@@ -172,10 +155,7 @@ impl Keys {
         let body = match &hit.large {
             Some(large) => NewBody::Same(large),
             None => {
-                let header = said
-                    .iter()
-                    .position(|byte| *byte == b'\n')
-                    .map_or(0, |at| at + 1);
+                let header = said.iter().position(|byte| *byte == b'\n').map_or(0, |at| at + 1);
                 NewBody::Inline(&said[header..said.len() - reply::LINE_END.len()])
             }
         };
@@ -193,43 +173,22 @@ impl Keys {
 
     /// Looks the key up; a small value goes straight into the replies.
     #[inline]
-    fn look(
-        &self,
-        key: &[u8],
-        supplied: Option<&Fetched>,
-        ctx: &mut Context,
-    ) -> kingdb::store::Result<Lookup<Hit>> {
-        let Context {
-            db,
-            replies,
-            scratch,
-            now,
-            ..
-        } = ctx;
+    fn look(&self, key: &[u8], supplied: Option<&Fetched>, ctx: &mut Context) -> kingdb::store::Result<Lookup<Hit>> {
+        let Context { db, replies, scratch, now, .. } = ctx;
         let with_cas = self.with_cas;
-        db.lookup(
-            &db.key(key),
-            *now,
-            supplied,
-            scratch,
-            |record: Record<'_>| {
-                let large = match record.body {
-                    Body::Large(large) => Some(large.clone()),
-                    Body::Inline(value) => {
-                        let cas = with_cas.then_some(record.cas);
-                        reply::value_header(replies, key, record.flags, value.len() as u64, cas);
-                        replies.extend_from_slice(value);
-                        replies.extend_from_slice(reply::LINE_END);
-                        None
-                    }
-                };
-                Hit {
-                    flags: record.flags,
-                    cas: record.cas,
-                    large,
+        db.lookup(&db.key(key), *now, supplied, scratch, |record: Record<'_>| {
+            let large = match record.body {
+                Body::Large(large) => Some(large.clone()),
+                Body::Inline(value) => {
+                    let cas = with_cas.then_some(record.cas);
+                    reply::value_header(replies, key, record.flags, value.len() as u64, cas);
+                    replies.extend_from_slice(value);
+                    replies.extend_from_slice(reply::LINE_END);
+                    None
                 }
-            },
-        )
+            };
+            Hit { flags: record.flags, cas: record.cas, large }
+        })
     }
 
     fn found(&self, key: &[u8], hit: Hit) -> Found {
@@ -240,13 +199,7 @@ impl Keys {
         let cas = self.with_cas.then_some(hit.cas);
         reply::value_header(&mut header, key, hit.flags, large.len(), cas);
         let source = Source::Here;
-        Found::Large(Box::new(Streaming {
-            large,
-            next: 0,
-            header,
-            source,
-            keys: *self,
-        }))
+        Found::Large(Box::new(Streaming { large, next: 0, header, source, keys: *self }))
     }
 
     fn miss(&self, seen: Seen, ctx: &mut Context) -> Found {
@@ -258,18 +211,10 @@ impl Keys {
     #[inline]
     fn count(&self, hit: bool, ctx: &Context) {
         ctx.count(Counter::CmdGet);
-        ctx.count(if hit {
-            Counter::GetHits
-        } else {
-            Counter::GetMisses
-        });
+        ctx.count(if hit { Counter::GetHits } else { Counter::GetMisses });
         if self.touch.is_some() {
             ctx.count(Counter::CmdTouch);
-            ctx.count(if hit {
-                Counter::TouchHits
-            } else {
-                Counter::TouchMisses
-            });
+            ctx.count(if hit { Counter::TouchHits } else { Counter::TouchMisses });
         }
     }
 }
@@ -325,10 +270,7 @@ impl Streaming {
 
     /// The lane's answer to a fetch.
     pub fn came(&mut self, chunk: kingdb::store::Result<Vec<u8>>) {
-        assert!(
-            matches!(self.source, Source::Asked),
-            "a chunk comes only when asked for"
-        );
+        assert!(matches!(self.source, Source::Asked), "a chunk comes only when asked for");
         self.source = Source::Came(chunk);
     }
 
@@ -359,23 +301,15 @@ impl Streaming {
                 StreamStep::Failed
             }
             Err(error) => {
-                log::error(format_args!(
-                    "a value broke off while it was sent, connection closed: {error}"
-                ));
+                log::error(format_args!("a value broke off while it was sent, connection closed: {error}"));
                 StreamStep::Broken
             }
         }
     }
 
     fn read(&self, ctx: &mut Context) -> kingdb::store::Result<Option<()>> {
-        let Context {
-            replies, scratch, ..
-        } = ctx;
-        let header = if self.next == 0 {
-            &self.header[..]
-        } else {
-            &[]
-        };
+        let Context { replies, scratch, .. } = ctx;
+        let header = if self.next == 0 { &self.header[..] } else { &[] };
         self.large.read_nowait(self.next, scratch, |chunk| {
             replies.extend_from_slice(header);
             replies.extend_from_slice(chunk);

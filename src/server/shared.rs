@@ -37,9 +37,7 @@ impl Shared {
         Ok(Self {
             settings: Arc::new(settings),
             counters: (0..workers).map(|_| Counters::new()).collect(),
-            inboxes: (0..workers)
-                .map(|_| Inbox::new().map(Arc::new))
-                .collect::<io::Result<_>>()?,
+            inboxes: (0..workers).map(|_| Inbox::new().map(Arc::new)).collect::<io::Result<_>>()?,
             started: clock::monotonic(),
             connections: AtomicUsize::new(0),
             failure_told: AtomicBool::new(false),
@@ -88,9 +86,7 @@ impl Shared {
 
     fn sum(&self) -> Values {
         let mut sum = ZERO;
-        self.counters
-            .iter()
-            .for_each(|counters| counters.add_to(&mut sum));
+        self.counters.iter().for_each(|counters| counters.add_to(&mut sum));
         sum
     }
 }

@@ -39,16 +39,8 @@ fn general(out: &mut String, ctx: &Context) {
     commands(out, &totals);
     line(out, "limit_maxbytes", ctx.settings.cache_bytes);
     line(out, "accepting_conns", 1);
-    line(
-        out,
-        "listen_disabled_num",
-        totals[Counter::ListenDisabledNum as usize],
-    );
-    line(
-        out,
-        "time_in_listen_disabled_us",
-        totals[Counter::ListenDisabledMicros as usize],
-    );
+    line(out, "listen_disabled_num", totals[Counter::ListenDisabledNum as usize]);
+    line(out, "time_in_listen_disabled_us", totals[Counter::ListenDisabledMicros as usize]);
     line(out, "threads", ctx.settings.threads);
     line(out, "conn_yields", totals[Counter::ConnYields as usize]);
     store(out, ctx);
@@ -63,44 +55,16 @@ fn process(out: &mut String, ctx: &Context) {
     line(out, "time", clock::wall_time().as_secs());
     line(out, "version", env!("CARGO_PKG_VERSION"));
     line(out, "pointer_size", usize::BITS);
-    line(
-        out,
-        "rusage_user",
-        format_args!("{}.{:06}", usage.user.as_secs(), usage.user.subsec_micros()),
-    );
-    line(
-        out,
-        "rusage_system",
-        format_args!(
-            "{}.{:06}",
-            usage.system.as_secs(),
-            usage.system.subsec_micros()
-        ),
-    );
+    line(out, "rusage_user", format_args!("{}.{:06}", usage.user.as_secs(), usage.user.subsec_micros()));
+    line(out, "rusage_system", format_args!("{}.{:06}", usage.system.as_secs(), usage.system.subsec_micros()));
 }
 
 fn connections(out: &mut String, totals: &Values, ctx: &Context) {
     line(out, "max_connections", ctx.settings.max_connections);
-    line(
-        out,
-        "curr_connections",
-        totals[Counter::Connections as usize],
-    );
-    line(
-        out,
-        "total_connections",
-        totals[Counter::TotalConnections as usize],
-    );
-    line(
-        out,
-        "rejected_connections",
-        totals[Counter::RejectedConnections as usize],
-    );
-    line(
-        out,
-        "connection_structures",
-        totals[Counter::ConnectionsPeak as usize],
-    );
+    line(out, "curr_connections", totals[Counter::Connections as usize]);
+    line(out, "total_connections", totals[Counter::TotalConnections as usize]);
+    line(out, "rejected_connections", totals[Counter::RejectedConnections as usize]);
+    line(out, "connection_structures", totals[Counter::ConnectionsPeak as usize]);
 }
 
 fn commands(out: &mut String, totals: &Values) {
@@ -157,21 +121,9 @@ fn store(out: &mut String, ctx: &Context) {
 
 fn workers(out: &mut String, ctx: &Context) {
     for (number, counters) in ctx.shared.counters.iter().enumerate() {
-        line(
-            out,
-            &format!("worker_{number}_connections"),
-            counters.get(Counter::Connections),
-        );
-        line(
-            out,
-            &format!("worker_{number}_total_connections"),
-            counters.get(Counter::TotalConnections),
-        );
-        line(
-            out,
-            &format!("worker_{number}_turns"),
-            counters.get(Counter::Turns),
-        );
+        line(out, &format!("worker_{number}_connections"), counters.get(Counter::Connections));
+        line(out, &format!("worker_{number}_total_connections"), counters.get(Counter::TotalConnections));
+        line(out, &format!("worker_{number}_turns"), counters.get(Counter::Turns));
     }
 }
 
@@ -179,32 +131,13 @@ fn settings(out: &mut String, settings: &Settings) {
     let yes = |on: bool| if on { "yes" } else { "no" };
     line(out, "maxbytes", settings.cache_bytes);
     line(out, "maxconns", settings.max_connections);
-    line(
-        out,
-        "tcpport",
-        settings.listen.first().map_or(0, |address| address.1),
-    );
+    line(out, "tcpport", settings.listen.first().map_or(0, |address| address.1));
     line(out, "udpport", 0);
-    let addresses: Vec<_> = settings
-        .listen
-        .iter()
-        .map(|address| address.0.to_string())
-        .collect();
-    line(
-        out,
-        "inter",
-        if addresses.is_empty() {
-            "NULL".to_owned()
-        } else {
-            addresses.join(",")
-        },
-    );
+    let addresses: Vec<_> = settings.listen.iter().map(|address| address.0.to_string()).collect();
+    line(out, "inter", if addresses.is_empty() { "NULL".to_owned() } else { addresses.join(",") });
     line(out, "verbosity", log::verbosity());
     line(out, "evictions", "off");
-    let socket = settings
-        .unix_socket
-        .as_ref()
-        .map_or("NULL".to_owned(), |path| path.display().to_string());
+    let socket = settings.unix_socket.as_ref().map_or("NULL".to_owned(), |path| path.display().to_string());
     line(out, "domain_socket", socket);
     line(out, "umask", format_args!("{:o}", settings.unix_mode));
     line(out, "num_threads", settings.threads);
@@ -216,21 +149,13 @@ fn settings(out: &mut String, settings: &Settings) {
     line(out, "auth_enabled_ascii", "no");
     line(out, "item_size_max", settings.max_value);
     line(out, "flush_enabled", "yes");
-    line(
-        out,
-        "idle_timeout",
-        settings.idle_timeout.map_or(0, |time| time.as_secs()),
-    );
+    line(out, "idle_timeout", settings.idle_timeout.map_or(0, |time| time.as_secs()));
     line(out, "bytes_per_turn", settings.bytes_per_turn);
     line(out, "tcp_nodelay", yes(settings.nodelay));
     line(out, "tcp_keepalive", yes(settings.keepalive));
     line(out, "db_path", settings.db_path.display());
     line(out, "db_sync", sync_name(settings.sync));
-    line(
-        out,
-        "db_sync_interval_ms",
-        settings.sync_interval.as_millis(),
-    );
+    line(out, "db_sync_interval_ms", settings.sync_interval.as_millis());
     line(out, "db_compression", yes(settings.compression));
 }
 

@@ -33,12 +33,7 @@ pub enum Value<'a> {
 impl Store<'_> {
     /// Executes the command. The caller has checked that writes may be executed now.
     #[inline]
-    pub fn execute(
-        &self,
-        value: Value<'_>,
-        supply: Option<Box<Supply>>,
-        ctx: &mut Context,
-    ) -> Attempt {
+    pub fn execute(&self, value: Value<'_>, supply: Option<Box<Supply>>, ctx: &mut Context) -> Attempt {
         ctx.value.clear();
         let key = ctx.db.key(self.key);
         let attempt = match self.verb {
@@ -55,20 +50,13 @@ impl Store<'_> {
         attempt
     }
 
-    fn put_if(
-        &self,
-        key: Key<'_>,
-        value: Value<'_>,
-        supply: &Option<Box<Supply>>,
-        ctx: &mut Context,
-    ) -> Attempt {
+    fn put_if(&self, key: Key<'_>, value: Value<'_>, supply: &Option<Box<Supply>>, ctx: &mut Context) -> Attempt {
         loop {
-            let (seen, cas) =
-                match look(&key, Supply::fetched(supply), ctx, |record, _| record.cas)? {
-                    Lookup::Hit(seen, cas) => (seen, Some(cas)),
-                    Lookup::Miss(seen) => (seen, None),
-                    Lookup::Cold(read) => return Ok(Verdict::Cold(read)),
-                };
+            let (seen, cas) = match look(&key, Supply::fetched(supply), ctx, |record, _| record.cas)? {
+                Lookup::Hit(seen, cas) => (seen, Some(cas)),
+                Lookup::Miss(seen) => (seen, None),
+                Lookup::Cold(read) => return Ok(Verdict::Cold(read)),
+            };
             if let Some(refusal) = self.refuses(cas) {
                 self.count_cas(cas, ctx);
                 return Ok(Verdict::Say(refusal));
@@ -100,37 +88,18 @@ impl Store<'_> {
     }
 
     #[inline]
-    fn put(
-        &self,
-        key: Key<'_>,
-        value: Value<'_>,
-        expect: Expect,
-        ctx: &mut Context,
-    ) -> Result<bool, kingdb::Error> {
+    fn put(&self, key: Key<'_>, value: Value<'_>, expect: Expect, ctx: &mut Context) -> Result<bool, kingdb::Error> {
         let body = match value {
             Value::Bytes(bytes) => NewBody::Inline(bytes),
             Value::Uploaded(uploaded) => NewBody::Uploaded(uploaded),
         };
-        let particulars = Particulars {
-            flags: self.flags,
-            expires: self.expires,
-            cas: None,
-            expect,
-        };
+        let particulars = Particulars { flags: self.flags, expires: self.expires, cas: None, expect };
         write(key, particulars, Source::Given(body), ctx)
     }
 
     /// append, prepend: the old record's flags and deadline stay.
-    fn join(
-        &self,
-        key: Key<'_>,
-        value: Value<'_>,
-        supply: Option<Box<Supply>>,
-        ctx: &mut Context,
-    ) -> Attempt {
-        let Value::Bytes(new) = value else {
-            unreachable!("append and prepend receive their value in memory")
-        };
+    fn join(&self, key: Key<'_>, value: Value<'_>, supply: Option<Box<Supply>>, ctx: &mut Context) -> Attempt {
+        let Value::Bytes(new) = value else { unreachable!("append and prepend receive their value in memory") };
         let supply = match supply.map(|supply| *supply) {
             Some(Supply::Composed(composed)) => match self.write_composed(key, composed, ctx)? {
                 true => return Ok(Verdict::Say(reply::STORED)),
@@ -144,17 +113,12 @@ impl Store<'_> {
                 let (len, large) = (record.len(), self.gather(&record.body, new, joined));
                 (record.flags, record.expires, len, large)
             };
-            let (seen, (flags, expires, len, large)) =
-                match look(&key, Supply::fetched(&supply), ctx, visit)? {
-                    Lookup::Hit(seen, old) => (seen, old),
-                    Lookup::Miss(_) => return Ok(Verdict::Say(reply::NOT_STORED)),
-                    Lookup::Cold(read) => return Ok(Verdict::Cold(read)),
-                };
-            let basis = Basis {
-                seen,
-                flags,
-                expires,
+            let (seen, (flags, expires, len, large)) = match look(&key, Supply::fetched(&supply), ctx, visit)? {
+                Lookup::Hit(seen, old) => (seen, old),
+                Lookup::Miss(_) => return Ok(Verdict::Say(reply::NOT_STORED)),
+                Lookup::Cold(read) => return Ok(Verdict::Cold(read)),
             };
+            let basis = Basis { seen, flags, expires };
             if len + new.len() as u64 > ctx.settings.max_value {
                 ctx.count(Counter::StoreTooLarge);
                 return Ok(Verdict::Say(reply::TOO_LARGE));
@@ -174,42 +138,22 @@ impl Store<'_> {
             Body::Large(large) => return Some((*large).clone()),
             Body::Inline(old) => *old,
         };
-        let (first, second) = if self.verb == Verb::Append {
-            (old, new)
-        } else {
-            (new, old)
-        };
+        let (first, second) = if self.verb == Verb::Append { (old, new) } else { (new, old) };
         joined.extend_from_slice(first);
         joined.extend_from_slice(second);
         None
     }
 
     /// What the disk lane joined is written if nothing has changed meanwhile.
-    fn write_composed(
-        &self,
-        key: Key<'_>,
-        composed: Composed,
-        ctx: &mut Context,
-    ) -> Result<bool, kingdb::Error> {
+    fn write_composed(&self, key: Key<'_>, composed: Composed, ctx: &mut Context) -> Result<bool, kingdb::Error> {
         let Composed { basis, value } = composed;
         ctx.depend(basis.seen.depends);
         let value = value?;
-        write(
-            key,
-            basis.kept(),
-            Source::Given(NewBody::Uploaded(&value)),
-            ctx,
-        )
+        write(key, basis.kept(), Source::Given(NewBody::Uploaded(&value)), ctx)
     }
 
     /// The result is large: the disk lane writes it out.
-    fn compose(
-        &self,
-        new: &[u8],
-        large: Option<Large>,
-        basis: Basis,
-        ctx: &mut Context,
-    ) -> Verdict {
+    fn compose(&self, new: &[u8], large: Option<Large>, basis: Basis, ctx: &mut Context) -> Verdict {
         let parts = match large {
             None => vec![Part::Bytes(std::mem::take(&mut ctx.value))],
             Some(old) if self.verb == Verb::Append => {

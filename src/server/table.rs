@@ -30,18 +30,12 @@ impl Token {
 
     /// The other way round.
     pub fn unpack(packed: u64) -> Self {
-        Self {
-            index: packed as u32,
-            generation: (packed >> 32) as u32,
-        }
+        Self { index: packed as u32, generation: (packed >> 32) as u32 }
     }
 
     /// A token that no table hands out, for the loop's own descriptors: `number` of them up to a billion.
     pub fn reserved(number: u32) -> Self {
-        Self {
-            index: MAX_ENTRIES + number,
-            generation: 0,
-        }
+        Self { index: MAX_ENTRIES + number, generation: 0 }
     }
 
     /// Which reserved token this is, if it is one.
@@ -75,13 +69,7 @@ pub struct Table<T> {
 impl<T> Table<T> {
     /// Empty; takes no memory.
     pub fn new() -> Self {
-        Self {
-            slabs: Vec::new(),
-            free: NONE,
-            oldest: NONE,
-            newest: NONE,
-            len: 0,
-        }
+        Self { slabs: Vec::new(), free: NONE, oldest: NONE, newest: NONE, len: 0 }
     }
 
     /// How many entries there are.
@@ -98,13 +86,7 @@ impl<T> Table<T> {
         let slot = self.slot(index);
         slot.entry = Some(entry);
         slot.active = now;
-        let (token, next) = (
-            Token {
-                index,
-                generation: slot.generation,
-            },
-            slot.newer,
-        );
+        let (token, next) = (Token { index, generation: slot.generation }, slot.newer);
         self.free = next;
         self.len += 1;
         self.link(index);
@@ -146,31 +128,18 @@ impl<T> Table<T> {
         let index = self.oldest;
         (index != NONE).then(|| {
             let slot = self.slot(index);
-            (
-                Token {
-                    index,
-                    generation: slot.generation,
-                },
-                slot.active,
-            )
+            (Token { index, generation: slot.generation }, slot.active)
         })
     }
 
     /// The names of all entries.
     pub fn tokens(&self) -> impl Iterator<Item = Token> {
         let slots = self.slabs.iter().flat_map(|slab| slab.iter()).zip(0..);
-        slots
-            .filter(|(slot, _)| slot.entry.is_some())
-            .map(|(slot, index)| Token {
-                index,
-                generation: slot.generation,
-            })
+        slots.filter(|(slot, _)| slot.entry.is_some()).map(|(slot, index)| Token { index, generation: slot.generation })
     }
 
     fn grow(&mut self) -> Option<()> {
-        let first = u32::try_from(self.slabs.len() * SLAB)
-            .ok()
-            .filter(|first| *first < MAX_ENTRIES)?;
+        let first = u32::try_from(self.slabs.len() * SLAB).ok().filter(|first| *first < MAX_ENTRIES)?;
         let last = first + SLAB as u32 - 1;
         let slot = |index| Slot {
             entry: None,
@@ -186,10 +155,7 @@ impl<T> Table<T> {
 
     #[inline]
     fn find(&mut self, token: Token) -> Option<&mut Slot<T>> {
-        let slot = self
-            .slabs
-            .get_mut(token.index as usize / SLAB)?
-            .get_mut(token.index as usize % SLAB)?;
+        let slot = self.slabs.get_mut(token.index as usize / SLAB)?.get_mut(token.index as usize % SLAB)?;
         (slot.generation == token.generation && slot.entry.is_some()).then_some(slot)
     }
 
@@ -240,9 +206,7 @@ mod tests {
     #[test]
     fn slots_are_used_again_and_slabs_only_added() {
         let mut table = Table::new();
-        let tokens: Vec<_> = (0..SLAB * 2 + 1)
-            .map(|i| table.insert(i, 0).unwrap())
-            .collect();
+        let tokens: Vec<_> = (0..SLAB * 2 + 1).map(|i| table.insert(i, 0).unwrap()).collect();
         assert_eq!((table.len(), table.slabs.len()), (SLAB * 2 + 1, 3));
         for (i, token) in tokens.iter().enumerate() {
             assert_eq!(table.get(*token), Some(&mut { i }));
@@ -277,10 +241,7 @@ mod tests {
         let mut table = Table::new();
         let token = table.insert((), 0).unwrap();
         assert_eq!(token.as_reserved(), None);
-        assert_eq!(
-            Token::unpack(Token::reserved(3).pack()).as_reserved(),
-            Some(3)
-        );
+        assert_eq!(Token::unpack(Token::reserved(3).pack()).as_reserved(), Some(3));
         assert_eq!(table.get(Token::reserved(0)), None);
     }
 }

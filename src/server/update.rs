@@ -40,13 +40,7 @@ pub fn delete(key: &[u8], supply: Option<Box<Supply>>, ctx: &mut Context) -> Att
 }
 
 /// `incr` and `decr`.
-pub fn arithmetic(
-    key: &[u8],
-    delta: u64,
-    decrement: bool,
-    supply: Option<Box<Supply>>,
-    ctx: &mut Context,
-) -> Attempt {
+pub fn arithmetic(key: &[u8], delta: u64, decrement: bool, supply: Option<Box<Supply>>, ctx: &mut Context) -> Attempt {
     let key = ctx.db.key(key);
     let (hits, misses) = match decrement {
         true => (Counter::DecrHits, Counter::DecrMisses),
@@ -60,8 +54,7 @@ pub fn arithmetic(
             };
             (record.flags, record.expires, number)
         };
-        let (seen, flags, expires, number) = match look(&key, Supply::fetched(&supply), ctx, visit)?
-        {
+        let (seen, flags, expires, number) = match look(&key, Supply::fetched(&supply), ctx, visit)? {
             Lookup::Hit(seen, (flags, expires, Some(number))) => (seen, flags, expires, number),
             Lookup::Hit(_, (_, _, None)) => return Ok(Verdict::Say(reply::NOT_A_NUMBER)),
             Lookup::Cold(read) => return Ok(Verdict::Cold(read)),
@@ -73,12 +66,7 @@ pub fn arithmetic(
         ctx.value.clear();
         ctx.value.extend_from_slice(&number.digits[..number.len]);
         ctx.value.resize(number.padded, b' ');
-        let particulars = Particulars {
-            flags,
-            expires,
-            cas: None,
-            expect: Expect::Unchanged(seen),
-        };
+        let particulars = Particulars { flags, expires, cas: None, expect: Expect::Unchanged(seen) };
         if write(key, particulars, Source::Computed, ctx)? {
             ctx.count(hits);
             return Ok(Verdict::SayNumber(number.digits, number.len));
@@ -113,12 +101,7 @@ pub fn touch(key: &[u8], expires: u64, supply: Option<Box<Supply>>, ctx: &mut Co
             Some(large) => Source::Given(NewBody::Same(large)),
             None => Source::Computed,
         };
-        let particulars = Particulars {
-            flags,
-            expires,
-            cas: Some(cas),
-            expect: Expect::Unchanged(seen),
-        };
+        let particulars = Particulars { flags, expires, cas: Some(cas), expect: Expect::Unchanged(seen) };
         if write(key, particulars, source, ctx)? {
             count_touch(Counter::TouchHits, ctx);
             return Ok(Verdict::Say(reply::TOUCHED));

@@ -6,9 +6,7 @@
 use super::context::{Context, Waiting};
 use super::inbox::{Answer, Composed};
 use super::reply;
-use kingdb::store::{
-    ColdRead, Compose, Expect, Fetched, Key, Lookup, NewBody, Outcome, Record, Seen, Write,
-};
+use kingdb::store::{ColdRead, Compose, Expect, Fetched, Key, Lookup, NewBody, Outcome, Record, Seen, Write};
 
 /// What the disk lane brought for a command that was parked.
 pub enum Supply {
@@ -51,17 +49,8 @@ pub struct Basis {
 impl Basis {
     /// What a record made from this one keeps of it, on condition that it is still there.
     pub fn kept(&self) -> Particulars {
-        let Self {
-            seen,
-            flags,
-            expires,
-        } = *self;
-        Particulars {
-            flags,
-            expires,
-            cas: None,
-            expect: Expect::Unchanged(seen),
-        }
+        let Self { seen, flags, expires } = *self;
+        Particulars { flags, expires, cas: None, expect: Expect::Unchanged(seen) }
     }
 }
 
@@ -82,12 +71,7 @@ pub fn conclude(attempt: Attempt, noreply: bool, ctx: &mut Context) -> Result<()
             return Err(Waiting::Lane);
         }
         Ok(Verdict::Compose(compose, basis)) => {
-            ctx.submit(move || {
-                Answer::Composed(Composed {
-                    basis,
-                    value: compose.run(),
-                })
-            });
+            ctx.submit(move || Answer::Composed(Composed { basis, value: compose.run() }));
             return Err(Waiting::Lane);
         }
         Err(_) if noreply => {}
@@ -103,13 +87,7 @@ pub fn look<R>(
     ctx: &mut Context,
     visit: impl FnOnce(Record<'_>, &mut Vec<u8>) -> R,
 ) -> Result<Lookup<R>, kingdb::Error> {
-    let Context {
-        db,
-        scratch,
-        value,
-        now,
-        ..
-    } = ctx;
+    let Context { db, scratch, value, now, .. } = ctx;
     let found = db.lookup(key, *now, supplied, scratch, |record| visit(record, value))?;
     if let Lookup::Hit(seen, _) | Lookup::Miss(seen) = &found {
         ctx.depend(seen.depends);
@@ -147,27 +125,9 @@ pub fn write(
     };
     /// What a record takes beside its key and value, roughly. Bytes.
     const OVERHEAD: usize = 64;
-    ctx.appended += OVERHEAD
-        + key.bytes().len()
-        + if let NewBody::Inline(value) = body {
-            value.len()
-        } else {
-            0
-        };
-    let Particulars {
-        flags,
-        expires,
-        cas,
-        expect,
-    } = particulars;
-    let write = Write {
-        key,
-        flags,
-        expires,
-        cas,
-        body,
-        expect,
-    };
+    ctx.appended += OVERHEAD + key.bytes().len() + if let NewBody::Inline(value) = body { value.len() } else { 0 };
+    let Particulars { flags, expires, cas, expect } = particulars;
+    let write = Write { key, flags, expires, cas, body, expect };
     match ctx.db.write(&write, &mut ctx.scratch)? {
         Outcome::Conflict => Ok(false),
         Outcome::Done { depends, .. } => {

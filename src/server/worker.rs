@@ -83,12 +83,7 @@ pub struct Worker {
 
 impl Worker {
     /// Worker number `number`, with its listening sockets registered.
-    pub fn new(
-        number: usize,
-        shared: Arc<Shared>,
-        db: Arc<Db>,
-        mut door: Door,
-    ) -> io::Result<Self> {
+    pub fn new(number: usize, shared: Arc<Shared>, db: Arc<Db>, mut door: Door) -> io::Result<Self> {
         let epoll = Epoll::new(EVENTS)?;
         let inbox = shared.inboxes[number].clone();
         epoll.add(&*inbox, Interest::EDGE_IN, Token::reserved(INBOX).pack())?;
@@ -148,15 +143,8 @@ impl Worker {
             return Some(Duration::ZERO);
         }
         let room = (!self.roomless.is_empty()).then_some(ROOM_RETRY);
-        let door = if self.door.is_closed() {
-            self.door.closed_for(clock::monotonic())
-        } else {
-            None
-        };
-        let idle = self
-            .idle_timeout
-            .filter(|_| self.table.len() > 0)
-            .map(|_| IDLE_CHECK);
+        let door = if self.door.is_closed() { self.door.closed_for(clock::monotonic()) } else { None };
+        let idle = self.idle_timeout.filter(|_| self.table.len() > 0).map(|_| IDLE_CHECK);
         [room, door, idle].into_iter().flatten().min()
     }
 
@@ -164,9 +152,7 @@ impl Worker {
         self.ctx.start_turn(self.ctx.db.now());
         self.ctx.count(Counter::Turns);
         if let Err(error) = self.ctx.db.tick(self.ctx.now) {
-            log::error(format_args!(
-                "a due flush_all cannot be carried out: {error}"
-            ));
+            log::error(format_args!("a due flush_all cannot be carried out: {error}"));
         }
         if self.door.is_closed() {
             self.reopen_door()?;
@@ -202,11 +188,7 @@ impl Worker {
 
     #[inline]
     fn make_ready(&mut self, token: Token) {
-        if let Some(connection) = self
-            .table
-            .get(token)
-            .filter(|connection| !connection.queued)
-        {
+        if let Some(connection) = self.table.get(token).filter(|connection| !connection.queued) {
             connection.queued = true;
             self.ready.push_back(token);
         }
@@ -257,12 +239,7 @@ impl Worker {
         }
         let after = connection.waiting();
         if end > start || connection.has_unsent() {
-            self.leaving.push(Leaving {
-                token,
-                start,
-                end,
-                depends,
-            });
+            self.leaving.push(Leaving { token, start, end, depends });
         }
         match after {
             Waiting::Turn => self.make_ready(token),
@@ -299,13 +276,7 @@ impl Worker {
         let mark = self.ctx.db.mark();
         let mut nearest = None;
         let mut leaving = std::mem::take(&mut self.leaving);
-        for Leaving {
-            token,
-            start,
-            end,
-            depends,
-        } in leaving.drain(..)
-        {
+        for Leaving { token, start, end, depends } in leaving.drain(..) {
             let Some(connection) = self.table.get(token) else {
                 continue;
             };
@@ -368,8 +339,7 @@ impl Worker {
                 continue;
             };
             connection.corked = false;
-            let mut fate =
-                connection.send(&[], Position::default(), mark, &mut self.pool, &self.ctx);
+            let mut fate = connection.send(&[], Position::default(), mark, &mut self.pool, &self.ctx);
             if let (Fate::Open, Some(_), Some(why)) = (fate, connection.held_back(), &failure) {
                 fate = connection.refuse(why, &mut self.pool, &self.ctx);
             }
@@ -381,11 +351,7 @@ impl Worker {
 
     /// Events may have come while it was corked.
     fn make_ready_if_uncorked(&mut self, token: Token) {
-        if self
-            .table
-            .get(token)
-            .is_some_and(|connection| !connection.corked)
-        {
+        if self.table.get(token).is_some_and(|connection| !connection.corked) {
             self.make_ready(token);
         }
     }
@@ -416,16 +382,11 @@ impl Worker {
         let Some(token) = self.table.insert(Connection::new(stream), self.second) else {
             return self.ctx.shared.leave();
         };
-        let added = self
-            .table
-            .get(token)
-            .map(|new| self.epoll.add(new.stream(), Interest::EDGE, token.pack()));
+        let added = self.table.get(token).map(|new| self.epoll.add(new.stream(), Interest::EDGE, token.pack()));
         self.ctx.count(Counter::TotalConnections);
         self.count_connections();
         if let Some(Err(error)) = added {
-            log::warn(format_args!(
-                "cannot watch a new connection, closed: {error}"
-            ));
+            log::warn(format_args!("cannot watch a new connection, closed: {error}"));
             self.close(token);
         }
     }
@@ -450,18 +411,13 @@ impl Worker {
         let now = self.table.len() as u64;
         let counters = self.ctx.counters();
         counters.set(Counter::Connections, now);
-        counters.set(
-            Counter::ConnectionsPeak,
-            now.max(counters.get(Counter::ConnectionsPeak)),
-        );
+        counters.set(Counter::ConnectionsPeak, now.max(counters.get(Counter::ConnectionsPeak)));
     }
 
     fn reopen_door(&mut self) -> io::Result<()> {
         if let Some(closed) = self.door.reopen(&self.epoll, DOOR, clock::monotonic())? {
             let micros = u64::try_from(closed.as_micros()).unwrap_or(u64::MAX);
-            self.ctx
-                .counters()
-                .add(Counter::ListenDisabledMicros, micros);
+            self.ctx.counters().add(Counter::ListenDisabledMicros, micros);
         }
         Ok(())
     }

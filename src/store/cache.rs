@@ -59,16 +59,10 @@ impl Cache {
     /// A cache of `bytes` bytes, tables included. Fewer than 256 KiB hold nothing.
     pub fn new(bytes: u64) -> Cache {
         if bytes < 256 << 10 {
-            return Cache {
-                shards: Box::default(),
-            };
+            return Cache { shards: Box::default() };
         }
         let count = (bytes / SHARD).max(1);
-        Cache {
-            shards: (0..count)
-                .map(|_| Mutex::new(Shard::new(bytes / count)))
-                .collect(),
-        }
+        Cache { shards: (0..count).map(|_| Mutex::new(Shard::new(bytes / count))).collect() }
     }
 
     /// Shows the entry of `key`, if it is there, to `visit` (value, facts), under the shard's lock.
@@ -110,17 +104,12 @@ impl Cache {
     /// How many lookups found their entry, and how many did not.
     pub fn counts(&self) -> (u64, u64) {
         let counts = self.shards.iter().map(|shard| super::lock(shard).counts);
-        counts.fold((0, 0), |(hits, misses), (hit, miss)| {
-            (hits + hit, misses + miss)
-        })
+        counts.fold((0, 0), |(hits, misses), (hit, miss)| (hits + hit, misses + miss))
     }
 
     /// Bytes of live entries.
     pub fn used(&self) -> u64 {
-        self.shards
-            .iter()
-            .map(|shard| super::lock(shard).used())
-            .sum()
+        self.shards.iter().map(|shard| super::lock(shard).used()).sum()
     }
 
     fn shard(&self, hash: Hash) -> Option<std::sync::MutexGuard<'_, Shard>> {
@@ -148,11 +137,7 @@ impl Shard {
     }
 
     fn ring(&mut self, main: bool) -> &mut Ring {
-        if main {
-            &mut self.main
-        } else {
-            &mut self.small
-        }
+        if main { &mut self.main } else { &mut self.small }
     }
 
     fn used(&self) -> u64 {
@@ -296,9 +281,7 @@ impl Table {
     }
 
     fn find(&self, tag: u64) -> Option<Place> {
-        self.row_of(tag)
-            .ok()
-            .map(|row| place_of(self.rows[row]))
+        self.row_of(tag).ok().map(|row| place_of(self.rows[row]))
     }
 
     fn insert(&mut self, tag: u64, place: Place) {

@@ -92,10 +92,7 @@ impl Core {
         self.extents.sync()?;
         for segment in self.log.unsynced() {
             self.counters.fsyncs.fetch_add(1, Relaxed);
-            segment
-                .file
-                .sync_data()
-                .map_err(|error| Error::io("fdatasync", &segment.path, &error))?;
+            segment.file.sync_data().map_err(|error| Error::io("fdatasync", &segment.path, &error))?;
         }
         Ok(())
     }

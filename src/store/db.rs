@@ -65,22 +65,14 @@ impl Db {
         check(&options)?;
         let home = Home::open(&options.path)?;
         let start = Lane::start(options.lane_threads);
-        let (lane, mut threads) =
-            start.map_err(|error| Error::other(format!("cannot start a thread: {error}")))?;
+        let (lane, mut threads) = start.map_err(|error| Error::other(format!("cannot start a thread: {error}")))?;
         let core = open_core(options, home, &lane).inspect_err(|_| lane.close())?;
         core.tick(core.time.now())?;
         core.log.write_all();
         let syncer = Syncer::new(core.clone());
-        let thread = std::thread::Builder::new()
-            .name("syncer".into())
-            .stack_size(256 << 10)
-            .spawn(|| syncer.run());
-        threads
-            .push(thread.map_err(|error| Error::other(format!("cannot start a thread: {error}")))?);
-        Ok(Db {
-            core,
-            threads: Mutex::new(threads),
-        })
+        let thread = std::thread::Builder::new().name("syncer".into()).stack_size(256 << 10).spawn(|| syncer.run());
+        threads.push(thread.map_err(|error| Error::other(format!("cannot start a thread: {error}")))?);
+        Ok(Db { core, threads: Mutex::new(threads) })
     }
 
     /// Everything written so far is on the disk when this returns, whatever the policy. Sleeps.
@@ -152,17 +144,8 @@ impl Db {
             true => Some(self.compose(vec![Part::Bytes(value.to_vec())]).run()?),
             false => None,
         };
-        let body = uploaded
-            .as_ref()
-            .map_or(NewBody::Inline(value), NewBody::Uploaded);
-        let write = Write {
-            key: self.key(key),
-            flags: 0,
-            expires: 0,
-            cas: None,
-            body,
-            expect: Expect::Anything,
-        };
+        let body = uploaded.as_ref().map_or(NewBody::Inline(value), NewBody::Uploaded);
+        let write = Write { key: self.key(key), flags: 0, expires: 0, cas: None, body, expect: Expect::Anything };
         match SCRATCH.with_borrow_mut(|scratch| self.write(&write, scratch))? {
             Outcome::Done { depends, .. } => self.core.wait_for(depends),
             Outcome::Conflict => unreachable!("an unconditional write has no conflict"),
@@ -192,9 +175,8 @@ impl Db {
     fn see(&self, key: &Key<'_>) -> Result<Option<Seen>> {
         let mut fetched: Option<Fetched> = None;
         loop {
-            let found = SCRATCH.with_borrow_mut(|scratch| {
-                self.lookup(key, self.now(), fetched.as_ref(), scratch, |_| ())
-            });
+            let found =
+                SCRATCH.with_borrow_mut(|scratch| self.lookup(key, self.now(), fetched.as_ref(), scratch, |_| ()));
             match found? {
                 Lookup::Hit(seen, ()) => return Ok(Some(seen)),
                 Lookup::Miss(_) => return Ok(None),
@@ -221,10 +203,7 @@ impl Db {
 
     /// Prepares a key: computes its hash.
     pub fn key<'a>(&self, bytes: &'a [u8]) -> Key<'a> {
-        Key {
-            bytes,
-            hash: self.core.home.seed.hash(bytes),
-        }
+        Key { bytes, hash: self.core.home.seed.hash(bytes) }
     }
 
     /// Finds `key` at store time `now`. `supplied` is what the job of an earlier [`Lookup::Cold`] fetched. `visit` runs under a
@@ -330,10 +309,7 @@ impl Db {
 
     /// Makes a large value out of parts, as a job for the lane. The sum must exceed [`CHUNK`].
     pub fn compose(&self, parts: Vec<Part>) -> Compose {
-        Compose {
-            extents: self.core.extents.clone(),
-            parts,
-        }
+        Compose { extents: self.core.extents.clone(), parts }
     }
 
     /// Counters and sizes. Walks over locks; not for every request.
@@ -405,48 +381,22 @@ thread_local! {
 fn check(options: &Options) -> Result<()> {
     match options.segment_bytes {
         0x10_0000..=0x400_0000 => Ok(()),
-        bytes => Err(Error::Invalid(
-            format!("a segment has 1 MiB to 64 MiB, not {bytes} bytes").into(),
-        )),
+        bytes => Err(Error::Invalid(format!("a segment has 1 MiB to 64 MiB, not {bytes} bytes").into())),
     }
 }
 
 fn open_core(options: Options, home: Home, lane: &Lane) -> Result<Arc<Core>> {
-    let extents = Arc::new(Extents::open(
-        &options.path,
-        home.store,
-        options.compression,
-        lane.clone(),
-    )?);
+    let extents = Arc::new(Extents::open(&options.path, home.store, options.compression, lane.clone())?);
     let recovered = recover(&options, &home, &extents)?;
-    let Recovered {
-        segments,
-        newest,
-        index,
-        sequence,
-        time,
-        flushed,
-        flush_due,
-        damaged,
-    } = recovered;
+    let Recovered { segments, newest, index, sequence, time, flushed, flush_due, damaged } = recovered;
     let (active, offset) = match newest {
         Some((segment, end)) => resume(segment, end, &options)?,
         None => begin(&options, home.store, &segments)?,
     };
     extents.sync_all()?;
-    let log = Log::new(
-        active,
-        offset,
-        options.segment_bytes,
-        segments,
-        lane.clone(),
-        options.sync,
-    );
-    let counters = Counters {
-        recovered: index.inserted(),
-        damaged_records: AtomicU64::new(damaged),
-        ..Counters::default()
-    };
+    let log = Log::new(active, offset, options.segment_bytes, segments, lane.clone(), options.sync);
+    let counters =
+        Counters { recovered: index.inserted(), damaged_records: AtomicU64::new(damaged), ..Counters::default() };
     Ok(Arc::new(Core {
         time: StoreTime::start(time),
         index,
@@ -470,13 +420,8 @@ fn resume(segment: Arc<Segment>, end: u64, options: &Options) -> Result<(Arc<Seg
         sys::file::preallocate(&segment.file, options.segment_bytes.max(end))?;
         segment.file.sync_all()
     };
-    prepare().map_err(|error| {
-        Error::io(
-            format!("prepare {} bytes of", options.segment_bytes),
-            &segment.path,
-            &error,
-        )
-    })?;
+    prepare()
+        .map_err(|error| Error::io(format!("prepare {} bytes of", options.segment_bytes), &segment.path, &error))?;
     Ok((segment, end))
 }
 

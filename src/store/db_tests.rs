@@ -9,11 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// The smallest segments there are, so that tests rotate.
 fn options(dir: &Path) -> Options {
-    Options {
-        segment_bytes: 1 << 20,
-        cache_bytes: 1 << 20,
-        ..Options::new(dir)
-    }
+    Options { segment_bytes: 1 << 20, cache_bytes: 1 << 20, ..Options::new(dir) }
 }
 
 fn open(dir: &Path) -> Db {
@@ -43,10 +39,7 @@ fn noise(len: usize, seed: u64) -> Vec<u8> {
 
 /// The segment files, oldest first.
 fn segments(dir: &Path) -> Vec<PathBuf> {
-    let mut all: Vec<_> = std::fs::read_dir(dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let mut all: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     all.retain(|path| path.extension().is_some_and(|end| end == "log"));
     all.sort();
     all
@@ -59,26 +52,12 @@ fn values_of_all_kinds_are_found_again_after_a_clean_end_and_after_a_crash() {
     let db = open(dir.path());
     for number in 0..3000_u64 {
         let len = [0, 1, 30, 511, 512, 700, 4000, 9000][number as usize % 8];
-        let value = if number % 2 == 0 {
-            noise(len, number)
-        } else {
-            vec![b'x'; len]
-        };
+        let value = if number % 2 == 0 { noise(len, number) } else { vec![b'x'; len] };
         db.put(&number.to_le_bytes(), &value).unwrap();
         model.insert(number.to_le_bytes(), value);
     }
-    for (number, len) in [
-        (1, CHUNK),
-        (2, CHUNK + 1),
-        (3, 3 * CHUNK),
-        (4, 1 << 20),
-        (5, (1 << 20) - 1),
-    ] {
-        let value = if number % 2 == 0 {
-            noise(len, number)
-        } else {
-            vec![b'y'; len]
-        };
+    for (number, len) in [(1, CHUNK), (2, CHUNK + 1), (3, 3 * CHUNK), (4, 1 << 20), (5, (1 << 20) - 1)] {
+        let value = if number % 2 == 0 { noise(len, number) } else { vec![b'y'; len] };
         db.put(&number.to_le_bytes(), &value).unwrap();
         model.insert(number.to_le_bytes(), value);
     }
@@ -90,19 +69,13 @@ fn values_of_all_kinds_are_found_again_after_a_clean_end_and_after_a_crash() {
     let same = |db: &Db| {
         for number in 0..3000_u64 {
             let key = number.to_le_bytes();
-            assert!(
-                db.get(&key).unwrap().as_ref() == model.get(&key),
-                "key {number}"
-            );
+            assert!(db.get(&key).unwrap().as_ref() == model.get(&key), "key {number}");
         }
         assert_eq!(db.stats().items, model.len() as u64);
         assert_eq!(db.stats().damaged_records, 0);
     };
     same(&db);
-    assert!(
-        segments(dir.path()).len() > 2,
-        "the log went over several segments"
-    );
+    assert!(segments(dir.path()).len() > 2, "the log went over several segments");
     let crash = crashed_copy(&db);
     db.close().unwrap();
     drop(db);
@@ -115,23 +88,14 @@ fn values_of_all_kinds_are_found_again_after_a_clean_end_and_after_a_crash() {
 fn a_torn_tail_is_cut_and_the_store_goes_on_from_there() {
     let dir = tempfile::tempdir().unwrap();
     // No sync comes in between, so no checkpoint vouches for the tail.
-    let db = Db::open(Options {
-        sync: crate::Sync::None,
-        ..options(dir.path())
-    })
-    .unwrap();
+    let db = Db::open(Options { sync: crate::Sync::None, ..options(dir.path()) }).unwrap();
     db.put(b"first", b"1").unwrap();
     db.put(b"second", &noise(300, 2)).unwrap();
     let end = db.core.log.end().0 & ((1 << 26) - 1);
     for cut in 1..300 {
         let crash = crashed_copy(&db);
         let path = segments(crash.path()).pop().unwrap();
-        OpenOptions::new()
-            .write(true)
-            .open(&path)
-            .unwrap()
-            .write_all_at(&[0; 64], end - cut)
-            .unwrap();
+        OpenOptions::new().write(true).open(&path).unwrap().write_all_at(&[0; 64], end - cut).unwrap();
         for _ in 0..2 {
             let db = open(crash.path());
             assert_eq!(db.get(b"first").unwrap().unwrap(), b"1", "cut {cut}");
@@ -153,12 +117,7 @@ fn damage_in_the_middle_is_told_from_a_torn_tail_and_costs_only_what_it_hit() {
     db.close().unwrap();
     drop(db);
     let path = segments(dir.path()).pop().unwrap();
-    OpenOptions::new()
-        .write(true)
-        .open(&path)
-        .unwrap()
-        .write_all_at(&[0xff; 10], 5000)
-        .unwrap();
+    OpenOptions::new().write(true).open(&path).unwrap().write_all_at(&[0xff; 10], 5000).unwrap();
     let db = open(dir.path());
     assert_eq!(db.stats().damaged_records, 1);
     let lost = (0..100_u64).filter(|number| match db.get(&number.to_le_bytes()).unwrap() {
@@ -171,41 +130,21 @@ fn damage_in_the_middle_is_told_from_a_torn_tail_and_costs_only_what_it_hit() {
 #[test]
 fn a_damaged_value_is_an_error_and_never_a_wrong_value() {
     let dir = tempfile::tempdir().unwrap();
-    let no_cache = Options {
-        cache_bytes: 0,
-        compression: false,
-        ..options(dir.path())
-    };
+    let no_cache = Options { cache_bytes: 0, compression: false, ..options(dir.path()) };
     let db = Db::open(no_cache).unwrap();
     let (small, large) = (noise(100, 1), noise(100_000, 2));
     db.put(b"small", &small).unwrap();
     db.put(b"large", &large).unwrap();
     db.flush().unwrap();
-    for (path, at, key) in [
-        ("00000000.log", 64 + 24 + 5 + 50, "small"),
-        ("00000000.ext", 4096 + 70_000, "large"),
-    ] {
-        let file = OpenOptions::new()
-            .write(true)
-            .read(true)
-            .open(dir.path().join(path))
-            .unwrap();
+    for (path, at, key) in [("00000000.log", 64 + 24 + 5 + 50, "small"), ("00000000.ext", 4096 + 70_000, "large")] {
+        let file = OpenOptions::new().write(true).read(true).open(dir.path().join(path)).unwrap();
         let mut byte = [0];
         file.read_exact_at(&mut byte, at).unwrap();
         file.write_all_at(&[byte[0] ^ 1], at).unwrap();
-        assert!(
-            matches!(db.get(key.as_bytes()), Err(Error::Damaged(_))),
-            "{key}"
-        );
+        assert!(matches!(db.get(key.as_bytes()), Err(Error::Damaged(_))), "{key}");
         file.write_all_at(&byte, at).unwrap();
     }
-    assert_eq!(
-        (
-            db.get(b"small").unwrap().unwrap(),
-            db.get(b"large").unwrap().unwrap()
-        ),
-        (small, large)
-    );
+    assert_eq!((db.get(b"small").unwrap().unwrap(), db.get(b"large").unwrap().unwrap()), (small, large));
 }
 
 #[test]
@@ -216,18 +155,10 @@ fn a_large_value_whose_chunks_did_not_reach_the_disk_leaves_the_older_version() 
     db.flush().unwrap();
     db.put(b"key", &noise(200_000, 1)).unwrap();
     let whole = crashed_copy(&db);
-    assert_eq!(
-        open(whole.path()).get(b"key").unwrap().unwrap().len(),
-        200_000
-    );
+    assert_eq!(open(whole.path()).get(b"key").unwrap().unwrap().len(), 200_000);
     let lost = crashed_copy(&db);
-    let extent = OpenOptions::new()
-        .write(true)
-        .open(lost.path().join("00000000.ext"))
-        .unwrap();
-    extent
-        .write_all_at(&[0; 4096], 4096 + 2 * CHUNK as u64)
-        .unwrap();
+    let extent = OpenOptions::new().write(true).open(lost.path().join("00000000.ext")).unwrap();
+    extent.write_all_at(&[0; 4096], 4096 + 2 * CHUNK as u64).unwrap();
     for _ in 0..2 {
         assert_eq!(open(lost.path()).get(b"key").unwrap().unwrap(), b"older");
     }
@@ -242,10 +173,7 @@ fn flush_all_survives_restarts_fired_or_pending() {
     db.put(b"after", b"2").unwrap();
     let now = db.now();
     db.flush_all(Some(now + 3)).unwrap();
-    assert_eq!(
-        (db.get(b"before").unwrap(), db.get(b"after").unwrap()),
-        (None, Some(b"2".to_vec()))
-    );
+    assert_eq!((db.get(b"before").unwrap(), db.get(b"after").unwrap()), (None, Some(b"2".to_vec())));
     db.core.log.write_all();
     let crash = crashed_copy(&db);
     db.tick(now + 2).unwrap();
@@ -259,10 +187,7 @@ fn flush_all_survives_restarts_fired_or_pending() {
     assert!(db.get(b"after").unwrap().is_some(), "not due yet");
     std::thread::sleep(std::time::Duration::from_millis(3200));
     drop(db);
-    assert!(
-        open(crash.path()).get(b"after").unwrap().is_none(),
-        "came due while the store was down"
-    );
+    assert!(open(crash.path()).get(b"after").unwrap().is_none(), "came due while the store was down");
 }
 
 #[test]
@@ -286,17 +211,10 @@ fn an_abandoned_upload_leaves_nothing_to_be_found() {
 #[test]
 fn under_always_a_put_is_durable_when_it_returns() {
     let dir = tempfile::tempdir().unwrap();
-    let db = Db::open(Options {
-        sync: crate::Sync::Always,
-        ..options(dir.path())
-    })
-    .unwrap();
+    let db = Db::open(Options { sync: crate::Sync::Always, ..options(dir.path()) }).unwrap();
     for number in 0..50_u64 {
         db.put(&number.to_le_bytes(), b"value").unwrap();
-        assert_eq!(
-            db.core.log.progress.durable(),
-            db.core.log.progress.written()
-        );
+        assert_eq!(db.core.log.progress.durable(), db.core.log.progress.written());
     }
     assert!(db.stats().fsyncs >= 50);
 }
@@ -307,42 +225,23 @@ fn conditional_writes_notice_every_change() {
     let db = open(dir.path());
     let key = db.key(b"key");
     let mut scratch = Scratch::default();
-    let mut see = || match db
-        .lookup(&key, db.now(), None, &mut scratch, |_| ())
-        .unwrap()
-    {
+    let mut see = || match db.lookup(&key, db.now(), None, &mut scratch, |_| ()).unwrap() {
         Lookup::Hit(seen, ()) | Lookup::Miss(seen) => seen,
         Lookup::Cold(_) => unreachable!("just written"),
     };
     let put = |expect| {
         let body = NewBody::Inline(b"value");
-        let write = Write {
-            key,
-            flags: 0,
-            expires: 0,
-            cas: None,
-            body,
-            expect,
-        };
-        matches!(
-            db.write(&write, &mut Scratch::default()).unwrap(),
-            Outcome::Done { .. }
-        )
+        let write = Write { key, flags: 0, expires: 0, cas: None, body, expect };
+        matches!(db.write(&write, &mut Scratch::default()).unwrap(), Outcome::Done { .. })
     };
     let absent = see();
     assert!(put(Expect::Unchanged(absent)));
     assert!(!put(Expect::Unchanged(absent)));
     let first = see();
     assert!(put(Expect::Unchanged(first)));
-    assert!(matches!(
-        db.remove(&key, Expect::Unchanged(first)).unwrap(),
-        Removed::Conflict
-    ));
+    assert!(matches!(db.remove(&key, Expect::Unchanged(first)).unwrap(), Removed::Conflict));
     let second = see();
-    assert!(matches!(
-        db.remove(&key, Expect::Unchanged(second)).unwrap(),
-        Removed::Done { .. }
-    ));
+    assert!(matches!(db.remove(&key, Expect::Unchanged(second)).unwrap(), Removed::Done { .. }));
     assert!(!put(Expect::Unchanged(second)));
 }
 
@@ -350,20 +249,9 @@ fn conditional_writes_notice_every_change() {
 fn a_second_opener_and_bad_options_are_told_so() {
     let dir = tempfile::tempdir().unwrap();
     let db = open(dir.path());
-    assert!(
-        Db::open(options(dir.path()))
-            .unwrap_err()
-            .to_string()
-            .contains("in use")
-    );
+    assert!(Db::open(options(dir.path())).unwrap_err().to_string().contains("in use"));
     drop(db);
-    assert!(
-        Db::open(Options {
-            segment_bytes: 5,
-            ..options(dir.path())
-        })
-        .is_err()
-    );
+    assert!(Db::open(Options { segment_bytes: 5, ..options(dir.path()) }).is_err());
     let file = dir.path().join("LOCK");
     assert!(Db::open(options(&file)).is_err());
 }

@@ -78,11 +78,7 @@ impl Extents {
             compression,
             lane,
             files: RwLock::new(found),
-            next: Mutex::new(Next {
-                number,
-                offset: FULL,
-                file: None,
-            }),
+            next: Mutex::new(Next { number, offset: FULL, file: None }),
             dirty: Mutex::default(),
         })
     }
@@ -93,17 +89,8 @@ impl Extents {
 
     /// File `number`.
     pub fn file(&self, number: u32) -> Result<Arc<ExtentFile>> {
-        let missing = || {
-            Error::damaged(
-                &numbered(&self.dir, number, SUFFIX),
-                0,
-                "the extent file is missing",
-            )
-        };
-        super::read(&self.files)
-            .get(&number)
-            .cloned()
-            .ok_or_else(missing)
+        let missing = || Error::damaged(&numbered(&self.dir, number, SUFFIX), 0, "the extent file is missing");
+        super::read(&self.files).get(&number).cloned().ok_or_else(missing)
     }
 
     /// Sets a range for `len` bytes aside. No system call.
@@ -117,24 +104,13 @@ impl Extents {
         let base = next.offset;
         next.offset += room;
         let (kept, compression) = (AtomicBool::new(false), self.compression);
-        Reservation {
-            file,
-            base,
-            compression,
-            kept,
-            len: room,
-            extents: self.clone(),
-        }
+        Reservation { file, base, compression, kept, len: room, extents: self.clone() }
     }
 
     fn begin_file(&self, next: &mut Next) -> Arc<ExtentFile> {
         let file = Arc::new(ExtentFile::planned(&self.dir, next.number));
         super::write(&self.files).insert(next.number, file.clone());
-        *next = Next {
-            number: next.number + 1,
-            offset: BLOCK,
-            file: Some(file.clone()),
-        };
+        *next = Next { number: next.number + 1, offset: BLOCK, file: Some(file.clone()) };
         file
     }
 
@@ -143,9 +119,7 @@ impl Extents {
         let dirty = std::mem::take(&mut *super::lock(&self.dirty));
         for file in dirty {
             file.dirty.store(false, SeqCst);
-            file.get()?
-                .sync_data()
-                .map_err(|error| Error::io("sync", &file.path, &error))?;
+            file.get()?.sync_data().map_err(|error| Error::io("sync", &file.path, &error))?;
         }
         Ok(())
     }
@@ -153,9 +127,7 @@ impl Extents {
     /// Makes every file durable, whoever wrote it: the last life of the store may have ended before its syncer came round.
     pub fn sync_all(&self) -> Result<()> {
         for file in super::read(&self.files).values() {
-            file.get()?
-                .sync_all()
-                .map_err(|error| Error::io("sync", &file.path, &error))?;
+            file.get()?.sync_all().map_err(|error| Error::io("sync", &file.path, &error))?;
         }
         Ok(())
     }
@@ -164,8 +136,7 @@ impl Extents {
     pub fn remove_unnamed(&self, named: impl Fn(u32) -> bool) -> Result<()> {
         let mut files = super::write(&self.files);
         for (_, file) in files.extract_if(|&number, _| !named(number)) {
-            std::fs::remove_file(&file.path)
-                .map_err(|error| Error::io("remove", &file.path, &error))?;
+            std::fs::remove_file(&file.path).map_err(|error| Error::io("remove", &file.path, &error))?;
         }
         Ok(())
     }
@@ -174,13 +145,7 @@ impl Extents {
 impl ExtentFile {
     fn planned(dir: &Path, number: u32) -> ExtentFile {
         let path = numbered(dir, number, SUFFIX);
-        ExtentFile {
-            number,
-            path,
-            file: OnceLock::new(),
-            making: Mutex::default(),
-            dirty: AtomicBool::new(false),
-        }
+        ExtentFile { number, path, file: OnceLock::new(), making: Mutex::default(), dirty: AtomicBool::new(false) }
     }
 
     fn open(dir: &Path, number: u32, store: u64) -> Result<ExtentFile> {
@@ -189,13 +154,7 @@ impl ExtentFile {
         let file = open.map_err(|error| Error::io("open", &extent.path, &error))?;
         let mut header = [0; HEADER];
         match file.read_exact_at(&mut header, 0) {
-            Ok(()) => drop(FileHeader::decode(
-                &header,
-                MAGIC,
-                store,
-                number,
-                &extent.path,
-            )?),
+            Ok(()) => drop(FileHeader::decode(&header, MAGIC, store, number, &extent.path)?),
             // Made, but its maker died before the header: no record can name it.
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => {}
             Err(error) => return Err(Error::io("read the header of", &extent.path, &error)),
@@ -216,25 +175,12 @@ impl ExtentFile {
             return Ok(file);
         }
         let failed = |attempt, error: &std::io::Error| full_or_other(attempt, &self.path, error);
-        let open = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&self.path);
+        let open = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&self.path);
         let file = open.map_err(|error| failed("create", &error))?;
-        let header = FileHeader {
-            magic: MAGIC,
-            store: extents.store,
-            order: 0,
-            number: self.number,
-            salt: 0,
-        };
-        file.write_all_at(&header.encode(), 0)
-            .map_err(|error| failed("write the header of", &error))?;
+        let header = FileHeader { magic: MAGIC, store: extents.store, order: 0, number: self.number, salt: 0 };
+        file.write_all_at(&header.encode(), 0).map_err(|error| failed("write the header of", &error))?;
         file.sync_all().map_err(|error| failed("sync", &error))?;
-        sys::file::sync_directory(&extents.dir)
-            .map_err(|error| failed("sync the directory of", &error))?;
+        sys::file::sync_directory(&extents.dir).map_err(|error| failed("sync the directory of", &error))?;
         Ok(self.file.get_or_init(|| file))
     }
 }
@@ -263,9 +209,7 @@ impl Drop for Reservation {
         let (file, base, len) = (self.file.clone(), self.base, self.len);
         let punch = move || {
             // Best effort: where holes cannot be punched, the space comes back with the file.
-            let _ = file
-                .get()
-                .map(|open| sys::file::punch_hole(open, base, len));
+            let _ = file.get().map(|open| sys::file::punch_hole(open, base, len));
         };
         self.extents.lane.submit(Box::new(punch));
     }

@@ -26,11 +26,7 @@ pub(crate) struct Flushes {
 impl Flushes {
     /// As recovery found them.
     pub fn new(fired: Position, due: u64) -> Flushes {
-        Flushes {
-            fired: AtomicU64::new(fired.0),
-            due: AtomicU64::new(due),
-            ..Flushes::default()
-        }
+        Flushes { fired: AtomicU64::new(fired.0), due: AtomicU64::new(due), ..Flushes::default() }
     }
 
     pub fn fired(&self) -> Position {
@@ -65,11 +61,7 @@ impl Core {
             return Ok(());
         }
         let _order = super::lock(&self.flushes.order);
-        if is_due() {
-            self.fire().map(drop)
-        } else {
-            Ok(())
-        }
+        if is_due() { self.fire().map(drop) } else { Ok(()) }
     }
 
     fn fire(&self) -> Result<Position> {

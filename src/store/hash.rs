@@ -71,10 +71,7 @@ impl State {
         let place = self.squeeze();
         self.0[1] ^= 0xdd;
         let tag = self.squeeze();
-        Hash {
-            place,
-            tag: narrowed(tag),
-        }
+        Hash { place, tag: narrowed(tag) }
     }
 
     fn squeeze(&mut self) -> u64 {

@@ -40,19 +40,9 @@ impl FileHeader {
     }
 
     /// Reads the header of file `number` at `path`, which should have this magic and belong to `store`.
-    pub fn decode(
-        bytes: &[u8; HEADER],
-        magic: [u8; 8],
-        store: u64,
-        number: u32,
-        path: &Path,
-    ) -> Result<FileHeader> {
+    pub fn decode(bytes: &[u8; HEADER], magic: [u8; 8], store: u64, number: u32, path: &Path) -> Result<FileHeader> {
         if bytes[..8] != magic {
-            return Err(Error::damaged(
-                path,
-                0,
-                "this is no such file of KingDB (wrong magic)",
-            ));
+            return Err(Error::damaged(path, 0, "this is no such file of KingDB (wrong magic)"));
         }
         check_version(le_u32(bytes, 8), path)?;
         if crc32c::crc32c(&bytes[16..]) != le_u32(bytes, 12) {
@@ -66,10 +56,8 @@ impl FileHeader {
             salt: le_u32(bytes, 36),
         };
         if (header.store, header.number) != (store, number) {
-            let text = format!(
-                "{} belongs to another store or was renamed; move it out of this directory",
-                path.display()
-            );
+            let text =
+                format!("{} belongs to another store or was renamed; move it out of this directory", path.display());
             return Err(Error::other(text));
         }
         Ok(header)

@@ -36,11 +36,7 @@ impl Home {
             Err(error) if error.kind() == ErrorKind::NotFound => create(dir)?,
             Err(error) => return Err(Error::io("read", &path, &error)),
         };
-        Ok(Home {
-            store,
-            seed,
-            _lock: lock,
-        })
+        Ok(Home { store, seed, _lock: lock })
     }
 }
 
@@ -48,23 +44,14 @@ fn make_directory(dir: &Path) -> Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
-    std::fs::create_dir_all(dir)
-        .map_err(|error| Error::io("create the data directory", dir, &error))?;
-    let parent = dir
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    std::fs::create_dir_all(dir).map_err(|error| Error::io("create the data directory", dir, &error))?;
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     sys::file::sync_directory(parent).map_err(|error| Error::io("sync directory", parent, &error))
 }
 
 fn lock(dir: &Path) -> Result<File> {
     let path = dir.join("LOCK");
-    let open = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o640)
-        .open(&path);
+    let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o640).open(&path);
     let file = open.map_err(|error| Error::io("open", &path, &error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
@@ -84,9 +71,7 @@ fn create(dir: &Path) -> Result<(u64, Seed)> {
     let (fresh, path) = (dir.join("STORE.new"), dir.join("STORE"));
     let failed = |error: std::io::Error| Error::io("write", &fresh, &error);
     std::fs::write(&fresh, encode(store, seed)).map_err(failed)?;
-    File::open(&fresh)
-        .and_then(|file| file.sync_all())
-        .map_err(failed)?;
+    File::open(&fresh).and_then(|file| file.sync_all()).map_err(failed)?;
     std::fs::rename(&fresh, &path).map_err(|error| Error::io("rename to", &path, &error))?;
     sys::file::sync_directory(dir).map_err(|error| Error::io("sync directory", dir, &error))?;
     Ok((store, seed))
@@ -110,16 +95,9 @@ fn decode(bytes: &[u8], path: &Path) -> Result<(u64, Seed)> {
     }
     check_version(le_u32(bytes, 8), path)?;
     if bytes.len() != LEN || crc32c::crc32c(&bytes[16..]) != le_u32(bytes, 12) {
-        return Err(Error::damaged(
-            path,
-            0,
-            "the checksum is wrong; restore the file from a backup",
-        ));
+        return Err(Error::damaged(path, 0, "the checksum is wrong; restore the file from a backup"));
     }
-    Ok((
-        le_u64(bytes, 16),
-        Seed([le_u64(bytes, 24), le_u64(bytes, 32)]),
-    ))
+    Ok((le_u64(bytes, 16), Seed([le_u64(bytes, 24), le_u64(bytes, 32)])))
 }
 
 #[cfg(test)]
@@ -131,13 +109,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a/b");
         let home = Home::open(&path).unwrap();
-        assert!(
-            Home::open(&path)
-                .err()
-                .unwrap()
-                .to_string()
-                .contains("in use by another server")
-        );
+        assert!(Home::open(&path).err().unwrap().to_string().contains("in use by another server"));
         let first = (home.store, home.seed);
         drop(home);
         let home = Home::open(&path).unwrap();
@@ -159,12 +131,6 @@ mod tests {
         let mut newer = good;
         newer[8] = 2;
         std::fs::write(&path, &newer).unwrap();
-        assert!(
-            Home::open(dir.path())
-                .err()
-                .unwrap()
-                .to_string()
-                .contains("newer kingserver")
-        );
+        assert!(Home::open(dir.path()).err().unwrap().to_string().contains("newer kingserver"));
     }
 }

@@ -75,9 +75,7 @@ impl Index {
             inserted: 0,
             last_removal: Position(0),
         };
-        Index {
-            stripes: (0..STRIPES).map(|_| Padded(Mutex::new(stripe()))).collect(),
-        }
+        Index { stripes: (0..STRIPES).map(|_| Padded(Mutex::new(stripe()))).collect() }
     }
 
     /// Locks the stripe that the hash belongs to. Hold it briefly and enter no system call with it.
@@ -87,26 +85,17 @@ impl Index {
 
     /// Keys in the index. Walks over the stripes: for statistics.
     pub fn len(&self) -> u64 {
-        self.stripes
-            .iter()
-            .map(|stripe| super::lock(&stripe.0).items as u64)
-            .sum()
+        self.stripes.iter().map(|stripe| super::lock(&stripe.0).items as u64).sum()
     }
 
     /// Bytes of the records that the index names, to within their size classes. As [`Index::len`].
     pub fn bytes(&self) -> u64 {
-        self.stripes
-            .iter()
-            .map(|stripe| super::lock(&stripe.0).bytes)
-            .sum()
+        self.stripes.iter().map(|stripe| super::lock(&stripe.0).bytes).sum()
     }
 
     /// Insertions ever, recovery's included. As [`Index::len`].
     pub fn inserted(&self) -> u64 {
-        self.stripes
-            .iter()
-            .map(|stripe| super::lock(&stripe.0).inserted)
-            .sum()
+        self.stripes.iter().map(|stripe| super::lock(&stripe.0).inserted).sum()
     }
 
     /// Drops every entry that `keep` refuses, a page at a time, so that no other thread waits longer than a page takes.
@@ -281,19 +270,13 @@ fn unpack(slot: &Slot) -> Entry {
 
 /// The class of a record of `len` bytes: classes step by a factor of √2, from 32 bytes up.
 pub(crate) fn size_class(len: usize) -> u8 {
-    (0..32)
-        .find(|&class| size_bound(class) >= len)
-        .unwrap_or(31)
+    (0..32).find(|&class| size_bound(class) >= len).unwrap_or(31)
 }
 
 /// The longest record of a class. Bytes. One read of this length at a record's offset has all of it.
 pub(crate) fn size_bound(class: u8) -> usize {
     let whole = 32_usize << (class / 2);
-    let bound = if class.is_multiple_of(2) {
-        whole
-    } else {
-        whole * 181 / 128
-    };
+    let bound = if class.is_multiple_of(2) { whole } else { whole * 181 / 128 };
     bound.next_multiple_of(8)
 }
 
@@ -317,10 +300,7 @@ mod tests {
     fn a_class_holds_its_lengths_and_wastes_less_than_half() {
         for len in 24..=crate::store::record::MAX_RECORD {
             let bound = size_bound(size_class(len));
-            assert!(
-                bound >= len && bound <= (len * 3 / 2).max(32) + 8,
-                "{len} in {bound}"
-            );
+            assert!(bound >= len && bound <= (len * 3 / 2).max(32) + 8, "{len} in {bound}");
         }
     }
 
@@ -344,11 +324,8 @@ mod tests {
             assert_eq!(index.stripe(hash).find(hash.tag), Some(entry(number)));
         }
         assert_eq!(index.len(), 1_000_000);
-        let largest = index
-            .stripes
-            .iter()
-            .flat_map(|s| s.0.lock().unwrap().pages.iter().map(|p| p.0.len()).max())
-            .max();
+        let largest =
+            index.stripes.iter().flat_map(|s| s.0.lock().unwrap().pages.iter().map(|p| p.0.len()).max()).max();
         assert!(largest.unwrap() * SLOT <= 4096, "{largest:?} slots");
     }
 

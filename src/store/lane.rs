@@ -28,23 +28,13 @@ struct State {
 impl Lane {
     /// Starts `threads` threads. The error is the system's (out of threads).
     pub fn start(threads: usize) -> std::io::Result<(Lane, Vec<JoinHandle<()>>)> {
-        let lane = Lane(Arc::new(Queue {
-            state: Mutex::default(),
-            more: Condvar::new(),
-        }));
+        let lane = Lane(Arc::new(Queue { state: Mutex::default(), more: Condvar::new() }));
         let spawn = |number| {
             let queue = lane.0.clone();
-            std::thread::Builder::new()
-                .name(format!("lane-{number}"))
-                .stack_size(256 << 10)
-                .spawn(move || queue.work())
+            std::thread::Builder::new().name(format!("lane-{number}")).stack_size(256 << 10).spawn(move || queue.work())
         };
-        let threads = (0..threads.max(1))
-            .map(spawn)
-            .collect::<std::io::Result<Vec<_>>>();
-        threads
-            .inspect_err(|_| lane.close())
-            .map(|threads| (lane.clone(), threads))
+        let threads = (0..threads.max(1)).map(spawn).collect::<std::io::Result<Vec<_>>>();
+        threads.inspect_err(|_| lane.close()).map(|threads| (lane.clone(), threads))
     }
 
     /// Queues a job. After [`Lane::close`] it is run at once, here.
@@ -110,9 +100,7 @@ mod tests {
             lane.submit(Box::new(move || tell.send(number).unwrap()));
         }
         lane.close();
-        threads
-            .into_iter()
-            .for_each(|thread| thread.join().unwrap());
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
         lane.submit(Box::new(move || tell.send(100).unwrap()));
         let mut all: Vec<i32> = told.iter().collect();
         all.sort_unstable();

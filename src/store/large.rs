@@ -35,27 +35,14 @@ struct Inner {
 impl Large {
     /// Understands the body of a commit record.
     pub(crate) fn decode(table: &[u8], extents: &Extents) -> Result<Large> {
-        let malformed = || {
-            Error::damaged(
-                extents.dir(),
-                0,
-                "the table of a large value makes no sense",
-            )
-        };
+        let malformed = || Error::damaged(extents.dir(), 0, "the table of a large value makes no sense");
         if table.len() < TABLE_HEADER + ROW || !(table.len() - TABLE_HEADER).is_multiple_of(ROW) {
             return Err(malformed());
         }
         let file = extents.file(le_u32(table, 0))?;
-        let large = Large(Arc::new(Inner {
-            file,
-            table: table.into(),
-        }));
+        let large = Large(Arc::new(Inner { file, table: table.into() }));
         let rows = ((table.len() - TABLE_HEADER) / ROW) as u64;
-        if large.chunks() == rows {
-            Ok(large)
-        } else {
-            Err(malformed())
-        }
+        if large.chunks() == rows { Ok(large) } else { Err(malformed()) }
     }
 
     /// The body of a commit record that names this value.
@@ -78,12 +65,7 @@ impl Large {
     ///
     /// # Errors
     /// [`Error::Damaged`] if its checksum is wrong, [`Error::Other`] if the disk cannot be read.
-    pub fn read_nowait(
-        &self,
-        index: u64,
-        scratch: &mut Scratch,
-        visit: impl FnOnce(&[u8]),
-    ) -> Result<Option<()>> {
+    pub fn read_nowait(&self, index: u64, scratch: &mut Scratch, visit: impl FnOnce(&[u8])) -> Result<Option<()>> {
         let chunk = self.chunk(index);
         scratch.read.resize(chunk.stored, 0);
         let read = self.0.file.get().and_then(|file| {
@@ -91,20 +73,16 @@ impl Large {
                 .map_err(|error| self.cannot_read(&chunk, &error))
         });
         match read? {
-            Some(count) if count == chunk.stored => chunk
-                .open(&scratch.read, &mut scratch.raw, &self.0.file)
-                .map(visit)
-                .map(Some),
+            Some(count) if count == chunk.stored => {
+                chunk.open(&scratch.read, &mut scratch.raw, &self.0.file).map(visit).map(Some)
+            }
             _ => Ok(None),
         }
     }
 
     /// Reading chunk `index`, as a job for the lane.
     pub fn fetch(&self, index: u64) -> ChunkRead {
-        ChunkRead {
-            large: self.clone(),
-            index,
-        }
+        ChunkRead { large: self.clone(), index }
     }
 
     /// Reads chunk `index` into `out`, replacing what was there; may sleep.
@@ -112,8 +90,7 @@ impl Large {
         let chunk = self.chunk(index);
         let mut stored = vec![0; chunk.stored];
         let file = self.0.file.get()?;
-        file.read_exact_at(&mut stored, chunk.offset)
-            .map_err(|error| self.cannot_read(&chunk, &error))?;
+        file.read_exact_at(&mut stored, chunk.offset).map_err(|error| self.cannot_read(&chunk, &error))?;
         if chunk.compressed {
             chunk.open(&stored, out, &self.0.file)?;
         } else {
@@ -162,21 +139,12 @@ impl Chunk {
     fn check(&self, stored: &[u8], file: &ExtentFile) -> Result<()> {
         match checksum(stored, file, self.offset) == self.crc {
             true => Ok(()),
-            false => Err(Error::damaged(
-                &file.path,
-                self.offset,
-                "a chunk's checksum is wrong",
-            )),
+            false => Err(Error::damaged(&file.path, self.offset, "a chunk's checksum is wrong")),
         }
     }
 
     /// The chunk's bytes, from what is stored.
-    fn open<'a>(
-        &self,
-        stored: &'a [u8],
-        raw: &'a mut Vec<u8>,
-        file: &ExtentFile,
-    ) -> Result<&'a [u8]> {
+    fn open<'a>(&self, stored: &'a [u8], raw: &'a mut Vec<u8>, file: &ExtentFile) -> Result<&'a [u8]> {
         self.check(stored, file)?;
         if !self.compressed {
             return Ok(stored);
@@ -184,11 +152,7 @@ impl Chunk {
         raw.resize(self.raw, 0);
         match snap::raw::Decoder::new().decompress(stored, raw) {
             Ok(count) if count == self.raw => Ok(raw),
-            _ => Err(Error::damaged(
-                &file.path,
-                self.offset,
-                "a chunk does not decompress to its length",
-            )),
+            _ => Err(Error::damaged(&file.path, self.offset, "a chunk does not decompress to its length")),
         }
     }
 }
@@ -228,9 +192,7 @@ pub struct Upload {
 impl Upload {
     pub(crate) fn new(extents: &Arc<Extents>, len: u64) -> Result<Upload> {
         if len <= CHUNK as u64 || len > MAX_LARGE {
-            return Err(Error::Invalid(
-                format!("a large value has {} to {MAX_LARGE} bytes", CHUNK + 1).into(),
-            ));
+            return Err(Error::Invalid(format!("a large value has {} to {MAX_LARGE} bytes", CHUNK + 1).into()));
         }
         let chunks = len.div_ceil(CHUNK as u64) as usize;
         let reservation = Arc::new(extents.reserve(len));
@@ -238,29 +200,15 @@ impl Upload {
         table[..4].copy_from_slice(&reservation.file.number.to_le_bytes());
         table[8..16].copy_from_slice(&reservation.base.to_le_bytes());
         table[16..24].copy_from_slice(&len.to_le_bytes());
-        Ok(Upload {
-            reservation,
-            table,
-            len,
-            started: 0,
-            done: 0,
-        })
+        Ok(Upload { reservation, table, len, started: 0, done: 0 })
     }
 
     /// The next chunk, as a job. Every one but the last must have exactly [`CHUNK`] bytes. Several may be in flight.
     pub fn chunk(&mut self, bytes: Vec<u8>) -> ChunkWrite {
         let left = self.len - self.started * CHUNK as u64;
-        assert_eq!(
-            bytes.len() as u64,
-            left.min(CHUNK as u64),
-            "chunks have a fixed size"
-        );
+        assert_eq!(bytes.len() as u64, left.min(CHUNK as u64), "chunks have a fixed size");
         self.started += 1;
-        ChunkWrite {
-            reservation: self.reservation.clone(),
-            index: self.started - 1,
-            bytes,
-        }
+        ChunkWrite { reservation: self.reservation.clone(), index: self.started - 1, bytes }
     }
 
     /// Takes a job's outcome; gives its buffer back, emptied.
@@ -280,15 +228,8 @@ impl Upload {
     /// # Panics
     /// If a chunk is missing: callers count.
     pub fn finish(self) -> Uploaded {
-        assert_eq!(
-            self.done,
-            self.len.div_ceil(CHUNK as u64),
-            "every chunk was written"
-        );
-        Uploaded {
-            reservation: self.reservation,
-            table: self.table,
-        }
+        assert_eq!(self.done, self.len.div_ceil(CHUNK as u64), "every chunk was written");
+        Uploaded { reservation: self.reservation, table: self.table }
     }
 }
 
@@ -314,38 +255,17 @@ thread_local! {
 impl ChunkWrite {
     /// Compresses, checksums, writes; may sleep.
     pub fn run(self) -> ChunkWritten {
-        let ChunkWrite {
-            reservation,
-            index,
-            mut bytes,
-        } = self;
+        let ChunkWrite { reservation, index, mut bytes } = self;
         let row = ENCODER.with_borrow_mut(|(encoder, space)| {
-            let packed = reservation
-                .compression
-                .then(|| compress(encoder, &bytes, space))
-                .flatten();
-            write_chunk(
-                &reservation,
-                index,
-                packed.unwrap_or(&bytes),
-                packed.is_some(),
-            )
+            let packed = reservation.compression.then(|| compress(encoder, &bytes, space)).flatten();
+            write_chunk(&reservation, index, packed.unwrap_or(&bytes), packed.is_some())
         });
         bytes.clear();
-        ChunkWritten {
-            index,
-            row,
-            buffer: bytes,
-        }
+        ChunkWritten { index, row, buffer: bytes }
     }
 }
 
-fn write_chunk(
-    reservation: &Reservation,
-    index: u64,
-    stored: &[u8],
-    compressed: bool,
-) -> Result<[u8; ROW]> {
+fn write_chunk(reservation: &Reservation, index: u64, stored: &[u8], compressed: bool) -> Result<[u8; ROW]> {
     let offset = reservation.base + index * CHUNK as u64;
     reservation.write(stored, offset)?;
     let len = stored.len() as u32 | if compressed { COMPRESSED } else { 0 };
@@ -356,11 +276,7 @@ fn write_chunk(
 }
 
 /// `bytes`, compressed, if that saves at least an eighth.
-pub(crate) fn compress<'a>(
-    encoder: &mut snap::raw::Encoder,
-    bytes: &[u8],
-    space: &'a mut Vec<u8>,
-) -> Option<&'a [u8]> {
+pub(crate) fn compress<'a>(encoder: &mut snap::raw::Encoder, bytes: &[u8], space: &'a mut Vec<u8>) -> Option<&'a [u8]> {
     space.resize(snap::raw::max_compress_len(bytes.len()), 0);
     let count = encoder.compress(bytes, space).ok()?;
     (count <= bytes.len() - bytes.len() / 8).then_some(&space[..count])
@@ -452,9 +368,7 @@ impl Part {
 
     fn chunk<'a>(&'a self, index: u64, space: &'a mut Vec<u8>) -> Result<&'a [u8]> {
         match self {
-            Part::Bytes(bytes) => {
-                Ok(&bytes[index as usize * CHUNK..bytes.len().min((index as usize + 1) * CHUNK)])
-            }
+            Part::Bytes(bytes) => Ok(&bytes[index as usize * CHUNK..bytes.len().min((index as usize + 1) * CHUNK)]),
             Part::Large(large) => large.read(index, space).map(|()| &space[..]),
         }
     }

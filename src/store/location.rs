@@ -8,8 +8,7 @@ pub(crate) const OFFSET_BITS: u32 = 26;
 /// Largest segment. Bytes.
 pub(crate) const MAX_SEGMENT: u64 = 1 << OFFSET_BITS;
 /// How many segments can exist at once (8 TiB at 64 MiB each).
-pub(crate) const MAX_HANDLES: usize =
-    1 << (Location::BITS - OFFSET_BITS + ALIGNMENT.trailing_zeros());
+pub(crate) const MAX_HANDLES: usize = 1 << (Location::BITS - OFFSET_BITS + ALIGNMENT.trailing_zeros());
 
 /// A place in the order of everything ever appended to the log: compare it with [`super::Db::mark`]. Zero comes before everything.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]

@@ -175,26 +175,12 @@ impl Log {
     /// Copies the bytes at `location`, at most `most`, if they are still in memory on their way to the file.
     pub fn read_unwritten(&self, location: Location, most: usize, out: &mut Vec<u8>) -> bool {
         let tail = super::lock(&self.tail);
-        let pending = (
-            tail.active.handle,
-            tail.offset - tail.pending.len() as u64,
-            &tail.pending[..],
-        );
+        let pending = (tail.active.handle, tail.offset - tail.pending.len() as u64, &tail.pending[..]);
         let in_flight = tail.in_flight.as_deref().map(Piece::parts);
-        let all = tail
-            .sealed
-            .iter()
-            .map(Piece::parts)
-            .chain(in_flight)
-            .chain([pending]);
+        let all = tail.sealed.iter().map(Piece::parts).chain(in_flight).chain([pending]);
         let found = all.into_iter().find_map(|(handle, start, bytes)| {
-            let skip = location
-                .offset()
-                .checked_sub(start)
-                .filter(|_| handle == location.handle())?;
-            bytes
-                .get(usize::try_from(skip).ok()?..)
-                .filter(|rest| !rest.is_empty())
+            let skip = location.offset().checked_sub(start).filter(|_| handle == location.handle())?;
+            bytes.get(usize::try_from(skip).ok()?..).filter(|rest| !rest.is_empty())
         });
         let Some(found) = found else { return false };
         out.clear();
@@ -264,22 +250,14 @@ impl Log {
         };
         let before = clock::monotonic();
         if let Err(error) = piece.segment.file.write_all_at(&piece.bytes, piece.offset) {
-            let attempt = format!(
-                "write {} bytes at offset {} of",
-                piece.bytes.len(),
-                piece.offset
-            );
+            let attempt = format!("write {} bytes at offset {} of", piece.bytes.len(), piece.offset);
             self.fail(&Error::io(attempt, &piece.segment.path, &error));
             return false;
         }
         self.note_speed(clock::monotonic() - before);
         self.writes.fetch_add(1, Relaxed);
         self.bytes.fetch_add(piece.bytes.len() as u64, Relaxed);
-        self.progress.advance_written(
-            piece
-                .segment
-                .position(piece.offset + piece.bytes.len() as u64),
-        );
+        self.progress.advance_written(piece.segment.position(piece.offset + piece.bytes.len() as u64));
         true
     }
 
@@ -300,9 +278,7 @@ impl Log {
         if took > SLOW {
             self.slow.store(true, Relaxed);
             self.fast_writes.store(0, Relaxed);
-        } else if self.slow.load(Relaxed)
-            && self.fast_writes.fetch_add(1, Relaxed) + 1 >= RECOVERED_AFTER
-        {
+        } else if self.slow.load(Relaxed) && self.fast_writes.fetch_add(1, Relaxed) + 1 >= RECOVERED_AFTER {
             self.slow.store(false, Relaxed);
         }
     }
@@ -336,10 +312,7 @@ impl Log {
     }
 
     fn rotate(&self, tail: &mut Tail, spare: Arc<Segment>) {
-        assert!(
-            spare.order > tail.active.order,
-            "segments follow each other in order"
-        );
+        assert!(spare.order > tail.active.order, "segments follow each other in order");
         tail.seal();
         let piece = tail.take_pending();
         tail.sealed.push_back(piece);
@@ -351,8 +324,7 @@ impl Log {
 
     fn note_room(&self, tail: &Tail) {
         let wants_spare = tail.spare.is_none() && tail.offset > self.hard_limit / 2;
-        let room = tail.unwritten() < MOST_UNWRITTEN
-            && (tail.spare.is_some() || tail.offset < self.soft_limit);
+        let room = tail.unwritten() < MOST_UNWRITTEN && (tail.spare.is_some() || tail.offset < self.soft_limit);
         // Plain stores to a shared cache line cost; these change rarely.
         for (flag, value) in [(&self.wants_spare, wants_spare), (&self.room, room)] {
             if flag.load(Relaxed) != value {
@@ -399,18 +371,13 @@ impl Log {
     /// The segments that may hold bytes the disk does not have, oldest first, the active one last.
     pub fn unsynced(&self) -> Vec<Arc<Segment>> {
         let tail = super::lock(&self.tail);
-        tail.unsynced
-            .iter()
-            .chain([&tail.active])
-            .cloned()
-            .collect()
+        tail.unsynced.iter().chain([&tail.active]).cloned().collect()
     }
 
     /// Everything before `position` is on the disk.
     pub fn synced(&self, position: Position) {
         let mut tail = super::lock(&self.tail);
-        tail.unsynced
-            .retain(|segment| segment.position(self.hard_limit) > position);
+        tail.unsynced.retain(|segment| segment.position(self.hard_limit) > position);
         drop(tail);
         self.progress.advance_durable(position);
     }
@@ -438,29 +405,17 @@ impl Tail {
     }
 
     fn unwritten(&self) -> usize {
-        self.pending.len()
-            + self
-                .sealed
-                .iter()
-                .map(|piece| piece.bytes.len())
-                .sum::<usize>()
+        self.pending.len() + self.sealed.iter().map(|piece| piece.bytes.len()).sum::<usize>()
     }
 
     /// Turns the pending bytes into a piece and starts a new buffer: the one that was written last, if nobody reads it.
     fn take_pending(&mut self) -> Piece {
-        let recycled = self
-            .in_flight
-            .take_if(|piece| Arc::strong_count(piece) == 1)
-            .and_then(Arc::into_inner);
+        let recycled = self.in_flight.take_if(|piece| Arc::strong_count(piece) == 1).and_then(Arc::into_inner);
         let mut buffer = recycled.map_or_else(Vec::new, |piece| piece.bytes);
         buffer.clear();
         buffer.shrink_to(KEPT_BUFFER);
         let bytes = std::mem::replace(&mut self.pending, buffer);
-        Piece {
-            segment: self.active.clone(),
-            offset: self.offset - bytes.len() as u64,
-            bytes,
-        }
+        Piece { segment: self.active.clone(), offset: self.offset - bytes.len() as u64, bytes }
     }
 }
 

@@ -97,10 +97,7 @@ impl ColdRead {
     pub fn run(self) -> Fetched {
         let mut bytes = vec![0; self.most];
         let read = read_fully(&self.segment, &mut bytes, self.location.offset());
-        Fetched {
-            location: self.location,
-            bytes: read.map(|count| bytes[..count].to_vec()),
-        }
+        Fetched { location: self.location, bytes: read.map(|count| bytes[..count].to_vec()) }
     }
 }
 
@@ -116,13 +113,7 @@ pub struct Scratch {
 impl Default for Scratch {
     fn default() -> Scratch {
         let encoder = snap::raw::Encoder::new();
-        Scratch {
-            read: Vec::new(),
-            raw: Vec::new(),
-            record: Vec::new(),
-            packed: Vec::new(),
-            encoder,
-        }
+        Scratch { read: Vec::new(), raw: Vec::new(), record: Vec::new(), packed: Vec::new(), encoder }
     }
 }
 
@@ -259,7 +250,9 @@ impl Core {
             return Ok(None);
         }
         let value = match fields.compressed {
-            true => decompress(fields.body, &mut scratch.raw).ok_or_else(|| damaged("the value does not decompress"))?,
+            true => {
+                decompress(fields.body, &mut scratch.raw).ok_or_else(|| damaged("the value does not decompress"))?
+            }
             false => fields.body,
         };
         let facts = Facts {
@@ -290,10 +283,7 @@ fn miss<R>(location: Option<Location>, depends: Position) -> Lookup<R> {
 fn read_fully(segment: &Segment, buffer: &mut [u8], offset: u64) -> Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
-        match segment
-            .file
-            .read_at(&mut buffer[filled..], offset + filled as u64)
-        {
+        match segment.file.read_at(&mut buffer[filled..], offset + filled as u64) {
             Ok(0) => break,
             Ok(count) => filled += count,
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
@@ -304,21 +294,13 @@ fn read_fully(segment: &Segment, buffer: &mut [u8], offset: u64) -> Result<usize
 }
 
 fn cannot_read(segment: &Segment, len: usize, offset: u64, error: &std::io::Error) -> Error {
-    Error::io(
-        format!("read {len} bytes at offset {offset} of"),
-        &segment.path,
-        error,
-    )
+    Error::io(format!("read {len} bytes at offset {offset} of"), &segment.path, error)
 }
 
 /// `None`: the bytes are no snappy stream of at most [`super::CHUNK`] bytes.
 fn decompress<'a>(packed: &[u8], raw: &'a mut Vec<u8>) -> Option<&'a [u8]> {
-    let len = snap::raw::decompress_len(packed)
-        .ok()
-        .filter(|&len| len <= super::CHUNK)?;
+    let len = snap::raw::decompress_len(packed).ok().filter(|&len| len <= super::CHUNK)?;
     raw.resize(len.max(raw.len()), 0);
-    let count = snap::raw::Decoder::new()
-        .decompress(packed, &mut raw[..len])
-        .ok()?;
+    let count = snap::raw::Decoder::new().decompress(packed, &mut raw[..len]).ok()?;
     (count == len).then_some(&raw[..len])
 }

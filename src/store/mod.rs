@@ -29,17 +29,13 @@ mod syncer;
 mod time;
 mod write;
 
-use std::sync::{
-    Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 pub use self::db::{Db, Stats};
 pub use self::error::{Error, Result};
 pub use self::lane::Job;
-pub use self::large::{
-    ChunkRead, ChunkWrite, ChunkWritten, Compose, Large, Part, Upload, Uploaded,
-};
+pub use self::large::{ChunkRead, ChunkWrite, ChunkWritten, Compose, Large, Part, Upload, Uploaded};
 pub use self::location::Position;
 pub use self::lookup::{Body, ColdRead, Fetched, Key, Lookup, Record, Scratch, Seen};
 pub use self::options::{Options, Report, Sync};
@@ -67,18 +63,9 @@ fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
 }
 
 fn wait<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
-    condition
-        .wait(guard)
-        .unwrap_or_else(PoisonError::into_inner)
+    condition.wait(guard).unwrap_or_else(PoisonError::into_inner)
 }
 
-fn wait_timeout<'a, T>(
-    condition: &Condvar,
-    guard: MutexGuard<'a, T>,
-    most: Duration,
-) -> MutexGuard<'a, T> {
-    condition
-        .wait_timeout(guard, most)
-        .unwrap_or_else(PoisonError::into_inner)
-        .0
+fn wait_timeout<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>, most: Duration) -> MutexGuard<'a, T> {
+    condition.wait_timeout(guard, most).unwrap_or_else(PoisonError::into_inner).0
 }

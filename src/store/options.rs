@@ -58,10 +58,6 @@ impl Options {
 
 impl std::fmt::Debug for Options {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "Options {{ path: {:?}, sync: {:?}, .. }}",
-            self.path, self.sync
-        )
+        write!(f, "Options {{ path: {:?}, sync: {:?}, .. }}", self.path, self.sync)
     }
 }

@@ -71,10 +71,7 @@ impl Progress {
 
     /// The disk has everything before `position`.
     pub fn advance_durable(&self, position: Position) {
-        assert!(
-            position <= self.written(),
-            "what is durable was written before"
-        );
+        assert!(position <= self.written(), "what is durable was written before");
         self.durable.fetch_max(position.0, SeqCst);
         self.wake_due();
     }
@@ -87,18 +84,11 @@ impl Progress {
     }
 
     pub fn failure(&self) -> Option<Arc<str>> {
-        if self.failed.load(SeqCst) {
-            self.failure.get().cloned()
-        } else {
-            None
-        }
+        if self.failed.load(SeqCst) { self.failure.get().cloned() } else { None }
     }
 
     pub fn waiter(&self, wake: Wake) -> Waiter {
-        let wait = Arc::new(Wait {
-            wanted: AtomicU64::new(0),
-            wake,
-        });
+        let wait = Arc::new(Wait { wanted: AtomicU64::new(0), wake });
         super::lock(&self.waiters).push(wait.clone());
         Waiter(wait)
     }
@@ -162,10 +152,7 @@ mod tests {
         let waiter = progress.waiter(Box::new(move || {
             count.fetch_add(1, SeqCst);
         }));
-        assert!(
-            !progress.await_mark(&waiter, Position(10)),
-            "reached already"
-        );
+        assert!(!progress.await_mark(&waiter, Position(10)), "reached already");
         assert!(progress.await_mark(&waiter, Position(20)));
         progress.advance_written(Position(19));
         assert_eq!(woken.load(SeqCst), 0);

@@ -67,22 +67,12 @@ pub(crate) enum Defect {
 impl<'a> Fields<'a> {
     /// A record that only the store itself needs.
     pub fn control(kind: Kind, body: &'a [u8], sequence: u64) -> Fields<'a> {
-        Fields {
-            kind,
-            compressed: false,
-            key: b"",
-            body,
-            client_flags: 0,
-            sequence,
-            cas: sequence,
-            expires: 0,
-        }
+        Fields { kind, compressed: false, key: b"", body, client_flags: 0, sequence, cas: sequence, expires: 0 }
     }
 
     /// Bytes on disk.
     pub fn encoded_len(&self) -> usize {
-        let optional =
-            8 * usize::from(self.expires != 0) + 8 * usize::from(self.cas != self.sequence);
+        let optional = 8 * usize::from(self.expires != 0) + 8 * usize::from(self.cas != self.sequence);
         padded(HEADER + optional + self.key.len() + self.body.len())
     }
 
@@ -167,14 +157,7 @@ impl Header {
         }
         let optional = 8 * (flags & (EXPIRES | CAS)).count_ones() as usize;
         let len = padded(HEADER + optional + key_len + body_len);
-        Ok(Header {
-            crc: le_u32(fixed, 0),
-            kind,
-            flags,
-            key_len,
-            body_len,
-            len,
-        })
+        Ok(Header { crc: le_u32(fixed, 0), kind, flags, key_len, body_len, len })
     }
 
     fn fields<'a>(&self, record: &'a [u8]) -> Fields<'a> {
@@ -205,17 +188,7 @@ impl Header {
 
 fn kind_of(byte: u8) -> Option<Kind> {
     use Kind::{Checkpoint, FlushFired, FlushPending, Large, Seal, Tombstone, Value};
-    [
-        Value,
-        Large,
-        Tombstone,
-        FlushPending,
-        FlushFired,
-        Checkpoint,
-        Seal,
-    ]
-    .into_iter()
-    .find(|&kind| kind as u8 == byte)
+    [Value, Large, Tombstone, FlushPending, FlushFired, Checkpoint, Seal].into_iter().find(|&kind| kind as u8 == byte)
 }
 
 /// The little-endian number at `at`. Panics if `bytes` end before it does.
@@ -239,16 +212,7 @@ mod tests {
 
     fn sample<'a>(key: &'a [u8], body: &'a [u8]) -> Fields<'a> {
         let (sequence, cas, expires) = (0x0102_0304_0506_0708, 9, 77);
-        Fields {
-            kind: Kind::Value,
-            compressed: false,
-            key,
-            body,
-            client_flags: 0xdead_beef,
-            sequence,
-            cas,
-            expires,
-        }
+        Fields { kind: Kind::Value, compressed: false, key, body, client_flags: 0xdead_beef, sequence, cas, expires }
     }
 
     #[test]
@@ -270,14 +234,8 @@ mod tests {
         let mut record = Vec::new();
         sample(b"key", b"value").encode(&mut record);
         seal(&mut record, 1);
-        assert_eq!(
-            Fields::decode(&record[..HEADER - 1], 1),
-            Err(Defect::Short(HEADER))
-        );
-        assert_eq!(
-            Fields::decode(&record[..HEADER], 1),
-            Err(Defect::Short(record.len()))
-        );
+        assert_eq!(Fields::decode(&record[..HEADER - 1], 1), Err(Defect::Short(HEADER)));
+        assert_eq!(Fields::decode(&record[..HEADER], 1), Err(Defect::Short(record.len())));
         assert_eq!(Fields::decode(&[0; 64], 1), Err(Defect::Blank));
     }
 

@@ -58,11 +58,8 @@ pub(crate) fn recover(options: &Options, home: &Home, extents: &Extents) -> Resu
             break;
         }
     }
-    let kept = segments.iter().take_while(|segment| {
-        newest
-            .as_ref()
-            .is_some_and(|(last, _)| segment.order <= last.order)
-    });
+    let kept =
+        segments.iter().take_while(|segment| newest.as_ref().is_some_and(|(last, _)| segment.order <= last.order));
     let table = Segments::default();
     kept.for_each(|segment| table.add(segment));
     extents.remove_unnamed(|number| replay.named.contains(&number))?;
@@ -118,9 +115,7 @@ fn durable_mark(segments: &[Arc<Segment>]) -> Result<Position> {
 
 /// Removes segments that follow the log's end: what is in them was never durable in the right order.
 fn discard(segments: &[Arc<Segment>], dir: &Path) -> Result<()> {
-    segments
-        .iter()
-        .try_for_each(|segment| remove(&segment.path, dir))
+    segments.iter().try_for_each(|segment| remove(&segment.path, dir))
 }
 
 fn remove(path: &Path, dir: &Path) -> Result<()> {
@@ -156,12 +151,7 @@ struct Replay<'a> {
 }
 
 impl<'a> Replay<'a> {
-    fn new(
-        options: &'a Options,
-        seed: Seed,
-        extents: &'a Extents,
-        durable: Position,
-    ) -> Replay<'a> {
+    fn new(options: &'a Options, seed: Seed, extents: &'a Extents, durable: Position) -> Replay<'a> {
         Replay {
             options,
             seed,
@@ -181,11 +171,7 @@ impl<'a> Replay<'a> {
     }
 
     /// Reads one segment; tells where its records end.
-    fn segment(
-        &mut self,
-        segment: &Arc<Segment>,
-        following: Option<&Arc<Segment>>,
-    ) -> Result<(u64, Next)> {
+    fn segment(&mut self, segment: &Arc<Segment>, following: Option<&Arc<Segment>>) -> Result<(u64, Next)> {
         let mut reader = Reader::new(segment);
         let mut offset = SEGMENT_HEADER;
         loop {
@@ -198,9 +184,7 @@ impl<'a> Replay<'a> {
             let (fields, len) = reader.record(found)?;
             if fields.kind == Kind::Seal {
                 // Without a segment to go on in, the seal makes way for more records.
-                return Ok(following.map_or((found, Next::LogEnds), |_| {
-                    (found + len as u64, Next::Segment)
-                }));
+                return Ok(following.map_or((found, Next::LogEnds), |_| (found + len as u64, Next::Segment)));
             }
             if fields.kind == Kind::Large && !self.is_whole(segment.position(found), fields.body) {
                 self.say(format_args!(
@@ -225,17 +209,11 @@ impl<'a> Replay<'a> {
         let durable_past = |position: Position| self.durable > position;
         if following.is_some_and(|next| durable_past(next.position(SEGMENT_HEADER))) {
             self.damaged += 1;
-            self.say(format_args!(
-                "{}: damaged from offset {offset} to its end",
-                segment.path.display()
-            ));
+            self.say(format_args!("{}: damaged from offset {offset} to its end", segment.path.display()));
             return Ok((offset, Next::Segment));
         }
         if !blank {
-            self.say(format_args!(
-                "{}: cut a torn record at offset {offset}",
-                segment.path.display()
-            ));
+            self.say(format_args!("{}: cut a torn record at offset {offset}", segment.path.display()));
         }
         Ok((offset, Next::LogEnds))
     }
@@ -244,24 +222,17 @@ impl<'a> Replay<'a> {
     fn is_torn(&mut self, segment: &Segment, offset: u64, found: u64) -> Result<bool> {
         let path = segment.path.display();
         if segment.position(offset) >= self.durable {
-            self.say(format_args!(
-                "{path}: cut at offset {offset}: what follows was never synced and is not whole"
-            ));
+            self.say(format_args!("{path}: cut at offset {offset}: what follows was never synced and is not whole"));
             return Ok(true);
         }
         self.damaged += 1;
-        self.say(format_args!(
-            "{path}: damaged from offset {offset} to {found}; passed over"
-        ));
+        self.say(format_args!("{path}: damaged from offset {offset} to {found}; passed over"));
         Ok(false)
     }
 
     /// Whether the chunks of a value that no sync had covered are all there.
     fn is_whole(&mut self, at: Position, table: &[u8]) -> bool {
-        at < self.durable
-            || Large::decode(table, self.extents)
-                .and_then(|large| large.verify())
-                .is_ok()
+        at < self.durable || Large::decode(table, self.extents).and_then(|large| large.verify()).is_ok()
     }
 
     fn apply(&mut self, fields: &Fields<'_>, segment: &Segment, offset: u64, len: usize) {
@@ -269,17 +240,11 @@ impl<'a> Replay<'a> {
         self.records += 1;
         self.bytes += len as u64;
         match fields.kind {
-            Kind::Value | Kind::Large => {
-                self.insert(fields, Location::new(segment.handle, offset), len)
-            }
+            Kind::Value | Kind::Large => self.insert(fields, Location::new(segment.handle, offset), len),
             Kind::Tombstone => self.remove(fields.key),
-            Kind::FlushPending if fields.body.len() == 8 => {
-                self.flush_due = le_u64(fields.body, 0).max(1)
-            }
+            Kind::FlushPending if fields.body.len() == 8 => self.flush_due = le_u64(fields.body, 0).max(1),
             Kind::FlushFired => self.flush(segment.position(offset + len as u64)),
-            Kind::Checkpoint if fields.body.len() == 16 => {
-                self.time = self.time.max(le_u64(fields.body, 8))
-            }
+            Kind::Checkpoint if fields.body.len() == 16 => self.time = self.time.max(le_u64(fields.body, 8)),
             Kind::FlushPending | Kind::Checkpoint | Kind::Seal => {}
         }
     }
@@ -290,12 +255,7 @@ impl<'a> Replay<'a> {
             self.named.insert(super::record::le_u32(fields.body, 0));
         }
         let hash = self.seed.hash(fields.key);
-        let entry = Entry {
-            location,
-            size_class: size_class(len),
-            expires: fields.expires != 0,
-            large,
-        };
+        let entry = Entry { location, size_class: size_class(len), expires: fields.expires != 0, large };
         self.index.stripe(hash).insert(hash.tag, entry);
     }
 
@@ -317,23 +277,14 @@ impl<'a> Replay<'a> {
     fn say_progress(&mut self, done: usize, of: usize) {
         if self.said.elapsed() >= PROGRESS {
             self.said = Instant::now();
-            self.say(format_args!(
-                "reading the log: {done} of {of} segments, {} records",
-                self.records
-            ));
+            self.say(format_args!("reading the log: {done} of {of} segments, {} records", self.records));
         }
     }
 
     fn summary(&self, began: Instant, segments: usize) {
-        let (keys, mib, ms) = (
-            self.index.len(),
-            self.bytes >> 20,
-            began.elapsed().as_millis(),
-        );
+        let (keys, mib, ms) = (self.index.len(), self.bytes >> 20, began.elapsed().as_millis());
         if segments > 0 {
-            self.say(format_args!(
-                "recovered {keys} keys from {segments} segments ({mib} MiB) in {ms} ms"
-            ));
+            self.say(format_args!("recovered {keys} keys from {segments} segments ({mib} MiB) in {ms} ms"));
         }
     }
 }
@@ -348,12 +299,7 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn new(segment: &'a Segment) -> Reader<'a> {
-        Reader {
-            segment,
-            file: &segment.file,
-            window: Vec::new(),
-            start: 0,
-        }
+        Reader { segment, file: &segment.file, window: Vec::new(), start: 0 }
     }
 
     /// Offset of the first sound record at or after `offset`.
@@ -413,19 +359,12 @@ impl<'a> Reader<'a> {
         self.window.resize(WINDOW, 0);
         let mut filled = 0;
         while filled < WINDOW {
-            match self
-                .file
-                .read_at(&mut self.window[filled..], offset + filled as u64)
-            {
+            match self.file.read_at(&mut self.window[filled..], offset + filled as u64) {
                 Ok(0) => break,
                 Ok(count) => filled += count,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    return Err(Error::io(
-                        format!("read at offset {offset} of"),
-                        &self.segment.path,
-                        &error,
-                    ));
+                    return Err(Error::io(format!("read at offset {offset} of"), &self.segment.path, &error));
                 }
             }
         }

@@ -34,14 +34,7 @@ pub(crate) struct Header {
 
 impl Header {
     pub fn new(tag: u64, key_len: usize, value_len: usize, facts: Facts) -> Header {
-        Header {
-            tag,
-            live: true,
-            reads: 0,
-            facts,
-            key_len,
-            value_len,
-        }
+        Header { tag, live: true, reads: 0, facts, key_len, value_len }
     }
 
     /// Bytes of the whole entry.
@@ -89,13 +82,7 @@ impl Ring {
     /// A queue of at most `capacity` bytes; pages of it are touched only when first used.
     pub fn new(capacity: usize) -> Ring {
         let bytes = vec![0; capacity / 8 * 8].into_boxed_slice();
-        Ring {
-            bytes,
-            head: 0,
-            tail: 0,
-            end: None,
-            live: 0,
-        }
+        Ring { bytes, head: 0, tail: 0, end: None, live: 0 }
     }
 
     pub fn capacity(&self) -> usize {
@@ -125,13 +112,9 @@ impl Ring {
 
     /// Adds a copy of the oldest entry of `other`.
     pub fn push_from(&mut self, other: &Ring, reads: u8) -> usize {
-        let header = Header {
-            reads,
-            ..other.header(other.tail)
-        };
+        let header = Header { reads, ..other.header(other.tail) };
         let at = self.reserve(header.len());
-        self.bytes[at..at + header.len()]
-            .copy_from_slice(&other.bytes[other.tail..other.tail + header.len()]);
+        self.bytes[at..at + header.len()].copy_from_slice(&other.bytes[other.tail..other.tail + header.len()]);
         self.bytes[at..at + HEADER].copy_from_slice(&header.encode());
         self.live += header.len();
         at
@@ -140,10 +123,7 @@ impl Ring {
     /// Moves the oldest entry to the head. There is always room: it leaves at least as much as it takes.
     pub fn rotate(&mut self, reads: u8) -> usize {
         let from = self.tail;
-        let header = Header {
-            reads,
-            ..self.header(from)
-        };
+        let header = Header { reads, ..self.header(from) };
         self.pop();
         let at = self.reserve(header.len());
         self.bytes.copy_within(from..from + header.len(), at);
@@ -174,13 +154,7 @@ impl Ring {
     pub fn kill(&mut self, at: usize) {
         let header = self.header(at);
         assert!(header.live, "an entry is forgotten once");
-        self.bytes[at..at + HEADER].copy_from_slice(
-            &Header {
-                live: false,
-                ..header
-            }
-            .encode(),
-        );
+        self.bytes[at..at + HEADER].copy_from_slice(&Header { live: false, ..header }.encode());
         self.live -= header.len();
     }
 
@@ -198,15 +172,7 @@ impl Ring {
         if old.len() != header.len() {
             return false;
         }
-        self.write(
-            at,
-            &Header {
-                reads: old.reads,
-                ..*header
-            },
-            key,
-            value,
-        );
+        self.write(at, &Header { reads: old.reads, ..*header }, key, value);
         true
     }
 

@@ -36,67 +36,28 @@ pub(crate) struct Segment {
 
 impl Segment {
     /// Makes a segment file of `size` preallocated bytes. Durable, its directory entry included, when this returns.
-    pub fn create(
-        dir: &Path,
-        store: u64,
-        number: u32,
-        handle: u32,
-        order: u64,
-        size: u64,
-    ) -> Result<Segment> {
+    pub fn create(dir: &Path, store: u64, number: u32, handle: u32, order: u64, size: u64) -> Result<Segment> {
         let path = path_of(dir, number);
         let made = Segment::make(dir, &path, store, number, handle, order, size);
         made.inspect_err(|_| drop(std::fs::remove_file(&path)))
     }
 
-    fn make(
-        dir: &Path,
-        path: &Path,
-        store: u64,
-        number: u32,
-        handle: u32,
-        order: u64,
-        size: u64,
-    ) -> Result<Segment> {
+    fn make(dir: &Path, path: &Path, store: u64, number: u32, handle: u32, order: u64, size: u64) -> Result<Segment> {
         let failed = |attempt: &str, error: &std::io::Error| match error.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
-                Error::Full(
-                    format!(
-                        "cannot {attempt} {} ({size} bytes): {error}",
-                        path.display()
-                    )
-                    .into(),
-                )
+                Error::Full(format!("cannot {attempt} {} ({size} bytes): {error}", path.display()).into())
             }
             _ => Error::io(attempt, path, error),
         };
-        let open = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(path);
+        let open = OpenOptions::new().read(true).write(true).create_new(true).open(path);
         let file = open.map_err(|error| failed("create", &error))?;
         sys::file::preallocate(&file, size).map_err(|error| failed("preallocate", &error))?;
         let salt = random() as u32;
-        let header = FileHeader {
-            magic: MAGIC,
-            store,
-            order,
-            number,
-            salt,
-        };
-        file.write_all_at(&header.encode(), 0)
-            .map_err(|error| failed("write the header of", &error))?;
+        let header = FileHeader { magic: MAGIC, store, order, number, salt };
+        file.write_all_at(&header.encode(), 0).map_err(|error| failed("write the header of", &error))?;
         file.sync_all().map_err(|error| failed("sync", &error))?;
         sys::file::sync_directory(dir).map_err(|error| Error::io("sync directory", dir, &error))?;
-        Ok(Segment {
-            file,
-            path: path.to_owned(),
-            handle,
-            number,
-            order,
-            salt,
-        })
+        Ok(Segment { file, path: path.to_owned(), handle, number, order, salt })
     }
 
     /// Opens segment `number` of the store `store`. `Ok(None)`: the file was never completed (it has no header), the log has nothing in it.
@@ -112,16 +73,8 @@ impl Segment {
             }
             _ => return Ok(None),
         }
-        let FileHeader { order, salt, .. } =
-            FileHeader::decode(&header, MAGIC, store, number, &path)?;
-        Ok(Some(Segment {
-            file,
-            path,
-            handle,
-            number,
-            order,
-            salt,
-        }))
+        let FileHeader { order, salt, .. } = FileHeader::decode(&header, MAGIC, store, number, &path)?;
+        Ok(Some(Segment { file, path, handle, number, order, salt }))
     }
 
     /// Where byte `offset` stands in the order of the log.
@@ -143,9 +96,7 @@ impl Segments {
         let free = rows.iter().position(Option::is_none).unwrap_or(rows.len());
         match free < MAX_HANDLES {
             true => Ok(free as u32),
-            false => Err(Error::Full(
-                format!("the store has {MAX_HANDLES} segments, its limit").into(),
-            )),
+            false => Err(Error::Full(format!("the store has {MAX_HANDLES} segments, its limit").into())),
         }
     }
 
@@ -161,17 +112,13 @@ impl Segments {
 
     /// The segment a location points into.
     pub fn get(&self, location: Location) -> Option<Arc<Segment>> {
-        super::read(&self.rows)
-            .get(location.handle() as usize)?
-            .clone()
+        super::read(&self.rows).get(location.handle() as usize)?.clone()
     }
 
     /// Where a location stands in the order of the log. A segment that is gone stands before everything.
     pub fn position(&self, location: Location) -> Position {
         let rows = super::read(&self.rows);
-        let segment = rows
-            .get(location.handle() as usize)
-            .and_then(Option::as_ref);
+        let segment = rows.get(location.handle() as usize).and_then(Option::as_ref);
         segment.map_or(Position(0), |segment| segment.position(location.offset()))
     }
 
@@ -191,10 +138,7 @@ pub(crate) fn files(dir: &Path, suffix: &str) -> Result<Vec<u32>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
-        let number = name
-            .to_str()
-            .and_then(|name| name.split_once('.'))
-            .filter(|(_, end)| *end == suffix);
+        let number = name.to_str().and_then(|name| name.split_once('.')).filter(|(_, end)| *end == suffix);
         found.extend(number.and_then(|(stem, _)| u32::from_str_radix(stem, 16).ok()));
     }
     Ok(found)
@@ -207,9 +151,7 @@ pub(crate) fn numbered(dir: &Path, number: u32, suffix: &str) -> PathBuf {
 
 /// 64 bits from the operating system, by way of the standard library's hash seeds.
 pub(crate) fn random() -> u64 {
-    std::collections::hash_map::RandomState::new()
-        .build_hasher()
-        .finish()
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
 }
 
 /// The name of a segment file.
@@ -226,10 +168,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let made = Segment::create(dir.path(), 9, 0xab, 3, 77, 1 << 20).unwrap();
         let opened = Segment::open(dir.path(), 9, 0xab, 4).unwrap().unwrap();
-        assert_eq!(
-            (opened.order, opened.salt, opened.handle),
-            (77, made.salt, 4)
-        );
+        assert_eq!((opened.order, opened.salt, opened.handle), (77, made.salt, 4));
         assert_eq!(numbers(dir.path()).unwrap(), [0xab]);
     }
 
@@ -237,11 +176,7 @@ mod tests {
     fn a_foreign_or_newer_or_damaged_header_is_refused_and_an_unfinished_one_is_empty() {
         let dir = tempfile::tempdir().unwrap();
         let made = Segment::create(dir.path(), 9, 1, 0, 0, 1 << 20).unwrap();
-        let refused = |store| {
-            Segment::open(dir.path(), store, 1, 0)
-                .unwrap_err()
-                .to_string()
-        };
+        let refused = |store| Segment::open(dir.path(), store, 1, 0).unwrap_err().to_string();
         assert!(refused(8).contains("another store"));
         made.file.write_all_at(&[2], 8).unwrap();
         assert!(refused(9).contains("newer kingserver"));

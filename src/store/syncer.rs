@@ -89,12 +89,7 @@ pub(crate) struct Syncer {
 impl Syncer {
     pub fn new(core: Arc<Core>) -> Syncer {
         let checkpoint = (core.log.end(), Instant::now());
-        Syncer {
-            core,
-            due: None,
-            retry: None,
-            checkpoint,
-        }
+        Syncer { core, due: None, retry: None, checkpoint }
     }
 
     /// The thread's body.
@@ -105,12 +100,7 @@ impl Syncer {
             self.core.sweep();
             // A failure was reported where it happened, and has ended all writing: reads go on without this thread.
             let failed = self.sync_if_due().is_err();
-            if failed
-                || !self
-                    .core
-                    .bell
-                    .wait(self.due.into_iter().chain(self.retry).min())
-            {
+            if failed || !self.core.bell.wait(self.due.into_iter().chain(self.retry).min()) {
                 return;
             }
         }
@@ -132,8 +122,7 @@ impl Syncer {
     }
 
     fn arm(&mut self, now: Instant) -> Result<()> {
-        if self.due.is_none() && self.core.log.progress.durable() < self.core.log.progress.written()
-        {
+        if self.due.is_none() && self.core.log.progress.durable() < self.core.log.progress.written() {
             self.due = Some(now + self.core.options.sync_interval);
             self.core.bell.armed.store(true, SeqCst);
         }
@@ -143,9 +132,7 @@ impl Syncer {
     /// Notes in the log how far it is durable, if anything but the last such note became so.
     fn write_checkpoint(&mut self, durable: Position) -> Result<()> {
         let (end, at) = self.checkpoint;
-        if durable <= end
-            || (self.core.options.sync == Sync::Always && at.elapsed() < CHECKPOINT_PAUSE)
-        {
+        if durable <= end || (self.core.options.sync == Sync::Always && at.elapsed() < CHECKPOINT_PAUSE) {
             return Ok(());
         }
         let position = self.core.append_checkpoint(durable)?;
@@ -181,19 +168,9 @@ impl Core {
     fn make_segment(&self) -> Result<Arc<Segment>> {
         let (dir, segments) = (&self.options.path, &self.log.segments);
         let (handle, order) = (segments.free_handle()?, self.log.next_order());
-        let number = super::segment::numbers(dir)?
-            .into_iter()
-            .max()
-            .map_or(0, |number| number + 1);
+        let number = super::segment::numbers(dir)?.into_iter().max().map_or(0, |number| number + 1);
         let size = self.options.segment_bytes;
-        let segment = Arc::new(Segment::create(
-            dir,
-            self.home.store,
-            number,
-            handle,
-            order,
-            size,
-        )?);
+        let segment = Arc::new(Segment::create(dir, self.home.store, number, handle, order, size)?);
         segments.add(&segment);
         Ok(segment)
     }
@@ -201,10 +178,7 @@ impl Core {
     /// The clean end: gives back the room that was reserved for more, and the segment that was never used.
     pub fn trim(&self) -> Result<()> {
         let (active, end, spare) = self.log.rest();
-        let cut = active
-            .file
-            .set_len(end)
-            .and_then(|()| active.file.sync_all());
+        let cut = active.file.set_len(end).and_then(|()| active.file.sync_all());
         cut.map_err(|error| Error::io("cut to its records", &active.path, &error))?;
         let Some(spare) = spare else { return Ok(()) };
         let failed = |error| Error::io("remove", &spare.path, &error);

@@ -14,9 +14,7 @@ impl StoreTime {
     /// Store time is `greatest` seconds now, or what the host believes, whichever is later.
     pub fn start(greatest: u64) -> StoreTime {
         let wall = clock::wall_time().max(Duration::from_secs(greatest));
-        StoreTime {
-            anchor: wall.saturating_sub(clock::boot_time()),
-        }
+        StoreTime { anchor: wall.saturating_sub(clock::boot_time()) }
     }
 
     /// Whole seconds.

@@ -86,25 +86,15 @@ pub enum Removed {
 impl Core {
     /// See [`super::Db::write`].
     pub fn write(&self, write: &Write<'_>, scratch: &mut Scratch) -> Result<Outcome> {
-        let Scratch {
-            record,
-            packed,
-            encoder,
-            ..
-        } = scratch;
+        let Scratch { record, packed, encoder, .. } = scratch;
         let (kind, value) = match write.body {
             NewBody::Inline(value) => (Kind::Value, value),
             NewBody::Uploaded(uploaded) => (Kind::Large, uploaded.table()),
             NewBody::Same(large) => (Kind::Large, large.table()),
         };
         check_sizes(&write.key, value)?;
-        let worth_it =
-            self.options.compression && kind == Kind::Value && value.len() >= COMPRESS_FROM;
-        let packed = if worth_it {
-            compress(encoder, value, packed)
-        } else {
-            None
-        };
+        let worth_it = self.options.compression && kind == Kind::Value && value.len() >= COMPRESS_FROM;
+        let packed = if worth_it { compress(encoder, value, packed) } else { None };
         let mut fields = Fields {
             kind,
             compressed: packed.is_some(),
@@ -161,9 +151,7 @@ impl Core {
         match expect {
             Expect::Anything if self.is_flushed(entry.location) => {
                 stripe.remove(key.hash.tag);
-                return Ok(Removed::Absent {
-                    depends: depends.max(self.flushes.fired()),
-                });
+                return Ok(Removed::Absent { depends: depends.max(self.flushes.fired()) });
             }
             Expect::Anything if entry.expires => return Ok(Removed::Unsure),
             Expect::Unchanged(seen) if seen.location != Some(entry.location) => {
@@ -172,11 +160,8 @@ impl Core {
             Expect::Anything | Expect::Unchanged(_) => {}
         }
         let sequence = self.next_sequence();
-        let tombstone = Fields {
-            kind: Kind::Tombstone,
-            key: key.bytes,
-            ..Fields::control(Kind::Tombstone, b"", sequence)
-        };
+        let tombstone =
+            Fields { kind: Kind::Tombstone, key: key.bytes, ..Fields::control(Kind::Tombstone, b"", sequence) };
         let mut record = Vec::with_capacity(tombstone.encoded_len());
         tombstone.encode(&mut record);
         let (_, end) = self.log.append(&mut record)?;
@@ -189,9 +174,7 @@ impl Core {
 
 fn check_sizes(key: &Key<'_>, value: &[u8]) -> Result<()> {
     if key.bytes.len() > MAX_KEY {
-        return Err(Error::Invalid(
-            format!("a key has at most {MAX_KEY} bytes, not {}", key.bytes.len()).into(),
-        ));
+        return Err(Error::Invalid(format!("a key has at most {MAX_KEY} bytes, not {}", key.bytes.len()).into()));
     }
     assert!(value.len() <= CHUNK, "longer values go by way of an upload");
     Ok(())

@@ -15,8 +15,7 @@ pub struct Interest(u32);
 
 impl Interest {
     /// Every change of readability, writability or the peer's shutdown, once each.
-    pub const EDGE: Self =
-        Self((libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP) as u32 | libc::EPOLLET as u32);
+    pub const EDGE: Self = Self((libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP) as u32 | libc::EPOLLET as u32);
     /// Readable, told once per change: for an eventfd, which then never needs to be read (every write is a change).
     pub const EDGE_IN: Self = Self(libc::EPOLLIN as u32 | libc::EPOLLET as u32);
     /// Readable, told again as long as it is so.
@@ -69,11 +68,7 @@ impl Epoll {
         }
         // SAFETY: `fd` is a fresh descriptor that nobody else knows.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Self {
-            fd,
-            events: vec![libc::epoll_event { events: 0, u64: 0 }; batch],
-            ready: 0,
-        })
+        Ok(Self { fd, events: vec![libc::epoll_event { events: 0, u64: 0 }; batch], ready: 0 })
     }
 
     /// Registers a descriptor. It leaves by itself when its last duplicate is closed.
@@ -100,9 +95,7 @@ impl Epoll {
         };
         let room = i32::try_from(self.events.len()).expect("checked when created");
         // SAFETY: the kernel writes at most `room` entries into the array, which has that many and outlives the call.
-        let n = unsafe {
-            libc::epoll_wait(self.fd.as_raw_fd(), self.events.as_mut_ptr(), room, millis)
-        };
+        let n = unsafe { libc::epoll_wait(self.fd.as_raw_fd(), self.events.as_mut_ptr(), room, millis) };
         self.ready = match usize::try_from(n) {
             Ok(n) => n,
             Err(_) => match io::Error::last_os_error() {
@@ -117,26 +110,15 @@ impl Epoll {
     pub fn event(&self, index: usize) -> Event {
         assert!(index < self.ready);
         let event = self.events[index];
-        Event {
-            token: event.u64,
-            bits: event.events,
-        }
+        Event { token: event.u64, bits: event.events }
     }
 
     fn control(&self, op: i32, fd: &impl AsFd, interest: Interest, token: u64) -> io::Result<()> {
-        let mut event = libc::epoll_event {
-            events: interest.0,
-            u64: token,
-        };
+        let mut event = libc::epoll_event { events: interest.0, u64: token };
         // SAFETY: both descriptors are open for the whole call, since they are borrowed; `event` is a valid
         // epoll_event.
-        let rc =
-            unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), op, fd.as_fd().as_raw_fd(), &mut event) };
-        if rc < 0 {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(())
-        }
+        let rc = unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), op, fd.as_fd().as_raw_fd(), &mut event) };
+        if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 }
 

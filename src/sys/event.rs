@@ -24,13 +24,7 @@ impl EventFd {
     pub fn ring(&self) {
         let one = 1u64;
         // SAFETY: writes the eight bytes of `one`, which lives on this stack frame.
-        unsafe {
-            libc::write(
-                self.0.as_raw_fd(),
-                (&raw const one).cast(),
-                size_of::<u64>(),
-            )
-        };
+        unsafe { libc::write(self.0.as_raw_fd(), (&raw const one).cast(), size_of::<u64>()) };
     }
 }
 

@@ -12,21 +12,10 @@ use std::path::Path;
 /// the disk, or this file system cannot tell; read it where sleeping is allowed. A short count means that only the beginning was
 /// in the page cache, or that the file ends there.
 pub fn read_nowait(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<Option<usize>> {
-    let slice = libc::iovec {
-        iov_base: buffer.as_mut_ptr().cast(),
-        iov_len: buffer.len(),
-    };
+    let slice = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     // SAFETY: `slice` names exactly the caller's exclusively borrowed buffer, which outlives the call; the kernel writes at most
     // `iov_len` bytes into it and keeps no pointer afterwards.
-    let count = unsafe {
-        libc::preadv64v2(
-            file.as_raw_fd(),
-            &slice,
-            1,
-            to_off64(offset)?,
-            libc::RWF_NOWAIT,
-        )
-    };
+    let count = unsafe { libc::preadv64v2(file.as_raw_fd(), &slice, 1, to_off64(offset)?, libc::RWF_NOWAIT) };
     match usize::try_from(count) {
         Ok(count) => Ok(Some(count)),
         Err(_) => would_sleep(io::Error::last_os_error()),
@@ -42,12 +31,7 @@ pub fn preallocate(file: &File, len: u64) -> io::Result<bool> {
 /// Gives the blocks of `[offset, offset + len)` back; the range then reads as zeros (`FALLOC_FL_PUNCH_HOLE`).
 /// `Ok(false)`: this file system cannot.
 pub fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<bool> {
-    supported(fallocate(
-        file,
-        libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,
-        offset,
-        len,
-    ))
+    supported(fallocate(file, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, offset, len))
 }
 
 /// Starts writing the dirty pages of `[offset, offset + len)` to the disk and does not wait for them. A hint: it makes no
@@ -82,9 +66,7 @@ fn fallocate(file: &File, mode: libc::c_int, offset: u64, len: u64) -> io::Resul
 fn supported(result: io::Result<()>) -> io::Result<bool> {
     match result {
         Ok(()) => Ok(true),
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)) => {
-            Ok(false)
-        }
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)) => Ok(false),
         Err(error) => Err(error),
     }
 }

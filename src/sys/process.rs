@@ -41,26 +41,14 @@ pub fn find_user(name: &str) -> io::Result<Option<Identity>> {
 
 fn identity(name: &str, users: &str, groups: &str) -> Option<Identity> {
     let fields = |line: &'_ str| line.split(':').map(String::from).collect::<Vec<_>>();
-    let entry = users
-        .lines()
-        .map(fields)
-        .find(|entry| entry.len() >= 4 && (entry[0] == name || entry[2] == name))?;
+    let entry = users.lines().map(fields).find(|entry| entry.len() >= 4 && (entry[0] == name || entry[2] == name))?;
     let (user, group) = (entry[2].parse().ok()?, entry[3].parse().ok()?);
     let mut all = vec![group];
     for line in groups.lines().map(fields).filter(|line| line.len() >= 4) {
         let member = line[3].split(',').any(|member| member == entry[0]);
-        all.extend(
-            line[2]
-                .parse::<u32>()
-                .ok()
-                .filter(|id| member && *id != group),
-        );
+        all.extend(line[2].parse::<u32>().ok().filter(|id| member && *id != group));
     }
-    Some(Identity {
-        user,
-        group,
-        groups: all,
-    })
+    Some(Identity { user, group, groups: all })
 }
 
 /// Takes another identity, for good: groups first, the user last, since it takes the right to change the others with it.
@@ -73,9 +61,7 @@ pub fn become_user(identity: &Identity) -> io::Result<()> {
     check(unsafe { libc::setresuid(identity.user, identity.user, identity.user) })?;
     // SAFETY: as above.
     if identity.user != 0 && unsafe { libc::setuid(0) } == 0 {
-        return Err(io::Error::other(
-            "the process could take root's identity back",
-        ));
+        return Err(io::Error::other("the process could take root's identity back"));
     }
     Ok(())
 }
@@ -92,9 +78,7 @@ pub struct Daemon {
 /// Fails if there is more than one thread: the others would be missing in the child, their locks would stay locked.
 pub fn daemonize() -> io::Result<Daemon> {
     if fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() > 1) {
-        return Err(io::Error::other(
-            "a process with threads cannot go to the background",
-        ));
+        return Err(io::Error::other("a process with threads cannot go to the background"));
     }
     let (mut ready, starter) = io::pipe()?;
     if fork()? == Side::Parent {
@@ -117,10 +101,7 @@ impl Daemon {
     /// on.
     pub fn ready(mut self) -> io::Result<()> {
         std::env::set_current_dir("/")?;
-        let null = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/dev/null")?;
+        let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
         for standard in 0..=2 {
             // SAFETY: `null` is open; what `standard` named is replaced, and nothing in this program owns 0, 1 or 2.
             check(unsafe { libc::dup2(null.as_raw_fd(), standard) })?;
@@ -147,11 +128,7 @@ fn fork() -> io::Result<Side> {
 }
 
 fn check(rc: libc::c_int) -> io::Result<libc::c_int> {
-    if rc < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(rc)
-    }
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(rc) }
 }
 
 #[cfg(test)]
@@ -160,27 +137,14 @@ mod tests {
 
     #[test]
     fn users_come_with_their_groups() {
-        let users =
-            "root:x:0:0:root:/root:/bin/sh\n\nbroken:x\nking:x:990:980::/:\nother:x:991:981::/:\n";
-        let groups =
-            "root:x:0:\nking:x:980:king\ndisk:x:6:other,king\nssl:x:7:kingdom,other\nbad\n";
-        let king = Identity {
-            user: 990,
-            group: 980,
-            groups: vec![980, 6],
-        };
+        let users = "root:x:0:0:root:/root:/bin/sh\n\nbroken:x\nking:x:990:980::/:\nother:x:991:981::/:\n";
+        let groups = "root:x:0:\nking:x:980:king\ndisk:x:6:other,king\nssl:x:7:kingdom,other\nbad\n";
+        let king = Identity { user: 990, group: 980, groups: vec![980, 6] };
         assert_eq!(identity("king", users, groups).as_ref(), Some(&king));
         assert_eq!(identity("990", users, groups), Some(king));
         assert_eq!(identity("nobody", users, groups), None);
         assert_eq!(identity("broken", users, groups), None);
-        assert_eq!(
-            identity("root", users, ""),
-            Some(Identity {
-                user: 0,
-                group: 0,
-                groups: vec![0]
-            })
-        );
+        assert_eq!(identity("root", users, ""), Some(Identity { user: 0, group: 0, groups: vec![0] }));
     }
 
     #[test]

@@ -6,10 +6,7 @@ use std::time::Duration;
 /// Raises the soft limit on open descriptors to `wanted`, or as near to it as is allowed (the hard limit is
 /// raised too where the process may do that). Returns the limit that then holds.
 pub fn raise_descriptor_limit(wanted: u64) -> io::Result<u64> {
-    let mut limit = libc::rlimit64 {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a valid, writable rlimit64.
     if unsafe { libc::getrlimit64(libc::RLIMIT_NOFILE, &mut limit) } < 0 {
         return Err(io::Error::last_os_error());
@@ -17,14 +14,8 @@ pub fn raise_descriptor_limit(wanted: u64) -> io::Result<u64> {
     if limit.rlim_cur >= wanted {
         return Ok(limit.rlim_cur);
     }
-    let beyond = libc::rlimit64 {
-        rlim_cur: wanted,
-        rlim_max: limit.rlim_max.max(wanted),
-    };
-    let within = libc::rlimit64 {
-        rlim_cur: wanted.min(limit.rlim_max),
-        rlim_max: limit.rlim_max,
-    };
+    let beyond = libc::rlimit64 { rlim_cur: wanted, rlim_max: limit.rlim_max.max(wanted) };
+    let within = libc::rlimit64 { rlim_cur: wanted.min(limit.rlim_max), rlim_max: limit.rlim_max };
     for attempt in [beyond, within] {
         // SAFETY: `attempt` is a valid rlimit64, only read.
         if unsafe { libc::setrlimit64(libc::RLIMIT_NOFILE, &attempt) } == 0 {
@@ -50,10 +41,7 @@ pub fn usage() -> Usage {
     // SAFETY: `usage` is a valid, writable rusage; RUSAGE_SELF cannot fail with one.
     let rc = unsafe { libc::getrusage(libc::RUSAGE_SELF, &mut usage) };
     assert_eq!(rc, 0, "getrusage(RUSAGE_SELF) cannot fail");
-    Usage {
-        user: duration(usage.ru_utime),
-        system: duration(usage.ru_stime),
-    }
+    Usage { user: duration(usage.ru_utime), system: duration(usage.ru_stime) }
 }
 
 fn duration(time: libc::timeval) -> Duration {
@@ -63,8 +51,5 @@ fn duration(time: libc::timeval) -> Duration {
 
 /// Whether a call failed for want of descriptors or memory, which may come back by itself.
 pub fn is_exhaustion(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
-    )
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }

@@ -22,13 +22,7 @@ impl SignalFd {
     /// afterwards, and ignores SIGPIPE. Call it before the first thread is started, or that thread will take
     /// the signal and die of it.
     pub fn block() -> io::Result<Self> {
-        let signals = [
-            libc::SIGTERM,
-            libc::SIGINT,
-            libc::SIGHUP,
-            libc::SIGUSR1,
-            libc::SIGUSR2,
-        ];
+        let signals = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2];
         // SAFETY: an all-zero sigset_t is valid, and sigemptyset makes it a set whatever it was; the set
         // outlives each call; SIG_IGN installs no handler. sigaddset fails for unknown signal numbers only.
         let fd = unsafe {
@@ -59,11 +53,7 @@ impl SignalFd {
         let n = unsafe { libc::read(self.0.as_raw_fd(), (&raw mut info).cast(), SIZE) };
         if n < 0 {
             return match io::Error::last_os_error() {
-                e if e.kind() == io::ErrorKind::WouldBlock
-                    || e.kind() == io::ErrorKind::Interrupted =>
-                {
-                    Ok(None)
-                }
+                e if e.kind() == io::ErrorKind::WouldBlock || e.kind() == io::ErrorKind::Interrupted => Ok(None),
                 e => Err(e),
             };
         }

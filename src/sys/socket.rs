@@ -56,28 +56,16 @@ impl Listener {
         let mut len = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
         // SAFETY: the kernel writes at most `len` bytes, and a sockaddr_in6 (the longer of the two TCP forms)
         // has so many.
-        let rc =
-            unsafe { libc::getsockname(self.0.as_raw_fd(), (&raw mut address).cast(), &mut len) };
+        let rc = unsafe { libc::getsockname(self.0.as_raw_fd(), (&raw mut address).cast(), &mut len) };
         // The port stands at the same place in sockaddr_in.
-        if rc < 0 {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(u16::from_be(address.sin6_port))
-        }
+        if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(u16::from_be(address.sin6_port)) }
     }
 
     /// The next waiting connection; `WouldBlock` if there is none.
     pub fn accept(&self) -> io::Result<Stream> {
         let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
         // SAFETY: null address and length mean that the peer's address is not wanted.
-        let fd = unsafe {
-            libc::accept4(
-                self.0.as_raw_fd(),
-                std::ptr::null_mut(),
-                std::ptr::null_mut(),
-                flags,
-            )
-        };
+        let fd = unsafe { libc::accept4(self.0.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), flags) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -124,29 +112,11 @@ impl Stream {
     /// Sets the options that were asked for; `tcp` tells whether those of TCP apply.
     pub fn configure(&self, options: &StreamOptions, tcp: bool) -> io::Result<()> {
         let millis = clamp(options.user_timeout.as_millis());
-        let (recv, send) = (
-            clamp(options.recv_buffer as u128),
-            clamp(options.send_buffer as u128),
-        );
+        let (recv, send) = (clamp(options.recv_buffer as u128), clamp(options.send_buffer as u128));
         let wanted = [
-            (
-                tcp && options.nodelay,
-                libc::IPPROTO_TCP,
-                libc::TCP_NODELAY,
-                1,
-            ),
-            (
-                tcp && options.keepalive,
-                libc::SOL_SOCKET,
-                libc::SO_KEEPALIVE,
-                1,
-            ),
-            (
-                tcp && millis > 0,
-                libc::IPPROTO_TCP,
-                libc::TCP_USER_TIMEOUT,
-                millis,
-            ),
+            (tcp && options.nodelay, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1),
+            (tcp && options.keepalive, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1),
+            (tcp && millis > 0, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, millis),
             (recv > 0, libc::SOL_SOCKET, libc::SO_RCVBUF, recv),
             (send > 0, libc::SOL_SOCKET, libc::SO_SNDBUF, send),
         ];
@@ -167,23 +137,12 @@ impl Stream {
     /// Reads the next bytes behind `body`'s contents, at most `want` of them, and what follows those into
     /// `rest`. Returns the number read in all, of which the first `want` (or fewer) went to `body`. `body` is
     /// grown to hold them first; memory that nothing arrives in is not touched.
-    pub fn recv_split(
-        &self,
-        body: &mut Vec<u8>,
-        want: usize,
-        rest: &mut [u8],
-    ) -> io::Result<usize> {
+    pub fn recv_split(&self, body: &mut Vec<u8>, want: usize, rest: &mut [u8]) -> io::Result<usize> {
         body.reserve_exact(want);
         let spare = &mut body.spare_capacity_mut()[..want];
         let mut slices = [
-            libc::iovec {
-                iov_base: spare.as_mut_ptr().cast(),
-                iov_len: spare.len(),
-            },
-            libc::iovec {
-                iov_base: rest.as_mut_ptr().cast(),
-                iov_len: rest.len(),
-            },
+            libc::iovec { iov_base: spare.as_mut_ptr().cast(), iov_len: spare.len() },
+            libc::iovec { iov_base: rest.as_mut_ptr().cast(), iov_len: rest.len() },
         ];
         // SAFETY: both slices are exclusively borrowed and as long as the iovecs say.
         let n = retry(|| unsafe { libc::readv(self.0.as_raw_fd(), slices.as_mut_ptr(), 2) })?;
@@ -199,9 +158,7 @@ impl Stream {
         match slices {
             [] => Ok(0),
             // SAFETY: reads `one.len()` bytes of `one`.
-            [one] => retry(|| unsafe {
-                libc::send(fd, one.as_ptr().cast(), one.len(), libc::MSG_NOSIGNAL)
-            }),
+            [one] => retry(|| unsafe { libc::send(fd, one.as_ptr().cast(), one.len(), libc::MSG_NOSIGNAL) }),
             _ => {
                 // SAFETY: msghdr is plain integers and pointers, so all-zero is a valid value: no address, no
                 // control data.
@@ -220,11 +177,7 @@ impl Stream {
     pub fn shutdown_write(&self) -> io::Result<()> {
         // SAFETY: no pointers; the descriptor is open.
         let rc = unsafe { libc::shutdown(self.0.as_raw_fd(), libc::SHUT_WR) };
-        if rc < 0 {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(())
-        }
+        if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 }
 
@@ -253,13 +206,7 @@ fn clamp(value: u128) -> c_int {
 
 fn new_socket(family: c_int) -> io::Result<OwnedFd> {
     // SAFETY: no pointers; the result is checked before it is owned.
-    let fd = unsafe {
-        libc::socket(
-            family,
-            libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
-            0,
-        )
-    };
+    let fd = unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, 0) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -268,11 +215,7 @@ fn new_socket(family: c_int) -> io::Result<OwnedFd> {
 }
 
 fn tcp_socket(address: SocketAddr) -> io::Result<OwnedFd> {
-    let fd = new_socket(if address.is_ipv4() {
-        libc::AF_INET
-    } else {
-        libc::AF_INET6
-    })?;
+    let fd = new_socket(if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 })?;
     set_option(&fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     if address.is_ipv6() {
         set_option(&fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
@@ -283,13 +226,8 @@ fn tcp_socket(address: SocketAddr) -> io::Result<OwnedFd> {
 fn set_option(fd: &OwnedFd, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
     let len = size_of::<c_int>() as libc::socklen_t;
     // SAFETY: the option's value is read from `value`, which has `len` bytes.
-    let rc =
-        unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), len) };
-    if rc < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    let rc = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), len) };
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn bind(fd: &OwnedFd, address: SocketAddr) -> io::Result<()> {
@@ -298,9 +236,7 @@ fn bind(fd: &OwnedFd, address: SocketAddr) -> io::Result<()> {
             let address = libc::sockaddr_in {
                 sin_family: libc::AF_INET as libc::sa_family_t,
                 sin_port: address.port().to_be(),
-                sin_addr: libc::in_addr {
-                    s_addr: u32::from_ne_bytes(ip.octets()),
-                },
+                sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(ip.octets()) },
                 sin_zero: [0; 8],
             };
             let len = size_of::<libc::sockaddr_in>() as libc::socklen_t;
@@ -312,9 +248,7 @@ fn bind(fd: &OwnedFd, address: SocketAddr) -> io::Result<()> {
                 sin6_family: libc::AF_INET6 as libc::sa_family_t,
                 sin6_port: address.port().to_be(),
                 sin6_flowinfo: 0,
-                sin6_addr: libc::in6_addr {
-                    s6_addr: ip.octets(),
-                },
+                sin6_addr: libc::in6_addr { s6_addr: ip.octets() },
                 sin6_scope_id: 0,
             };
             let len = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
@@ -322,21 +256,13 @@ fn bind(fd: &OwnedFd, address: SocketAddr) -> io::Result<()> {
             unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len) }
         }
     };
-    if rc < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn listen(fd: &OwnedFd, backlog: i32) -> io::Result<()> {
     // SAFETY: no pointers; the descriptor is open.
     let rc = unsafe { libc::listen(fd.as_raw_fd(), backlog) };
-    if rc < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn unix_address(path: &Path) -> io::Result<(libc::sockaddr_un, libc::socklen_t)> {
@@ -345,10 +271,7 @@ fn unix_address(path: &Path) -> io::Result<(libc::sockaddr_un, libc::socklen_t)>
     address.sun_family = libc::AF_UNIX as libc::sa_family_t;
     let bytes = path.as_os_str().as_bytes();
     if bytes.is_empty() || bytes.contains(&0) || bytes.len() >= address.sun_path.len() {
-        let text = format!(
-            "the path must have 1 to {} bytes",
-            address.sun_path.len() - 1
-        );
+        let text = format!("the path must have 1 to {} bytes", address.sun_path.len() - 1);
         return Err(io::Error::new(ErrorKind::InvalidInput, text));
     }
     for (to, from) in address.sun_path.iter_mut().zip(bytes) {
@@ -422,12 +345,7 @@ mod tests {
     #[test]
     fn slices_are_sent_in_order() {
         let (mut peer, stream) = accepted();
-        assert_eq!(
-            stream
-                .send(&[IoSlice::new(b"ab"), IoSlice::new(b"c"), IoSlice::new(b"de")])
-                .unwrap(),
-            5
-        );
+        assert_eq!(stream.send(&[IoSlice::new(b"ab"), IoSlice::new(b"c"), IoSlice::new(b"de")]).unwrap(), 5);
         assert_eq!(stream.send(&[IoSlice::new(b"f")]).unwrap(), 1);
         stream.shutdown_write().unwrap();
         let mut got = String::new();
@@ -439,23 +357,14 @@ mod tests {
     fn a_stale_unix_socket_is_replaced_and_a_live_one_is_not() {
         let path = std::env::temp_dir().join(format!("kingserver-socket-{}", std::process::id()));
         let first = Listener::unix(&path, 0o600, 8).unwrap();
-        assert_eq!(
-            Listener::unix(&path, 0o600, 8).err().unwrap().kind(),
-            ErrorKind::AddrInUse
-        );
+        assert_eq!(Listener::unix(&path, 0o600, 8).err().unwrap().kind(), ErrorKind::AddrInUse);
         drop(first);
         let second = Listener::unix(&path, 0o640, 8).unwrap();
-        assert_eq!(
-            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o640
-        );
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
         drop(second);
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, b"precious").unwrap();
-        assert_eq!(
-            Listener::unix(&path, 0o600, 8).err().unwrap().kind(),
-            ErrorKind::AlreadyExists
-        );
+        assert_eq!(Listener::unix(&path, 0o600, 8).err().unwrap().kind(), ErrorKind::AlreadyExists);
         std::fs::remove_file(&path).unwrap();
     }
 }

@@ -20,33 +20,22 @@ pub fn entries(text: &str) -> impl Iterator<Item = Entry<'_>> {
 }
 
 fn entry(line: usize, text: &str) -> Entry<'_> {
-    let end = text
-        .find(|c: char| c == '=' || c.is_whitespace())
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| c == '=' || c.is_whitespace()).unwrap_or(text.len());
     let (name, rest) = text.split_at(end);
     let rest = rest.trim_start();
     let value = rest.strip_prefix('=').unwrap_or(rest).trim_start();
     let value = (!rest.is_empty()).then(|| unquoted(value));
-    Entry {
-        line,
-        name: name.trim_start_matches("--"),
-        value,
-    }
+    Entry { line, name: name.trim_start_matches("--"), value }
 }
 
 fn without_comment(line: &str) -> &str {
-    let comment = line
-        .match_indices('#')
-        .find(|(at, _)| line[..*at].ends_with(char::is_whitespace) || *at == 0);
+    let comment = line.match_indices('#').find(|(at, _)| line[..*at].ends_with(char::is_whitespace) || *at == 0);
     comment.map_or(line, |(at, _)| &line[..at])
 }
 
 /// Quotes around the whole value are for people who expect to need them.
 fn unquoted(value: &str) -> &str {
-    value
-        .strip_prefix('"')
-        .and_then(|value| value.strip_suffix('"'))
-        .unwrap_or(value)
+    value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value)
 }
 
 #[cfg(test)]

@@ -22,12 +22,7 @@ fn host(word: &str) -> Option<IpAddr> {
     match word {
         "localhost" => Some(Ipv4Addr::LOCALHOST.into()),
         "*" => Some(Ipv4Addr::UNSPECIFIED.into()),
-        _ => word
-            .strip_prefix('[')
-            .and_then(|rest| rest.strip_suffix(']'))
-            .unwrap_or(word)
-            .parse()
-            .ok(),
+        _ => word.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(word).parse().ok(),
     }
 }
 
@@ -48,23 +43,10 @@ mod tests {
             ("*", "0.0.0.0", None),
             (" *:7 ", "0.0.0.0", Some(7)),
         ] {
-            assert_eq!(
-                addresses(word),
-                Ok(vec![(ip.parse().unwrap(), port)]),
-                "{word}"
-            );
+            assert_eq!(addresses(word), Ok(vec![(ip.parse().unwrap(), port)]), "{word}");
         }
         assert_eq!(addresses("127.0.0.1,[::1]:5").unwrap().len(), 2);
-        for word in [
-            "",
-            "example.org",
-            "1.2.3",
-            "127.0.0.1:65536",
-            "127.0.0.1:",
-            "[::1",
-            "::1]",
-            "127.0.0.1,,::1",
-        ] {
+        for word in ["", "example.org", "1.2.3", "127.0.0.1:65536", "127.0.0.1:", "[::1", "::1]", "127.0.0.1,,::1"] {
             assert!(addresses(word).is_err(), "{word}");
         }
     }

@@ -50,11 +50,7 @@ impl Row {
     pub fn label(&self) -> String {
         let letter = (!self.letter.is_empty()).then(|| format!("-{}", self.letter));
         let names = self.names.iter().map(|name| format!("--{name}"));
-        letter
-            .into_iter()
-            .chain(names)
-            .collect::<Vec<_>>()
-            .join(", ")
+        letter.into_iter().chain(names).collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -66,37 +62,15 @@ const fn row(
     help: &'static str,
     set: fn(&mut Draft, &str) -> Result<(), String>,
 ) -> Row {
-    Row {
-        letter,
-        names,
-        value,
-        default,
-        help,
-        set,
-    }
+    Row { letter, names, value, default, help, set }
 }
 
 pub const GROUPS: &[Group] = &[
-    Group {
-        title: "Network",
-        rows: NETWORK,
-    },
-    Group {
-        title: "Connections",
-        rows: CONNECTIONS,
-    },
-    Group {
-        title: "Store",
-        rows: STORE,
-    },
-    Group {
-        title: "Process",
-        rows: PROCESS,
-    },
-    Group {
-        title: "Accepted for memcached's sake",
-        rows: MEMCACHED,
-    },
+    Group { title: "Network", rows: NETWORK },
+    Group { title: "Connections", rows: CONNECTIONS },
+    Group { title: "Store", rows: STORE },
+    Group { title: "Process", rows: PROCESS },
+    Group { title: "Accepted for memcached's sake", rows: MEMCACHED },
 ];
 
 #[rustfmt::skip]
@@ -182,12 +156,7 @@ impl Default for Draft {
             log_target: None,
             notes: Vec::new(),
         };
-        Draft {
-            origin: String::new(),
-            launch,
-            listen: Vec::new(),
-            port: None,
-        }
+        Draft { origin: String::new(), launch, listen: Vec::new(), port: None }
     }
 }
 
@@ -245,8 +214,7 @@ impl Draft {
 /// A daemon leaves the directory that it was started in.
 fn absolute(path: impl Into<PathBuf>) -> Result<PathBuf, String> {
     let path = path.into();
-    std::path::absolute(&path)
-        .map_err(|error| format!("cannot make '{}' an absolute path: {error}", path.display()))
+    std::path::absolute(&path).map_err(|error| format!("cannot make '{}' an absolute path: {error}", path.display()))
 }
 
 fn interface(draft: &mut Draft, value: &str) -> Result<(), String> {
@@ -262,21 +230,16 @@ fn unix_socket(draft: &mut Draft, value: &str) -> Result<(), String> {
     let path = absolute(value)?;
     // sockaddr_un holds 108 bytes, the closing NUL included.
     if path.as_os_str().len() > 107 {
-        return Err(format!(
-            "the path of a Unix socket may have 107 bytes; '{}' is longer",
-            path.display()
-        ));
+        return Err(format!("the path of a Unix socket may have 107 bytes; '{}' is longer", path.display()));
     }
     draft.settings().unix_socket = Some(path);
     Ok(())
 }
 
 fn unix_mode(draft: &mut Draft, value: &str) -> Result<(), String> {
-    let mode = u32::from_str_radix(value, 8)
-        .ok()
-        .filter(|mode| *mode <= 0o777);
-    draft.settings().unix_mode = mode
-        .ok_or_else(|| format!("'{value}' is not a file mode: give octal digits from 0 to 777"))?;
+    let mode = u32::from_str_radix(value, 8).ok().filter(|mode| *mode <= 0o777);
+    draft.settings().unix_mode =
+        mode.ok_or_else(|| format!("'{value}' is not a file mode: give octal digits from 0 to 777"))?;
     Ok(())
 }
 
@@ -356,17 +319,14 @@ fn sync(draft: &mut Draft, value: &str) -> Result<(), String> {
         "interval" => kingdb::Sync::Interval,
         "none" => kingdb::Sync::None,
         _ => {
-            return Err(format!(
-                "'{value}' is not a policy: give always, interval or none"
-            ));
+            return Err(format!("'{value}' is not a policy: give always, interval or none"));
         }
     };
     Ok(())
 }
 
 fn sync_interval(draft: &mut Draft, value: &str) -> Result<(), String> {
-    draft.settings().sync_interval =
-        time(value, Duration::from_millis(1), Duration::from_secs(3600))?;
+    draft.settings().sync_interval = time(value, Duration::from_millis(1), Duration::from_secs(3600))?;
     Ok(())
 }
 
@@ -378,14 +338,7 @@ fn compression(draft: &mut Draft, value: &str) -> Result<(), String> {
 /// memcached's `-m` counts MiB.
 fn memory_limit(draft: &mut Draft, value: &str) -> Result<(), String> {
     let plain = value.bytes().all(|byte| byte.is_ascii_digit());
-    cache_size(
-        draft,
-        &if plain {
-            format!("{value}m")
-        } else {
-            value.to_string()
-        },
-    )
+    cache_size(draft, &if plain { format!("{value}m") } else { value.to_string() })
 }
 
 fn cache_size(draft: &mut Draft, value: &str) -> Result<(), String> {
@@ -428,9 +381,7 @@ fn log_level(draft: &mut Draft, value: &str) -> Result<(), String> {
         "info" => log::Level::Info,
         "debug" => log::Level::Debug,
         _ => {
-            return Err(format!(
-                "'{value}' is not a level: give error, warn, info or debug"
-            ));
+            return Err(format!("'{value}' is not a level: give error, warn, info or debug"));
         }
     };
     Ok(())
@@ -454,10 +405,7 @@ fn extended(draft: &mut Draft, value: &str) -> Result<(), String> {
     for word in value.split(',') {
         match word.split_once('=') {
             Some(("idle_timeout", seconds)) => idle_timeout(draft, seconds)?,
-            _ => draft
-                .launch
-                .notes
-                .push(format!("-o {word} has no effect in KingServer")),
+            _ => draft.launch.notes.push(format!("-o {word} has no effect in KingServer")),
         }
     }
     Ok(())
@@ -465,9 +413,7 @@ fn extended(draft: &mut Draft, value: &str) -> Result<(), String> {
 
 fn udp_port(draft: &mut Draft, value: &str) -> Result<(), String> {
     if small::<u16>(value, 0, u16::MAX.into())? != 0 {
-        draft.launch.notes.push(format!(
-            "-U {value}: UDP is not served; clients must use TCP"
-        ));
+        draft.launch.notes.push(format!("-U {value}: UDP is not served; clients must use TCP"));
     }
     Ok(())
 }
@@ -483,10 +429,7 @@ fn protocol(_: &mut Draft, value: &str) -> Result<(), String> {
 /// A server that was to be protected must not run unprotected.
 fn sasl(_: &mut Draft, value: &str) -> Result<(), String> {
     if units::truth(value)? {
-        return Err(
-            "there is no SASL yet; leave it out, and keep the port away from untrusted networks"
-                .into(),
-        );
+        return Err("there is no SASL yet; leave it out, and keep the port away from untrusted networks".into());
     }
     Ok(())
 }

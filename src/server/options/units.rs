@@ -5,11 +5,7 @@ use std::time::Duration;
 
 /// Bytes: a plain number, or one with a unit. Units are powers of 1024: `64k`, `256mb`, `1 GiB`.
 pub fn size(text: &str) -> Result<u64, String> {
-    let wrong = || {
-        format!(
-            "'{text}' is not a size: give bytes, or a number and a unit, such as 512k, 256mb or 1gib"
-        )
-    };
+    let wrong = || format!("'{text}' is not a size: give bytes, or a number and a unit, such as 512k, 256mb or 1gib");
     let (number, unit) = split(text).ok_or_else(wrong)?;
     let shift = match unit.as_str() {
         "" | "b" => 0,
@@ -24,11 +20,8 @@ pub fn size(text: &str) -> Result<u64, String> {
 
 /// A span of time: a plain number of seconds, or one with a unit: `500ms`, `5 seconds`, `2 min`.
 pub fn time(text: &str) -> Result<Duration, String> {
-    let wrong = || {
-        format!(
-            "'{text}' is not a time: give seconds, or a number and a unit, such as 500ms, 5 seconds or 2 min"
-        )
-    };
+    let wrong =
+        || format!("'{text}' is not a time: give seconds, or a number and a unit, such as 500ms, 5 seconds or 2 min");
     let (number, unit) = split(text).ok_or_else(wrong)?;
     let millis = match unit.as_str() {
         "ms" | "msec" | "msecs" | "millisecond" | "milliseconds" => 1,
@@ -38,21 +31,12 @@ pub fn time(text: &str) -> Result<Duration, String> {
         "d" | "day" | "days" => 86_400_000,
         _ => return Err(wrong()),
     };
-    number
-        .checked_mul(millis)
-        .map(Duration::from_millis)
-        .ok_or_else(wrong)
+    number.checked_mul(millis).map(Duration::from_millis).ok_or_else(wrong)
 }
 
 /// A plain number within limits.
 pub fn number(text: &str, limits: RangeInclusive<u64>) -> Result<u64, String> {
-    let wrong = || {
-        format!(
-            "'{text}' is not a number from {} to {}",
-            limits.start(),
-            limits.end()
-        )
-    };
+    let wrong = || format!("'{text}' is not a number from {} to {}", limits.start(), limits.end());
     let (number, unit) = split(text).ok_or_else(wrong)?;
     if !unit.is_empty() || !limits.contains(&number) {
         return Err(wrong());
@@ -95,20 +79,8 @@ mod tests {
         ] {
             assert_eq!(size(text), Ok(expected), "{text}");
         }
-        for text in [
-            "",
-            "mb",
-            "-1",
-            "1.5g",
-            "1x",
-            "1 m b",
-            "99999999999999999999",
-            "18446744073709551615k",
-        ] {
-            assert!(
-                size(text).is_err_and(|message| message.contains(text)),
-                "{text}"
-            );
+        for text in ["", "mb", "-1", "1.5g", "1x", "1 m b", "99999999999999999999", "18446744073709551615k"] {
+            assert!(size(text).is_err_and(|message| message.contains(text)), "{text}");
         }
     }
 
@@ -135,10 +107,7 @@ mod tests {
     fn numbers_and_words() {
         assert_eq!(number("7", 1..=7), Ok(7));
         for text in ["8", "0", "7k", "", "-7", "seven"] {
-            assert_eq!(
-                number(text, 1..=7),
-                Err(format!("'{text}' is not a number from 1 to 7"))
-            );
+            assert_eq!(number(text, 1..=7), Err(format!("'{text}' is not a number from 1 to 7")));
         }
         assert_eq!((truth("Yes"), truth("off")), (Ok(true), Ok(false)));
         assert!(truth("maybe").is_err());

@@ -25,8 +25,7 @@ const MAX_RELATIVE: i64 = 60 * 60 * 24 * 30;
 
 const ERROR: &[u8] = b"ERROR\r\n";
 const BAD_FORMAT: &[u8] = b"CLIENT_ERROR bad command line format\r\n";
-const BAD_DELETE: &[u8] =
-    b"CLIENT_ERROR bad command line format.  Usage: delete <key> [noreply]\r\n";
+const BAD_DELETE: &[u8] = b"CLIENT_ERROR bad command line format.  Usage: delete <key> [noreply]\r\n";
 const BAD_DELTA: &[u8] = b"CLIENT_ERROR invalid numeric delta argument\r\n";
 const BAD_EXPTIME: &[u8] = b"CLIENT_ERROR invalid exptime argument\r\n";
 const TOO_LARGE: &[u8] = b"SERVER_ERROR object too large for cache\r\n";
@@ -44,12 +43,7 @@ pub enum Parse<'a> {
     Retrieval { used: usize, retrieval: Retrieval },
     /// The line is refused. `used` bytes are to be skipped, then `reply` sent (it ends in `\r\n`, or is empty where the client asked
     /// for no reply), then `swallow` bytes of data block (its `\r\n` included) skipped. `close`: then the connection is closed.
-    Refused {
-        used: usize,
-        reply: &'static [u8],
-        swallow: u64,
-        close: bool,
-    },
+    Refused { used: usize, reply: &'static [u8], swallow: u64, close: bool },
 }
 
 /// The head of a retrieval.
@@ -147,16 +141,7 @@ pub fn parse(input: &[u8], max_value: u64) -> Parse<'_> {
     };
     match command(&Line::split(text), max_value) {
         Ok(command) => Parse::Command { used, command },
-        Err(Refusal {
-            reply,
-            swallow,
-            close,
-        }) => Parse::Refused {
-            used,
-            reply,
-            swallow,
-            close,
-        },
+        Err(Refusal { reply, swallow, close }) => Parse::Refused { used, reply, swallow, close },
     }
 }
 
@@ -173,10 +158,7 @@ pub fn next_key(input: &[u8]) -> NextKey<'_> {
         [] | [b'\r'] => NextKey::Incomplete,
         [b'\n', ..] if len == 0 => NextKey::End { used: start + 1 },
         [b'\r', b'\n', ..] if len == 0 => NextKey::End { used: start + 2 },
-        [b' ' | b'\n', ..] | [b'\r', b'\n', ..] => NextKey::Key {
-            used: start + len,
-            key: &rest[..len],
-        },
+        [b' ' | b'\n', ..] | [b'\r', b'\n', ..] => NextKey::Key { used: start + len, key: &rest[..len] },
         _ => NextKey::Bad,
     }
 }
@@ -211,17 +193,9 @@ pub fn arithmetic(value: &[u8], delta: u64, decrement: bool) -> Option<Number> {
         digits if digits.len() <= 20 => number(digits)?,
         _ => return None,
     };
-    let new = if decrement {
-        old.saturating_sub(delta)
-    } else {
-        old.wrapping_add(delta)
-    };
+    let new = if decrement { old.saturating_sub(delta) } else { old.wrapping_add(delta) };
     let (digits, len) = decimal(new);
-    Some(Number {
-        digits,
-        len,
-        padded: len.max(value.len()),
-    })
+    Some(Number { digits, len, padded: len.max(value.len()) })
 }
 
 /// `n` in decimal: the first bytes of the array, and how many.
@@ -245,11 +219,7 @@ struct Refusal {
 /// Refuses a line. A client that asked for no reply must not find one before its next command's.
 fn refuse<T>(reply: &'static [u8], noreply: bool) -> Result<T, Refusal> {
     let reply = if noreply { b"" } else { reply };
-    Err(Refusal {
-        reply,
-        swallow: 0,
-        close: false,
-    })
+    Err(Refusal { reply, swallow: 0, close: false })
 }
 
 /// The head of a retrieval, if `input` starts with a delimited one. `None`: something else, or not to be told yet.
@@ -267,13 +237,7 @@ fn retrieval(input: &[u8]) -> Option<Parse<'_>> {
         return None;
     }
     if !touch {
-        return Some(Parse::Retrieval {
-            used: verb_end,
-            retrieval: Retrieval {
-                with_cas,
-                touch: None,
-            },
-        });
+        return Some(Parse::Retrieval { used: verb_end, retrieval: Retrieval { with_cas, touch: None } });
     }
     let word_start = verb_end + spaces(&input[verb_end..]);
     let word_len = key_len(&input[word_start..]);
@@ -282,10 +246,7 @@ fn retrieval(input: &[u8]) -> Option<Parse<'_>> {
         return None;
     }
     let touch = Some(signed(&input[word_start..used])?);
-    Some(Parse::Retrieval {
-        used,
-        retrieval: Retrieval { with_cas, touch },
-    })
+    Some(Parse::Retrieval { used, retrieval: Retrieval { with_cas, touch } })
 }
 
 /// What to do with a head that has no newline.
@@ -293,12 +254,7 @@ fn unfinished(input: &[u8]) -> Parse<'_> {
     if input.len() <= MAX_LINE {
         return Parse::Incomplete;
     }
-    Parse::Refused {
-        used: input.len(),
-        reply: LINE_TOO_LONG,
-        swallow: 0,
-        close: true,
-    }
+    Parse::Refused { used: input.len(), reply: LINE_TOO_LONG, swallow: 0, close: true }
 }
 
 /// A line's words. Every command knows how many it takes, and none takes more than seven.
@@ -311,11 +267,7 @@ struct Line<'a> {
 
 impl<'a> Line<'a> {
     fn split(text: &'a [u8]) -> Line<'a> {
-        let mut line = Line {
-            words: [&[]; 8],
-            count: 0,
-            text,
-        };
+        let mut line = Line { words: [&[]; 8], count: 0, text };
         let mut rest = &text[spaces(text)..];
         while !rest.is_empty() && line.count < line.words.len() {
             let (word, after) = rest.split_at(word_len(rest));
@@ -366,9 +318,7 @@ fn command<'a>(line: &Line<'a>, max_value: u64) -> Result<Command<'a>, Refusal> 
         b"flush_all" => flush_all(line),
         b"version" => Ok(Command::Version),
         b"verbosity" => verbosity(line),
-        b"stats" => Ok(Command::Stats {
-            what: line.text.trim_ascii()[b"stats".len()..].trim_ascii(),
-        }),
+        b"stats" => Ok(Command::Stats { what: line.text.trim_ascii()[b"stats".len()..].trim_ascii() }),
         b"quit" => Ok(Command::Quit),
         _ => unknown(line),
     }
@@ -383,27 +333,12 @@ fn store<'a>(line: &Line<'a>, verb: Verb, max_value: u64) -> Result<Command<'a>,
     let fields = store_fields(line, verb, noreply);
     let refusal = match fields {
         Ok((key, flags, exptime, cas)) if len <= max_value => {
-            return Ok(Command::Store {
-                verb,
-                key,
-                flags,
-                exptime,
-                len,
-                cas,
-                noreply,
-            });
+            return Ok(Command::Store { verb, key, flags, exptime, len, cas, noreply });
         }
-        Ok(_) => Refusal {
-            reply: if noreply { b"" } else { TOO_LARGE },
-            swallow: 0,
-            close: false,
-        },
+        Ok(_) => Refusal { reply: if noreply { b"" } else { TOO_LARGE }, swallow: 0, close: false },
         Err(refusal) => refusal,
     };
-    Err(Refusal {
-        swallow: len + 2,
-        ..refusal
-    })
+    Err(Refusal { swallow: len + 2, ..refusal })
 }
 
 /// The length of a data block. One that could neither be stored nor skipped in reasonable time is refused as memcached does: what
@@ -416,19 +351,11 @@ fn block_len(word: &[u8], max_value: u64, noreply: bool) -> Result<u64, Refusal>
 }
 
 /// Key, flags, exptime and CAS unique of a storage line.
-fn store_fields<'a>(
-    line: &Line<'a>,
-    verb: Verb,
-    noreply: bool,
-) -> Result<(&'a [u8], u32, i64, u64), Refusal> {
+fn store_fields<'a>(line: &Line<'a>, verb: Verb, noreply: bool) -> Result<(&'a [u8], u32, i64, u64), Refusal> {
     let key = line.key(noreply)?;
     let flags = number(line.words[2]).and_then(|n| u32::try_from(n).ok());
     let exptime = signed(line.words[3]);
-    let cas = if verb == Verb::Cas {
-        number(line.words[5])
-    } else {
-        Some(0)
-    };
+    let cas = if verb == Verb::Cas { number(line.words[5]) } else { Some(0) };
     match (flags, exptime, cas) {
         (Some(flags), Some(exptime), Some(cas)) => Ok((key, flags, exptime, cas)),
         _ => refuse(BAD_FORMAT, noreply),
@@ -443,10 +370,7 @@ fn delete<'a>(line: &Line<'a>) -> Result<Command<'a>, Refusal> {
         (3, b"noreply", _) | (4, b"0", b"noreply") => true,
         _ => return refuse(BAD_DELETE, line.noreply(line.count - 1)),
     };
-    Ok(Command::Delete {
-        key: line.key(noreply)?,
-        noreply,
-    })
+    Ok(Command::Delete { key: line.key(noreply)?, noreply })
 }
 
 /// `incr|decr <key> <delta> [noreply]`
@@ -455,12 +379,7 @@ fn increment<'a>(line: &Line<'a>, decrement: bool) -> Result<Command<'a>, Refusa
     let noreply = line.noreply(3);
     let key = line.key(noreply)?;
     match number(line.words[2]) {
-        Some(delta) => Ok(Command::Arithmetic {
-            key,
-            delta,
-            decrement,
-            noreply,
-        }),
+        Some(delta) => Ok(Command::Arithmetic { key, delta, decrement, noreply }),
         None => refuse(BAD_DELTA, noreply),
     }
 }
@@ -471,11 +390,7 @@ fn touch<'a>(line: &Line<'a>) -> Result<Command<'a>, Refusal> {
     let noreply = line.noreply(3);
     let key = line.key(noreply)?;
     match signed(line.words[2]) {
-        Some(exptime) => Ok(Command::Touch {
-            key,
-            exptime,
-            noreply,
-        }),
+        Some(exptime) => Ok(Command::Touch { key, exptime, noreply }),
         None => refuse(BAD_EXPTIME, noreply),
     }
 }
@@ -512,12 +427,6 @@ fn verbosity<'a>(line: &Line<'a>) -> Result<Command<'a>, Refusal> {
 
 /// No such command. A web browser, or a web page's script in one, is sent away before its body could be taken for commands.
 fn unknown<'a>(line: &Line<'a>) -> Result<Command<'a>, Refusal> {
-    let http = line.words[1..]
-        .iter()
-        .any(|word| word.starts_with(b"HTTP/"));
-    Err(Refusal {
-        reply: ERROR,
-        swallow: 0,
-        close: http,
-    })
+    let http = line.words[1..].iter().any(|word| word.starts_with(b"HTTP/"));
+    Err(Refusal { reply: ERROR, swallow: 0, close: http })
 }

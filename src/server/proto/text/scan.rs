@@ -46,37 +46,23 @@ fn span(bytes: &[u8], hits: impl Fn(u64) -> u64, hit: impl Fn(u8) -> bool) -> us
         }
     }
     let tail_start = bytes.len() - tail.len();
-    tail.iter()
-        .position(|byte| hit(*byte))
-        .map_or(bytes.len(), |at| tail_start + at)
+    tail.iter().position(|byte| hit(*byte)).map_or(bytes.len(), |at| tail_start + at)
 }
 
 /// Where the first newline is.
 pub fn newline(bytes: &[u8]) -> Option<usize> {
-    let at = span(
-        bytes,
-        |word| zero_bytes(word ^ (ONES * u64::from(b'\n'))),
-        |byte| byte == b'\n',
-    );
+    let at = span(bytes, |word| zero_bytes(word ^ (ONES * u64::from(b'\n'))), |byte| byte == b'\n');
     (at < bytes.len()).then_some(at)
 }
 
 /// Length of the word that `bytes` starts with: up to the first space.
 pub fn word_len(bytes: &[u8]) -> usize {
-    span(
-        bytes,
-        |word| zero_bytes(word ^ (ONES * u64::from(b' '))),
-        |byte| byte == b' ',
-    )
+    span(bytes, |word| zero_bytes(word ^ (ONES * u64::from(b' '))), |byte| byte == b' ')
 }
 
 /// How many bytes at the start may stand in a key: neither space nor control character.
 pub fn key_len(bytes: &[u8]) -> usize {
     let below_or_space = |word: u64| word.wrapping_sub(ONES * 0x21) & !word & HIGHS;
     let delete = |word: u64| zero_bytes(word ^ (ONES * 0x7f));
-    span(
-        bytes,
-        |word| below_or_space(word) | delete(word),
-        |byte| byte <= b' ' || byte == 0x7f,
-    )
+    span(bytes, |word| below_or_space(word) | delete(word), |byte| byte <= b' ' || byte == 0x7f)
 }

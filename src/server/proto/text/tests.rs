@@ -6,16 +6,8 @@ const MIB: u64 = 1 << 20;
 
 fn refused(input: &[u8]) -> (&'static [u8], u64, bool) {
     match parse(input, MIB) {
-        Parse::Refused {
-            used,
-            reply,
-            swallow,
-            close,
-        } => {
-            let line = input
-                .iter()
-                .position(|b| *b == b'\n')
-                .map_or(input.len(), |at| at + 1);
+        Parse::Refused { used, reply, swallow, close } => {
+            let line = input.iter().position(|b| *b == b'\n').map_or(input.len(), |at| at + 1);
             assert_eq!(used, line, "{}", input.escape_ascii());
             (reply, swallow, close)
         }
@@ -56,15 +48,7 @@ fn retrieve(mut input: &[u8]) -> (Retrieval, Vec<&[u8]>, bool) {
 }
 
 fn set(key: &str, len: u64, noreply: bool) -> Command<'_> {
-    Command::Store {
-        verb: Verb::Set,
-        key: key.as_bytes(),
-        flags: 7,
-        exptime: -1,
-        len,
-        cas: 0,
-        noreply,
-    }
+    Command::Store { verb: Verb::Set, key: key.as_bytes(), flags: 7, exptime: -1, len, cas: 0, noreply }
 }
 
 #[test]
@@ -81,10 +65,7 @@ fn storage_lines() {
         ("set k 7 -1 0003\r\n", set("k", 3, false)),
         ("set k 7 -1 1048576\r\n", set("k", MIB, false)),
         ("set schlüssel 7 -1 1\r\n", set("schlüssel", 1, false)),
-        (
-            &format!("set {longest} 7 -1 1\r\n"),
-            set(&longest, 1, false),
-        ),
+        (&format!("set {longest} 7 -1 1\r\n"), set(&longest, 1, false)),
     ] {
         assert_eq!(command(line), expected, "{line:?}");
     }
@@ -96,30 +77,15 @@ fn storage_lines() {
         ("prepend", Verb::Prepend),
     ] {
         let line = format!("{name} key 4294967295 {} 9\r\n", i64::MAX);
-        let expected = Command::Store {
-            verb,
-            key: b"key",
-            flags: u32::MAX,
-            exptime: i64::MAX,
-            len: 9,
-            cas: 0,
-            noreply: false,
-        };
+        let expected =
+            Command::Store { verb, key: b"key", flags: u32::MAX, exptime: i64::MAX, len: 9, cas: 0, noreply: false };
         assert_eq!(command(&line), expected);
     }
-    for (line, noreply) in [
-        ("cas k 1 2 3 18446744073709551615\r\n", false),
-        ("cas k 1 2 3 18446744073709551615 noreply\n", true),
-    ] {
-        let expected = Command::Store {
-            verb: Verb::Cas,
-            key: b"k",
-            flags: 1,
-            exptime: 2,
-            len: 3,
-            cas: u64::MAX,
-            noreply,
-        };
+    for (line, noreply) in
+        [("cas k 1 2 3 18446744073709551615\r\n", false), ("cas k 1 2 3 18446744073709551615 noreply\n", true)]
+    {
+        let expected =
+            Command::Store { verb: Verb::Cas, key: b"k", flags: 1, exptime: 2, len: 3, cas: u64::MAX, noreply };
         assert_eq!(command(line), expected);
     }
 }
@@ -152,12 +118,7 @@ fn refused_storage_lines_say_how_to_stay_in_step() {
         ("set k 0 0 4294967297\r\n", BAD_FORMAT, 0, false),
         ("set k 0 0 4294967297 noreply\r\n", b"", 0, false),
         ("set k 0 0 18446744073709551617\r\n", BAD_FORMAT, 0, false),
-        (
-            "set k 0 0 99999999999999999999999999\r\n",
-            BAD_FORMAT,
-            0,
-            false,
-        ),
+        ("set k 0 0 99999999999999999999999999\r\n", BAD_FORMAT, 0, false),
         ("cas k 0 0 5 x\r\n", BAD_FORMAT, 7, false),
         ("cas k 0 0 5 -1\r\n", BAD_FORMAT, 7, false),
         ("cas k 0 0 5 18446744073709551616\r\n", BAD_FORMAT, 7, false),
@@ -167,129 +128,33 @@ fn refused_storage_lines_say_how_to_stay_in_step() {
         ("cas k 0 0 5\r\n", ERROR, 0, false),
         ("cas k 0 0 5 6 noreply more\r\n", ERROR, 0, false),
     ] {
-        assert_eq!(
-            refused(line.as_bytes()),
-            (reply, swallow, close),
-            "{line:?}"
-        );
+        assert_eq!(refused(line.as_bytes()), (reply, swallow, close), "{line:?}");
     }
 }
 
 #[test]
 fn other_commands() {
     for (line, expected) in [
-        (
-            "delete k\r\n",
-            Command::Delete {
-                key: b"k",
-                noreply: false,
-            },
-        ),
-        (
-            "delete k 0\r\n",
-            Command::Delete {
-                key: b"k",
-                noreply: false,
-            },
-        ),
-        (
-            "delete k noreply\r\n",
-            Command::Delete {
-                key: b"k",
-                noreply: true,
-            },
-        ),
-        (
-            "delete k 0 noreply\n",
-            Command::Delete {
-                key: b"k",
-                noreply: true,
-            },
-        ),
-        (
-            "incr k 5\r\n",
-            Command::Arithmetic {
-                key: b"k",
-                delta: 5,
-                decrement: false,
-                noreply: false,
-            },
-        ),
+        ("delete k\r\n", Command::Delete { key: b"k", noreply: false }),
+        ("delete k 0\r\n", Command::Delete { key: b"k", noreply: false }),
+        ("delete k noreply\r\n", Command::Delete { key: b"k", noreply: true }),
+        ("delete k 0 noreply\n", Command::Delete { key: b"k", noreply: true }),
+        ("incr k 5\r\n", Command::Arithmetic { key: b"k", delta: 5, decrement: false, noreply: false }),
         (
             "decr k 18446744073709551615 noreply\r\n",
-            Command::Arithmetic {
-                key: b"k",
-                delta: u64::MAX,
-                decrement: true,
-                noreply: true,
-            },
+            Command::Arithmetic { key: b"k", delta: u64::MAX, decrement: true, noreply: true },
         ),
-        (
-            "touch k 10\r\n",
-            Command::Touch {
-                key: b"k",
-                exptime: 10,
-                noreply: false,
-            },
-        ),
-        (
-            "touch k -10 noreply\r\n",
-            Command::Touch {
-                key: b"k",
-                exptime: -10,
-                noreply: true,
-            },
-        ),
-        (
-            "flush_all\r\n",
-            Command::FlushAll {
-                delay: 0,
-                noreply: false,
-            },
-        ),
-        (
-            "flush_all noreply\r\n",
-            Command::FlushAll {
-                delay: 0,
-                noreply: true,
-            },
-        ),
-        (
-            "flush_all 10\r\n",
-            Command::FlushAll {
-                delay: 10,
-                noreply: false,
-            },
-        ),
-        (
-            "flush_all -1 noreply\r\n",
-            Command::FlushAll {
-                delay: -1,
-                noreply: true,
-            },
-        ),
-        (
-            "verbosity 1\r\n",
-            Command::Verbosity {
-                level: 1,
-                noreply: false,
-            },
-        ),
-        (
-            "verbosity 1 noreply\r\n",
-            Command::Verbosity {
-                level: 1,
-                noreply: true,
-            },
-        ),
+        ("touch k 10\r\n", Command::Touch { key: b"k", exptime: 10, noreply: false }),
+        ("touch k -10 noreply\r\n", Command::Touch { key: b"k", exptime: -10, noreply: true }),
+        ("flush_all\r\n", Command::FlushAll { delay: 0, noreply: false }),
+        ("flush_all noreply\r\n", Command::FlushAll { delay: 0, noreply: true }),
+        ("flush_all 10\r\n", Command::FlushAll { delay: 10, noreply: false }),
+        ("flush_all -1 noreply\r\n", Command::FlushAll { delay: -1, noreply: true }),
+        ("verbosity 1\r\n", Command::Verbosity { level: 1, noreply: false }),
+        ("verbosity 1 noreply\r\n", Command::Verbosity { level: 1, noreply: true }),
         ("stats\r\n", Command::Stats { what: b"" }),
         ("  stats  \r\n", Command::Stats { what: b"" }),
-        (
-            "stats  detail  on \r\n",
-            Command::Stats {
-                what: b"detail  on",
-            },
-        ),
+        ("stats  detail  on \r\n", Command::Stats { what: b"detail  on" }),
         ("version\r\n", Command::Version),
         ("quit\r\n", Command::Quit),
         ("quit now\n", Command::Quit),
@@ -340,98 +205,49 @@ fn other_refusals() {
 
 #[test]
 fn every_prefix_of_a_line_is_incomplete() {
-    let lines = [
-        "set key 0 0 5\r\n",
-        "delete k\r\n",
-        "  gats 10 ",
-        "   get ",
-        "nonsense\n",
-        "cas k 1 2 3 4 noreply\r\n",
-    ];
+    let lines =
+        ["set key 0 0 5\r\n", "delete k\r\n", "  gats 10 ", "   get ", "nonsense\n", "cas k 1 2 3 4 noreply\r\n"];
     for line in lines {
         for end in 0..line.len() {
-            assert_eq!(
-                parse(&line.as_bytes()[..end], MIB),
-                Parse::Incomplete,
-                "{:?}",
-                &line[..end]
-            );
+            assert_eq!(parse(&line.as_bytes()[..end], MIB), Parse::Incomplete, "{:?}", &line[..end]);
         }
     }
 }
 
 #[test]
 fn a_line_has_a_longest_length_whatever_its_pieces() {
-    for line in [
-        vec![b'x'; MAX_LINE],
-        vec![b' '; MAX_LINE],
-        [b"set ".as_slice(), &[b'k'; MAX_LINE - 4]].concat(),
-    ] {
+    for line in [vec![b'x'; MAX_LINE], vec![b' '; MAX_LINE], [b"set ".as_slice(), &[b'k'; MAX_LINE - 4]].concat()] {
         assert_eq!(parse(&line, MIB), Parse::Incomplete);
         let whole = [&line, b"\n".as_slice()].concat();
-        assert!(
-            !refused(&whole).2,
-            "a line of the longest length is answered as any other"
-        );
+        assert!(!refused(&whole).2, "a line of the longest length is answered as any other");
         for more in [b"x".as_slice(), b"x\r\n"] {
             let too_long = [&line, more].concat();
-            let Parse::Refused {
-                reply,
-                swallow: 0,
-                close: true,
-                ..
-            } = parse(&too_long, MIB)
-            else {
-                panic!()
-            };
+            let Parse::Refused { reply, swallow: 0, close: true, .. } = parse(&too_long, MIB) else { panic!() };
             assert_eq!(reply, LINE_TOO_LONG);
         }
     }
     let gat = [b"gat ".as_slice(), &[b'1'; MAX_LINE]].concat();
-    assert!(matches!(
-        parse(&gat, MIB),
-        Parse::Refused { close: true, .. }
-    ));
+    assert!(matches!(parse(&gat, MIB), Parse::Refused { close: true, .. }));
 }
 
 #[test]
 fn retrievals() {
-    let get = Retrieval {
-        with_cas: false,
-        touch: None,
-    };
-    let gets = Retrieval {
-        with_cas: true,
-        touch: None,
-    };
-    let gat = Retrieval {
-        with_cas: false,
-        touch: Some(-5),
-    };
-    let gats = Retrieval {
-        with_cas: true,
-        touch: Some(100),
-    };
+    let get = Retrieval { with_cas: false, touch: None };
+    let gets = Retrieval { with_cas: true, touch: None };
+    let gat = Retrieval { with_cas: false, touch: Some(-5) };
+    let gats = Retrieval { with_cas: true, touch: Some(100) };
     let longest = "k".repeat(MAX_KEY);
     for (line, head, keys) in [
         ("get k\r\n", get, vec!["k"]),
         ("get k\n", get, vec!["k"]),
         ("  get   a  b c  \r\n", get, vec!["a", "b", "c"]),
-        (
-            "gets aaaaaaaa bbbbbbbbb \n",
-            gets,
-            vec!["aaaaaaaa", "bbbbbbbbb"],
-        ),
+        ("gets aaaaaaaa bbbbbbbbb \n", gets, vec!["aaaaaaaa", "bbbbbbbbb"]),
         ("get\r\n", get, vec![]),
         ("get  \n", get, vec![]),
         ("gat -5 k\r\n", gat, vec!["k"]),
         ("gats  100  k  l\r\n", gats, vec!["k", "l"]),
         ("gats 100\r\n", gats, vec![]),
-        (
-            &format!("get {longest} {longest}\r\n"),
-            get,
-            vec![longest.as_str(); 2],
-        ),
+        (&format!("get {longest} {longest}\r\n"), get, vec![longest.as_str(); 2]),
     ] {
         let keys = keys.iter().map(|key| key.as_bytes()).collect();
         assert_eq!(retrieve(line.as_bytes()), (head, keys, true), "{line:?}");
@@ -447,11 +263,7 @@ fn a_retrieval_may_be_longer_than_a_line_and_come_in_pieces() {
     for end in line.len() - 300..line.len() {
         let (_, keys, ended) = retrieve(&line.as_bytes()[..end]);
         // A key counts once the byte behind it is there; the last one's is not enough, being a carriage return.
-        assert_eq!(
-            (keys.len(), ended),
-            (((end - 4) / 201).min(99), false),
-            "cut at {end}"
-        );
+        assert_eq!((keys.len(), ended), (((end - 4) / 201).min(99), false), "cut at {end}");
     }
 }
 
@@ -542,9 +354,7 @@ fn arithmetic_on_values() {
         ("hi", 1, true, None),
     ] {
         let number = arithmetic(value.as_bytes(), delta, decrement);
-        let got = number
-            .as_ref()
-            .map(|n| (std::str::from_utf8(&n.digits[..n.len]).unwrap(), n.padded));
+        let got = number.as_ref().map(|n| (std::str::from_utf8(&n.digits[..n.len]).unwrap(), n.padded));
         assert_eq!(got, expected, "{value:?}");
     }
 }
