@@ -28,40 +28,14 @@ impl Case {
     /// All cases of one value size.
     pub fn of_size(size: usize, space: u32) -> Vec<Case> {
         let single = |op| Work::single(op, size, space);
-        let closed = |kind, work| Case {
-            kind,
-            work,
-            rate: None,
-        };
-        let open = |kind, work| Case {
-            kind,
-            work,
-            rate: Some(moderate_rate(size)),
-        };
+        let closed = |kind, work| Case { kind, work, rate: None };
+        let open = |kind, work| Case { kind, work, rate: Some(moderate_rate(size)) };
         vec![
             closed("get", single(Op::Get)),
             closed("set", single(Op::Set)),
-            closed(
-                "get16",
-                Work {
-                    depth: PIPELINE,
-                    ..single(Op::Get)
-                },
-            ),
-            closed(
-                "set16",
-                Work {
-                    depth: PIPELINE,
-                    ..single(Op::Set)
-                },
-            ),
-            closed(
-                "mget",
-                Work {
-                    keys: MANY,
-                    ..single(Op::Get)
-                },
-            ),
+            closed("get16", Work { depth: PIPELINE, ..single(Op::Get) }),
+            closed("set16", Work { depth: PIPELINE, ..single(Op::Set) }),
+            closed("mget", Work { keys: MANY, ..single(Op::Get) }),
             open("open-get", single(Op::Get)),
             open("open-set", single(Op::Set)),
         ]
@@ -91,10 +65,7 @@ impl Case {
 
     /// Whether the command line's `--cases` picks it: its kind or its name.
     pub fn is_in(&self, picked: &[String]) -> bool {
-        picked.is_empty()
-            || picked
-                .iter()
-                .any(|text| *text == self.kind || *text == self.name())
+        picked.is_empty() || picked.iter().any(|text| *text == self.kind || *text == self.name())
     }
 }
 
@@ -127,22 +98,12 @@ mod tests {
             let picked: Vec<String> = picked.iter().map(|text| text.to_string()).collect();
             cases.iter().filter(|case| case.is_in(&picked)).count()
         };
-        assert_eq!(
-            [
-                count(&[]),
-                count(&["get", "set16-100"]),
-                count(&["get-4096"])
-            ],
-            [7, 2, 0]
-        );
+        assert_eq!([count(&[]), count(&["get", "set16-100"]), count(&["get-4096"])], [7, 2, 0]);
     }
 
     #[test]
     fn an_operation_is_a_key() {
-        let ops: Vec<usize> = Case::of_size(100, 10)
-            .iter()
-            .map(|case| case.work.ops())
-            .collect();
+        let ops: Vec<usize> = Case::of_size(100, 10).iter().map(|case| case.work.ops()).collect();
         assert_eq!(ops, [1, 1, 16, 16, 100, 1, 1]);
     }
 }

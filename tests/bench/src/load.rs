@@ -110,9 +110,7 @@ impl Load {
             }
             connection.stream.set_nonblocking(true)?;
             let event = EpollEvent::new(EpollFlags::EPOLLIN, index as u64);
-            self.epoll
-                .add(&connection.stream, event)
-                .context("epoll_ctl")?;
+            self.epoll.add(&connection.stream, event).context("epoll_ctl")?;
             self.connections.push(connection);
         }
         self.groups.push(group);
@@ -125,10 +123,7 @@ impl Load {
         self.heard = self.now();
         self.start_closed()?;
         let end = self.now() + nanos(time);
-        let spin = self
-            .groups
-            .iter()
-            .any(|group| matches!(group.plan.arrival, Arrival::Open(_)));
+        let spin = self.groups.iter().any(|group| matches!(group.plan.arrival, Arrival::Open(_)));
         while self.now() < end {
             self.send_due()?;
             self.turn(if spin { 0 } else { 10 })?;
@@ -146,11 +141,7 @@ impl Load {
     pub fn drain(&mut self, patience: Duration) -> Result<()> {
         self.stopping = true;
         let end = self.now() + nanos(patience);
-        while self
-            .connections
-            .iter()
-            .any(|connection| !connection.waiting.is_empty())
-        {
+        while self.connections.iter().any(|connection| !connection.waiting.is_empty()) {
             let now = self.now();
             if now >= end {
                 self.give_up(now);
@@ -193,8 +184,7 @@ impl Load {
 
     fn send_due(&mut self) -> Result<()> {
         for number in 0..self.groups.len() {
-            while let Some((index, due)) = self.groups[number].take_due(nanos(self.clock.elapsed()))
-            {
+            while let Some((index, due)) = self.groups[number].take_due(nanos(self.clock.elapsed())) {
                 self.send(index, due)?;
             }
         }
@@ -210,10 +200,7 @@ impl Load {
     /// One wait for events and what they bring.
     fn turn(&mut self, milliseconds: u16) -> Result<()> {
         let mut events = [EpollEvent::empty(); 256];
-        let count = match self
-            .epoll
-            .wait(&mut events, EpollTimeout::from(milliseconds))
-        {
+        let count = match self.epoll.wait(&mut events, EpollTimeout::from(milliseconds)) {
             Err(nix::errno::Errno::EINTR) => 0,
             other => other.context("epoll_wait")?,
         };
@@ -239,9 +226,7 @@ impl Load {
         let count = connection.receive(&mut self.scratch)?;
         let now = nanos(self.clock.elapsed());
         connection.take(&self.scratch[..count], group, now)?;
-        let again = group.plan.arrival == Arrival::Closed
-            && connection.waiting.is_empty()
-            && !self.stopping;
+        let again = group.plan.arrival == Arrival::Closed && connection.waiting.is_empty() && !self.stopping;
         if again { self.send(index, now) } else { Ok(()) }
     }
 
@@ -249,16 +234,10 @@ impl Load {
         if self.now() - self.heard < nanos(PATIENCE) {
             return Ok(());
         }
-        let stuck = self
-            .connections
-            .iter()
-            .find(|connection| !connection.waiting.is_empty());
+        let stuck = self.connections.iter().find(|connection| !connection.waiting.is_empty());
         match stuck {
             None => Ok(()),
-            Some(connection) => bail!(
-                "no reply for {PATIENCE:?}; one is due {}",
-                connection.progress()
-            ),
+            Some(connection) => bail!("no reply for {PATIENCE:?}; one is due {}", connection.progress()),
         }
     }
 
@@ -266,8 +245,7 @@ impl Load {
         for connection in &mut self.connections {
             let done = &mut self.groups[connection.group].done;
             for asked in connection.waiting.drain(..) {
-                done.latency
-                    .saturating_record(now.saturating_sub(asked.due).max(1));
+                done.latency.saturating_record(now.saturating_sub(asked.due).max(1));
                 done.unanswered += 1;
             }
         }
@@ -297,15 +275,7 @@ struct Group {
 impl Group {
     fn new(plan: Plan, first: usize) -> Group {
         let ops_per_byte = plan.wire.work.ops() as f64 / plan.wire.reply_len() as f64;
-        Group {
-            plan,
-            done: Done::new(),
-            ops_per_byte,
-            first,
-            sent: 0,
-            began: 0,
-            asked: 0,
-        }
+        Group { plan, done: Done::new(), ops_per_byte, first, sent: 0, began: 0, asked: 0 }
     }
 
     fn reset(&mut self, now: u64) {
@@ -340,13 +310,8 @@ impl Group {
 
 impl Done {
     fn new() -> Done {
-        let latency =
-            Histogram::new_with_bounds(1, 120_000_000_000, 3).expect("bounds are in order");
-        Done {
-            ops: 0.0,
-            latency,
-            unanswered: 0,
-        }
+        let latency = Histogram::new_with_bounds(1, 120_000_000_000, 3).expect("bounds are in order");
+        Done { ops: 0.0, latency, unanswered: 0 }
     }
 }
 
@@ -375,16 +340,7 @@ impl Connection {
         stream.set_nodelay(true)?;
         sys::reset_on_close(&stream)?;
         let (out, seen) = (Vec::new(), Vec::new());
-        Ok(Connection {
-            stream,
-            group,
-            out,
-            sent: 0,
-            wants_out: false,
-            waiting: VecDeque::new(),
-            got: 0,
-            seen,
-        })
+        Ok(Connection { stream, group, out, sent: 0, wants_out: false, waiting: VecDeque::new(), got: 0, seen })
     }
 
     /// One batch and its reply, blocking.
@@ -394,9 +350,7 @@ impl Connection {
         self.stream.write_all(&self.out)?;
         self.out.clear();
         let mut reply = vec![0; group.plan.wire.reply_len()];
-        self.stream
-            .read_exact(&mut reply)
-            .context("no answer on a new connection")?;
+        self.stream.read_exact(&mut reply).context("no answer on a new connection")?;
         self.take(&reply, group, 1)
     }
 
@@ -432,28 +386,16 @@ impl Connection {
             return Ok(());
         }
         self.wants_out = want;
-        let flags = if want {
-            EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT
-        } else {
-            EpollFlags::EPOLLIN
-        };
-        epoll
-            .modify(&self.stream, &mut EpollEvent::new(flags, index as u64))
-            .context("epoll_ctl")
+        let flags = if want { EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT } else { EpollFlags::EPOLLIN };
+        epoll.modify(&self.stream, &mut EpollEvent::new(flags, index as u64)).context("epoll_ctl")
     }
 
     fn receive(&mut self, scratch: &mut [u8]) -> Result<usize> {
         match self.stream.read(scratch) {
             Ok(0) => bail!("the server closed a connection: {}", self.progress()),
             Ok(count) => Ok(count),
-            Err(error)
-                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
-            {
-                Ok(0)
-            }
-            Err(error) => {
-                Err(error).with_context(|| format!("cannot receive: {}", self.progress()))
-            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(0),
+            Err(error) => Err(error).with_context(|| format!("cannot receive: {}", self.progress())),
         }
     }
 
@@ -480,11 +422,7 @@ impl Connection {
     fn check_begin(&self, data: &[u8], wire: &Wire) -> Result<()> {
         let begin = wire.begin().get(self.got..).unwrap_or_default();
         let common = begin.len().min(data.len());
-        ensure!(
-            begin[..common] == data[..common],
-            "a wrong reply: {:?}",
-            head(data)
-        );
+        ensure!(begin[..common] == data[..common], "a wrong reply: {:?}", head(data));
         Ok(())
     }
 
@@ -502,36 +440,20 @@ impl Connection {
     fn complete(&mut self, group: &mut Group, now: u64) -> Result<()> {
         let asked = self.waiting.pop_front().context("no reply was due")?;
         let wire = &group.plan.wire;
-        ensure!(
-            self.seen.ends_with(wire.end()),
-            "a reply of {} bytes ends in {:?}",
-            self.got,
-            tail(&self.seen)
-        );
+        ensure!(self.seen.ends_with(wire.end()), "a reply of {} bytes ends in {:?}", self.got, tail(&self.seen));
         if let Some(mut keys) = asked.keys {
             let mut want = Vec::with_capacity(self.got);
             wire.reply(&mut keys, &mut want);
-            ensure!(
-                want == self.seen,
-                "a reply has the right length but a wrong value: {:?}",
-                head(&self.seen)
-            );
+            ensure!(want == self.seen, "a reply has the right length but a wrong value: {:?}", head(&self.seen));
         }
         self.seen.clear();
         self.got = 0;
-        group
-            .done
-            .latency
-            .saturating_record(now.saturating_sub(asked.due).max(1));
+        group.done.latency.saturating_record(now.saturating_sub(asked.due).max(1));
         Ok(())
     }
 
     fn progress(&self) -> String {
-        format!(
-            "({} bytes of it arrived, the last of them {:?})",
-            self.got,
-            tail(&self.seen)
-        )
+        format!("({} bytes of it arrived, the last of them {:?})", self.got, tail(&self.seen))
     }
 }
 

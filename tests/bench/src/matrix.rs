@@ -28,28 +28,13 @@ impl Row {
     fn line(&self) -> String {
         let of = |pick| self.median(pick);
         let late: f64 = self.samples.iter().map(|sample| sample.unanswered).sum();
-        let late = if late > 0.0 {
-            format!(" ({late} unanswered)")
-        } else {
-            String::new()
-        };
-        let times = [of(|s| s.p50), of(|s| s.p99), of(|s| s.p999)]
-            .map(whole)
-            .join(" | ");
+        let late = if late > 0.0 { format!(" ({late} unanswered)") } else { String::new() };
+        let times = [of(|s| s.p50), of(|s| s.p99), of(|s| s.p999)].map(whole).join(" | ");
         let (rate, cpu, busy) = (of(|s| s.rate), of(|s| s.cpu), of(|s| s.busy * 100.0));
         let (switches, rss) = (of(|s| s.switches), of(|s| s.rss / 1_048_576.0));
         let cost = format!("{} | {} % | {}", figure(cpu), whole(busy), figure(switches));
-        let what = format!(
-            "{} | {} | {}{late}",
-            self.scenario,
-            self.connections,
-            self.peer.name()
-        );
-        format!(
-            "| {what} | {} | {cost} | {times} | {} |",
-            whole(rate),
-            figure(rss)
-        )
+        let what = format!("{} | {} | {}{late}", self.scenario, self.connections, self.peer.name());
+        format!("| {what} | {} | {cost} | {times} | {} |", whole(rate), figure(rss))
     }
 
     fn json(&self) -> Value {
@@ -88,19 +73,8 @@ mod tests {
 
     #[test]
     fn a_row_tells_of_requests_that_got_no_answer() {
-        let sample = Sample {
-            rate: 5000.0,
-            unanswered: 2.0,
-            ..Sample::default()
-        };
-        let row = Row {
-            scenario: "all busy",
-            connections: 10,
-            peer: Peer::Threaded,
-            samples: vec![sample; 3],
-        };
-        assert!(
-            markdown("", &[row]).contains("| all busy | 10 | threaded (6 unanswered) | 5,000 |")
-        );
+        let sample = Sample { rate: 5000.0, unanswered: 2.0, ..Sample::default() };
+        let row = Row { scenario: "all busy", connections: 10, peer: Peer::Threaded, samples: vec![sample; 3] };
+        assert!(markdown("", &[row]).contains("| all busy | 10 | threaded (6 unanswered) | 5,000 |"));
     }
 }

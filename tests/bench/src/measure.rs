@@ -74,10 +74,8 @@ impl Sample {
 /// that there would be none to count. One sample per plan.
 pub fn measure(server: &Server, plans: Vec<Plan>, window: Duration) -> Result<Vec<Sample>> {
     let name = server.peer.name();
-    let mut load =
-        Load::connect(server.address, plans).with_context(|| format!("load on {name}"))?;
-    measure_load(server, &mut load, window)
-        .with_context(|| format!("load on {name}; it said: {}", server.said()))
+    let mut load = Load::connect(server.address, plans).with_context(|| format!("load on {name}"))?;
+    measure_load(server, &mut load, window).with_context(|| format!("load on {name}; it said: {}", server.said()))
 }
 
 fn measure_load(server: &Server, load: &mut Load, window: Duration) -> Result<Vec<Sample>> {
@@ -98,17 +96,8 @@ fn measure_load(server: &Server, load: &mut Load, window: Duration) -> Result<Ve
     let all_ops: f64 = ops.iter().sum();
     load.drain(PATIENCE)?;
     let switches = proc::switches(server.pid())? - switches;
-    let cost = Cost {
-        cpu: cpu.as_secs_f64(),
-        wall,
-        switches,
-        rss: proc::rss(server.pid())?,
-    };
-    Ok(load
-        .done()
-        .zip(ops)
-        .map(|(done, ops)| Sample::new(done, ops, all_ops, &cost))
-        .collect())
+    let cost = Cost { cpu: cpu.as_secs_f64(), wall, switches, rss: proc::rss(server.pid())? };
+    Ok(load.done().zip(ops).map(|(done, ops)| Sample::new(done, ops, all_ops, &cost)).collect())
 }
 
 /// Stores every key of `work` once. (Nothing to do for the null server.)
@@ -119,25 +108,13 @@ pub fn fill(server: &Server, work: Work, pool: &Rc<Pool>) -> Result<()> {
     // Values of a batch should not exceed a connection's buffers by much.
     let depth = (256 * 1024 / work.size).clamp(1, 16);
     let connections = FILLERS.min(work.space as usize);
-    let set = Work {
-        op: Op::Set,
-        depth,
-        keys: 1,
-        ..work
-    };
+    let set = Work { op: Op::Set, depth, keys: 1, ..work };
     let wire = Wire::new(set, server.peer.dialect(), pool.clone());
-    let plan = Plan {
-        wire,
-        keys: Keys::InOrder(0),
-        arrival: Arrival::Closed,
-        connections,
-        exact: true,
-    };
+    let plan = Plan { wire, keys: Keys::InOrder(0), arrival: Arrival::Closed, connections, exact: true };
     let mut load = Load::connect(server.address, vec![plan])?;
     let mut stored = 0.0;
     while stored < f64::from(work.space) {
-        load.run(Duration::from_millis(10))
-            .with_context(|| format!("filling {}", server.peer.name()))?;
+        load.run(Duration::from_millis(10)).with_context(|| format!("filling {}", server.peer.name()))?;
         stored = load.done().map(|done| done.ops).sum();
     }
     load.drain(PATIENCE)

@@ -102,26 +102,18 @@ impl Places {
     pub fn program(&self, peer: Peer) -> Result<PathBuf> {
         match (peer, peer.package(), &self.memcached) {
             (Peer::Memcached, _, Some(path)) => existing(path, "it is what --memcached says"),
-            (Peer::KingServer, ..) => {
-                existing(&self.server, "run `make build`, or say --server=FILE")
-            }
+            (Peer::KingServer, ..) => existing(&self.server, "run `make build`, or say --server=FILE"),
             (_, Some(package), _) => in_path(package).with_context(|| missing(&[peer])),
             (_, None, _) => {
                 let path = std::env::current_exe()?.with_file_name(peer.name());
-                existing(
-                    &path,
-                    "run `cargo build --release --manifest-path tests/bench/Cargo.toml`",
-                )
+                existing(&path, "run `cargo build --release --manifest-path tests/bench/Cargo.toml`")
             }
         }
     }
 
     /// Checks that all peers are there. What is missing is built or, if allowed, installed.
     pub fn check(&self, peers: &[Peer]) -> Result<()> {
-        for &peer in peers
-            .iter()
-            .filter(|peer| matches!(peer, Peer::Null | Peer::Threaded))
-        {
+        for &peer in peers.iter().filter(|peer| matches!(peer, Peer::Null | Peer::Threaded)) {
             build(peer)?;
         }
         let lacking = |&peer: &Peer| peer.package().is_some() && self.program(peer).is_err();
@@ -130,9 +122,7 @@ impl Places {
             ensure!(self.install, missing(&absent));
             apt_install(&absent)?;
         }
-        peers
-            .iter()
-            .try_for_each(|&peer| self.program(peer).map(drop))
+        peers.iter().try_for_each(|&peer| self.program(peer).map(drop))
     }
 
     /// Starts a server and waits until it answers connections. `work` tells the null server what to reply.
@@ -148,31 +138,17 @@ impl Places {
     }
 
     fn try_start(&self, peer: Peer, work: Work) -> Result<Server> {
-        std::fs::create_dir_all(&self.data)
-            .with_context(|| format!("cannot create {}", self.data.display()))?;
+        std::fs::create_dir_all(&self.data).with_context(|| format!("cannot create {}", self.data.display()))?;
         let prefix = format!("{}-", peer.name());
-        let dir = tempfile::Builder::new()
-            .prefix(&prefix)
-            .tempdir_in(&self.data)
-            .context("no data directory")?;
+        let dir = tempfile::Builder::new().prefix(&prefix).tempdir_in(&self.data).context("no data directory")?;
         let address = free_address()?;
         let mut command = Command::new(self.program(peer)?);
         command.args(arguments(peer, address.port(), dir.path(), work)?);
         let log = File::create(dir.path().join("stderr"))?;
-        command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         sys::tie(&mut command, self.core)?;
-        let child = command
-            .spawn()
-            .with_context(|| format!("cannot start {}", peer.name()))?;
-        let mut server = Server {
-            peer,
-            address,
-            child,
-            dir,
-        };
+        let child = command.spawn().with_context(|| format!("cannot start {}", peer.name()))?;
+        let mut server = Server { peer, address, child, dir };
         server.await_port()?;
         Ok(server)
     }
@@ -190,19 +166,8 @@ fn build(peer: Peer) -> Result<()> {
     };
     let manifest = place::root().join("tests/bench/Cargo.toml");
     let mut command = Command::new(cargo);
-    command.args([
-        "build",
-        "--release",
-        "--locked",
-        "--quiet",
-        "--bin",
-        peer.name(),
-    ]);
-    let status = command
-        .arg("--manifest-path")
-        .arg(manifest)
-        .status()
-        .context("cannot run cargo")?;
+    command.args(["build", "--release", "--locked", "--quiet", "--bin", peer.name()]);
+    let status = command.arg("--manifest-path").arg(manifest).status().context("cannot run cargo")?;
     ensure!(status.success(), "cannot build the {} server", peer.name());
     Ok(())
 }
@@ -212,47 +177,34 @@ fn missing(peers: &[Peer]) -> String {
     let names: Vec<&str> = peers.iter().map(|peer| peer.name()).collect();
     let packages: Vec<&str> = peers.iter().filter_map(|peer| peer.package()).collect();
     let (names, packages) = (names.join(" and "), packages.join(" "));
-    format!(
-        "{names} not installed: run `apt-get install {packages}`, or say --install, or leave it out with --peers"
-    )
+    format!("{names} not installed: run `apt-get install {packages}`, or say --install, or leave it out with --peers")
 }
 
 fn apt_install(peers: &[Peer]) -> Result<()> {
     let packages = peers.iter().filter_map(|peer| peer.package());
     let mut command = Command::new("apt-get");
-    command
-        .args(["install", "-y", "--no-install-recommends"])
-        .args(packages);
-    let status = command
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .status()
-        .context("cannot run apt-get")?;
+    command.args(["install", "-y", "--no-install-recommends"]).args(packages);
+    let status = command.env("DEBIAN_FRONTEND", "noninteractive").status().context("cannot run apt-get")?;
     ensure!(status.success(), "{command:?} failed");
     Ok(())
 }
 
 fn in_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|dir| dir.join(program))
-        .find(|file| file.is_file())
+    std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
 }
 
 fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")
-        .context("no free port")?
-        .local_addr()?)
+    Ok(TcpListener::bind("127.0.0.1:0").context("no free port")?.local_addr()?)
 }
 
 fn arguments(peer: Peer, port: u16, dir: &Path, work: Work) -> Result<Vec<String>> {
-    let dir = dir
-        .to_str()
-        .context("the data directory's name is not UTF-8")?;
+    let dir = dir.to_str().context("the data directory's name is not UTF-8")?;
     let line = match peer {
         Peer::Null => format!("{port} {} {}", work.size, work.keys),
-        Peer::KingServer => format!(
-            "--db.path={dir}/data -l 127.0.0.1 -p {port} -t 1 -m {MEMORY} -c {MOST_CONNECTIONS}"
-        ),
+        Peer::KingServer => {
+            format!("--db.path={dir}/data -l 127.0.0.1 -p {port} -t 1 -m {MEMORY} -c {MOST_CONNECTIONS}")
+        }
         Peer::Threaded => format!("--db.path={dir}/data -p {port} -m {MEMORY}"),
         Peer::Memcached => {
             let user = sys::user_name()?;
@@ -260,9 +212,7 @@ fn arguments(peer: Peer, port: u16, dir: &Path, work: Work) -> Result<Vec<String
         }
         Peer::Redis => {
             let alone = "--daemonize no --appendonly no --save";
-            format!(
-                "--bind 127.0.0.1 --port {port} --dir {dir} --maxclients {MOST_CONNECTIONS} {alone}"
-            )
+            format!("--bind 127.0.0.1 --port {port} --dir {dir} --maxclients {MOST_CONNECTIONS} {alone}")
         }
     };
     let mut words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
@@ -308,39 +258,21 @@ impl Server {
             if let Some(status) = self.child.try_wait()? {
                 // The null and the threaded server have no handler, SIGTERM ends them directly.
                 let ended = status.success() || matches!(self.peer, Peer::Null | Peer::Threaded);
-                ensure!(
-                    ended,
-                    "{} ended with {status}: {}",
-                    self.peer.name(),
-                    self.said()
-                );
+                ensure!(ended, "{} ended with {status}: {}", self.peer.name(), self.said());
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        bail!(
-            "{} did not end within {STOP:?} after SIGTERM: {}",
-            self.peer.name(),
-            self.said()
-        )
+        bail!("{} did not end within {STOP:?} after SIGTERM: {}", self.peer.name(), self.said())
     }
 
     fn await_port(&mut self) -> Result<()> {
         let end = Instant::now() + START;
         while TcpStream::connect_timeout(&self.address, START).is_err() {
             if let Some(status) = self.child.try_wait()? {
-                bail!(
-                    "{} ended with {status} at its start: {}",
-                    self.peer.name(),
-                    self.said()
-                );
+                bail!("{} ended with {status} at its start: {}", self.peer.name(), self.said());
             }
-            ensure!(
-                Instant::now() < end,
-                "{} does not listen after {START:?}: {}",
-                self.peer.name(),
-                self.said()
-            );
+            ensure!(Instant::now() < end, "{} does not listen after {START:?}: {}", self.peer.name(), self.said());
             std::thread::sleep(Duration::from_millis(5));
         }
         Ok(())
@@ -349,9 +281,7 @@ impl Server {
     /// The last of what it printed.
     pub fn said(&self) -> String {
         let text = std::fs::read(self.dir.path().join("stderr")).unwrap_or_default();
-        String::from_utf8_lossy(&text[text.len().saturating_sub(2000)..])
-            .trim()
-            .to_owned()
+        String::from_utf8_lossy(&text[text.len().saturating_sub(2000)..]).trim().to_owned()
     }
 }
 
@@ -373,12 +303,7 @@ mod tests {
         for peer in Peer::ALL {
             assert_eq!(Peer::named(peer.name()).unwrap(), peer);
         }
-        assert!(
-            Peer::named("mongo")
-                .unwrap_err()
-                .to_string()
-                .contains("memcached")
-        );
+        assert!(Peer::named("mongo").unwrap_err().to_string().contains("memcached"));
     }
 
     #[test]
@@ -390,11 +315,7 @@ mod tests {
 
     #[test]
     fn redis_is_told_to_save_nothing() {
-        let words =
-            arguments(Peer::Redis, 1, Path::new("/x"), Work::single(Op::Get, 1, 1)).unwrap();
-        assert_eq!(
-            words[words.len() - 2..],
-            ["--save".to_owned(), String::new()]
-        );
+        let words = arguments(Peer::Redis, 1, Path::new("/x"), Work::single(Op::Get, 1, 1)).unwrap();
+        assert_eq!(words[words.len() - 2..], ["--save".to_owned(), String::new()]);
     }
 }

@@ -40,32 +40,16 @@ pub fn server_core() -> Result<usize> {
 pub fn options(options: &mut Options) {
     let server = "the kingserver binary (default target/release/kingserver)";
     options.optopt("", "server", server, "FILE");
-    options.optopt(
-        "",
-        "memcached",
-        "a memcached binary (default: the installed one)",
-        "FILE",
-    );
-    options.optopt(
-        "",
-        "data",
-        "where servers keep data: a real disk (default target/bench)",
-        "DIR",
-    );
-    options.optflag(
-        "",
-        "install",
-        "apt-get install peers that are missing (also when CI is set)",
-    );
+    options.optopt("", "memcached", "a memcached binary (default: the installed one)", "FILE");
+    options.optopt("", "data", "where servers keep data: a real disk (default target/bench)", "DIR");
+    options.optflag("", "install", "apt-get install peers that are missing (also when CI is set)");
     options.optflag("h", "help", "print this");
 }
 
 /// What those options come to. Call before this process is pinned.
 pub fn places(matches: &Matches) -> Result<Places> {
     let server = matches.opt_str("server").map(PathBuf::from);
-    let data = matches
-        .opt_str("data")
-        .map_or_else(out, |dir| Ok(PathBuf::from(dir)))?;
+    let data = matches.opt_str("data").map_or_else(out, |dir| Ok(PathBuf::from(dir)))?;
     Ok(Places {
         server: server.unwrap_or_else(|| target().join("release/kingserver")),
         memcached: matches.opt_str("memcached").map(PathBuf::from),

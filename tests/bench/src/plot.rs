@@ -43,38 +43,16 @@ fn failed(error: impl std::fmt::Display) -> anyhow::Error {
 
 /// Server CPU per operation: a panel per value size, a group of bars per case, a bar per peer.
 pub fn bench(results: &Results) -> Result<String> {
-    let closed: Vec<Case> = results
-        .cases
-        .iter()
-        .copied()
-        .filter(|case| case.rate.is_none())
-        .collect();
+    let closed: Vec<Case> = results.cases.iter().copied().filter(|case| case.rate.is_none()).collect();
     let mut sizes: Vec<usize> = closed.iter().map(|case| case.work.size).collect();
     sizes.dedup();
     let height = 60 + 260 * sizes.len().max(1) as u32;
     svg((900, height), |area| {
         let (title, below) = area.split_vertically(50);
-        legend(
-            &title,
-            "Server CPU per operation, µs (less is better)",
-            &results.peers,
-        )?;
-        for (panel, &size) in below
-            .split_evenly((sizes.len().max(1), 1))
-            .iter()
-            .zip(&sizes)
-        {
-            let cases: Vec<Case> = closed
-                .iter()
-                .copied()
-                .filter(|case| case.work.size == size)
-                .collect();
-            bars(
-                panel,
-                &format!("values of {}", size_title(size)),
-                &cases,
-                results,
-            )?;
+        legend(&title, "Server CPU per operation, µs (less is better)", &results.peers)?;
+        for (panel, &size) in below.split_evenly((sizes.len().max(1), 1)).iter().zip(&sizes) {
+            let cases: Vec<Case> = closed.iter().copied().filter(|case| case.work.size == size).collect();
+            bars(panel, &format!("values of {}", size_title(size)), &cases, results)?;
         }
         Ok(())
     })
@@ -98,14 +76,9 @@ fn legend(area: &Area<'_>, title: &str, peers: &[Peer]) -> Result<()> {
 
 fn bars(area: &Area<'_>, title: &str, cases: &[Case], results: &Results) -> Result<()> {
     let value = |case: &Case, peer| {
-        results
-            .median(case, peer, |sample| sample.cpu)
-            .filter(|value| value.is_finite())
-            .unwrap_or(0.0)
+        results.median(case, peer, |sample| sample.cpu).filter(|value| value.is_finite()).unwrap_or(0.0)
     };
-    let all = cases
-        .iter()
-        .flat_map(|case| results.peers.iter().map(|&peer| value(case, peer)));
+    let all = cases.iter().flat_map(|case| results.peers.iter().map(|&peer| value(case, peer)));
     let top = all.fold(0.0, f64::max) * 1.15 + 1e-9;
     let mut chart = ChartBuilder::on(area)
         .caption(title, (FONT, 15))
@@ -126,14 +99,8 @@ fn bars(area: &Area<'_>, title: &str, cases: &[Case], results: &Results) -> Resu
     let font = |size| (FONT, size).into_font().color(&BLACK);
     for (group, case) in cases.iter().enumerate() {
         for (index, &peer) in results.peers.iter().enumerate() {
-            let (left, height) = (
-                group as f64 + 0.08 + width * index as f64,
-                value(case, peer),
-            );
-            let bar = Rectangle::new(
-                [(left, 0.0), (left + width * 0.92, height)],
-                colour(peer).filled(),
-            );
+            let (left, height) = (group as f64 + 0.08 + width * index as f64, value(case, peer));
+            let bar = Rectangle::new([(left, 0.0), (left + width * 0.92, height)], colour(peer).filled());
             let label = Text::new(figure(Some(height)), (left, height + top * 0.07), font(11));
             chart.draw_series([bar]).map_err(failed)?;
             chart.draw_series([label]).map_err(failed)?;
@@ -153,8 +120,7 @@ fn under<'a>(
         let (x, y) = chart.backend_coord(&(group as f64 + 0.08, 0.0));
         let at = (x - base.0, y - base.1 + 6);
         let style = (FONT, 13).into_font().color(&BLACK);
-        area.draw(&Text::new(case.kind_title(), at, style))
-            .map_err(failed)?;
+        area.draw(&Text::new(case.kind_title(), at, style)).map_err(failed)?;
     }
     Ok(())
 }
@@ -175,8 +141,7 @@ pub fn threads(rows: &[Row]) -> Result<String> {
     let (wide, high) = (scenarios.len().max(1), FIGURES.len());
     svg((340 * wide as u32, 50 + 210 * high as u32), |area| {
         let (title, below) = area.split_vertically(50);
-        let text =
-            "Event loop and thread per connection, by number of connections (less is better)";
+        let text = "Event loop and thread per connection, by number of connections (less is better)";
         legend(&title, text, &[Peer::KingServer, Peer::Threaded])?;
         let panels = below.split_evenly((high, wide));
         for (index, panel) in panels.iter().enumerate() {
@@ -191,32 +156,20 @@ pub fn threads(rows: &[Row]) -> Result<String> {
 }
 
 fn lines(area: &Area<'_>, scenario: &str, (name, pick): Figure, rows: &[&Row]) -> Result<()> {
-    let value = |row: &Row| {
-        row.median(pick)
-            .filter(|value| value.is_finite())
-            .unwrap_or(0.0)
-            .max(1e-4)
-    };
+    let value = |row: &Row| row.median(pick).filter(|value| value.is_finite()).unwrap_or(0.0).max(1e-4);
     let of = |peer| {
         let mine = rows.iter().filter(move |row| row.peer == peer);
-        mine.map(|row| (row.connections as f64, value(row)))
-            .collect::<Vec<_>>()
+        mine.map(|row| (row.connections as f64, value(row))).collect::<Vec<_>>()
     };
     let values = || rows.iter().map(|row| value(row));
-    let (low, high) = (
-        values().fold(f64::MAX, f64::min),
-        values().fold(1e-4, f64::max),
-    );
+    let (low, high) = (values().fold(f64::MAX, f64::min), values().fold(1e-4, f64::max));
     let mut chart = ChartBuilder::on(area)
         .caption(format!("{scenario}: {name}"), (FONT, 13))
         .margin(6)
         .margin_right(20)
         .x_label_area_size(24)
         .y_label_area_size(44)
-        .build_cartesian_2d(
-            (8.0..12_000.0).log_scale(),
-            (decade(low, f64::floor)..decade(high, f64::ceil)).log_scale(),
-        )
+        .build_cartesian_2d((8.0..12_000.0).log_scale(), (decade(low, f64::floor)..decade(high, f64::ceil)).log_scale())
         .map_err(failed)?;
     chart
         .configure_mesh()
@@ -242,9 +195,5 @@ fn decade(value: f64, round: fn(f64) -> f64) -> f64 {
 
 /// Without needless zeros.
 fn plain(value: &f64) -> String {
-    if *value >= 1.0 {
-        format!("{value:.0}")
-    } else {
-        format!("{value}")
-    }
+    if *value >= 1.0 { format!("{value:.0}") } else { format!("{value}") }
 }

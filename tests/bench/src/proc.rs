@@ -8,10 +8,7 @@ use anyhow::{Context, Result};
 /// off by some hundred KiB).
 pub fn rss(pid: u32) -> Result<u64> {
     let exact = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"));
-    let found = exact
-        .ok()
-        .and_then(|text| field(&text, "Rss:"))
-        .map(|kib| kib * 1024);
+    let found = exact.ok().and_then(|text| field(&text, "Rss:")).map(|kib| kib * 1024);
     match found {
         Some(bytes) => Ok(bytes),
         None => status_rss(pid),
@@ -20,8 +17,7 @@ pub fn rss(pid: u32) -> Result<u64> {
 
 fn status_rss(pid: u32) -> Result<u64> {
     let path = format!("/proc/{pid}/status");
-    let text = fs::read_to_string(&path)
-        .with_context(|| format!("cannot read {path}: the server is gone"))?;
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}: the server is gone"))?;
     Ok(field(&text, "VmRSS:").with_context(|| format!("{path} has no VmRSS"))? * 1024)
 }
 
@@ -31,23 +27,16 @@ pub fn anonymous(pid: u32) -> Result<u64> {
     let found = exact.ok().and_then(|text| field(&text, "Anonymous:"));
     let path = format!("/proc/{pid}/status");
     let status = || field(&fs::read_to_string(&path).ok()?, "RssAnon:");
-    let kib = found
-        .or_else(status)
-        .with_context(|| format!("{path} has no RssAnon"))?;
+    let kib = found.or_else(status).with_context(|| format!("{path} has no RssAnon"))?;
     Ok(kib * 1024)
 }
 
 /// Context switches of all living threads of a process, voluntary and not. Reads one file per thread.
 pub fn switches(pid: u32) -> Result<u64> {
     let path = format!("/proc/{pid}/task");
-    let tasks =
-        fs::read_dir(&path).with_context(|| format!("cannot read {path}: the server is gone"))?;
-    let of =
-        |entry: std::io::Result<fs::DirEntry>| fs::read_to_string(entry?.path().join("status"));
-    Ok(tasks
-        .filter_map(|entry| of(entry).ok())
-        .map(|text| switches_in(&text))
-        .sum())
+    let tasks = fs::read_dir(&path).with_context(|| format!("cannot read {path}: the server is gone"))?;
+    let of = |entry: std::io::Result<fs::DirEntry>| fs::read_to_string(entry?.path().join("status"));
+    Ok(tasks.filter_map(|entry| of(entry).ok()).map(|text| switches_in(&text)).sum())
 }
 
 fn switches_in(status: &str) -> u64 {
@@ -59,9 +48,7 @@ fn switches_in(status: &str) -> u64 {
 pub fn processor() -> String {
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let line = text.lines().find(|line| line.starts_with("model name"));
-    line.and_then(|line| line.split_once(": "))
-        .map_or("unknown processor", |(_, name)| name)
-        .to_owned()
+    line.and_then(|line| line.split_once(": ")).map_or("unknown processor", |(_, name)| name).to_owned()
 }
 
 /// The number that follows `name` at the start of a line.

@@ -29,16 +29,9 @@ pub struct Results {
 impl Results {
     /// Nothing measured yet.
     pub fn new(peers: &[Peer], rounds: usize, window: Duration, connections: usize) -> Results {
-        let how = format!(
-            "Medians of {rounds} interleaved rounds of {window:?} over {connections} connections"
-        );
+        let how = format!("Medians of {rounds} interleaved rounds of {window:?} over {connections} connections");
         let about = format!("{how}; {}.", surroundings(peers));
-        Results {
-            peers: peers.to_vec(),
-            cases: Vec::new(),
-            samples: BTreeMap::new(),
-            about,
-        }
+        Results { peers: peers.to_vec(), cases: Vec::new(), samples: BTreeMap::new(), about }
     }
 
     /// Adds the next round's sample.
@@ -46,16 +39,11 @@ impl Results {
         if !self.cases.contains(case) {
             self.cases.push(*case);
         }
-        self.samples
-            .entry((case.name(), peer))
-            .or_default()
-            .push(sample);
+        self.samples.entry((case.name(), peer)).or_default().push(sample);
     }
 
     fn of(&self, case: &Case, peer: Peer) -> &[Sample] {
-        self.samples
-            .get(&(case.name(), peer))
-            .map_or(&[], Vec::as_slice)
+        self.samples.get(&(case.name(), peer)).map_or(&[], Vec::as_slice)
     }
 
     /// The median of one figure over the rounds.
@@ -84,44 +72,25 @@ impl Results {
     pub fn markdown(&self) -> String {
         let mut text = format!("{} Keys: {}.\n\n", self.about, spaces(&self.cases));
         self.cpu_table(&mut text);
-        let part = |open: bool| {
-            self.cases
-                .iter()
-                .filter(move |case| case.rate.is_some() == open)
-        };
+        let part = |open: bool| self.cases.iter().filter(move |case| case.rate.is_some() == open);
         text.push_str("\nClosed loop: as fast as it goes (latency of a whole batch).\n\n");
         self.detail_table(part(false), &mut text);
-        text.push_str(
-            "\nOpen loop: a fixed arrival rate, latency from the intended time of sending.\n\n",
-        );
+        text.push_str("\nOpen loop: a fixed arrival rate, latency from the intended time of sending.\n\n");
         self.detail_table(part(true), &mut text);
         text
     }
 
     fn cpu_table(&self, text: &mut String) {
-        let names: Vec<String> = self
-            .peers
-            .iter()
-            .map(|peer| format!("{} µs", peer.name()))
-            .collect();
+        let names: Vec<String> = self.peers.iter().map(|peer| format!("{} µs", peer.name())).collect();
         text.push_str("Server CPU per operation. An operation is one key, also where requests are pipelined or ask for many keys.\n\n");
-        let _ = writeln!(
-            text,
-            "| case | {} | ours / null | ours / memcached |",
-            names.join(" | ")
-        );
+        let _ = writeln!(text, "| case | {} | ours / null | ours / memcached |", names.join(" | "));
         let _ = writeln!(text, "|---|{}", "--:|".repeat(names.len() + 2));
         for case in &self.cases {
             let cpu = |&peer: &Peer| figure(self.median(case, peer, |sample| sample.cpu));
             let ratio = |peer| figure(self.ratio(case, Peer::KingServer, peer));
             let cells: Vec<String> = self.peers.iter().map(cpu).collect();
             let (floor, rival) = (ratio(Peer::Null), ratio(Peer::Memcached));
-            let _ = writeln!(
-                text,
-                "| {} | {} | {floor} | {rival} |",
-                case.title(),
-                cells.join(" | ")
-            );
+            let _ = writeln!(text, "| {} | {} | {floor} | {rival} |", case.title(), cells.join(" | "));
         }
     }
 
@@ -131,48 +100,27 @@ impl Results {
         for case in cases {
             for &peer in &self.peers {
                 let of = |pick: fn(&Sample) -> f64| self.median(case, peer, pick);
-                let late = self
-                    .of(case, peer)
-                    .iter()
-                    .map(|sample| sample.unanswered)
-                    .sum::<f64>();
-                let late = if late > 0.0 {
-                    format!(" ({late} unanswered)")
-                } else {
-                    String::new()
-                };
-                let times = [of(|s| s.p50), of(|s| s.p99), of(|s| s.p999)]
-                    .map(whole)
-                    .join(" | ");
+                let late = self.of(case, peer).iter().map(|sample| sample.unanswered).sum::<f64>();
+                let late = if late > 0.0 { format!(" ({late} unanswered)") } else { String::new() };
+                let times = [of(|s| s.p50), of(|s| s.p99), of(|s| s.p999)].map(whole).join(" | ");
                 let (rate, busy) = (whole(of(|s| s.rate)), whole(of(|s| s.busy * 100.0)));
-                let (switches, rss) =
-                    (figure(of(|s| s.switches)), whole(of(|s| s.rss / 1048576.0)));
+                let (switches, rss) = (figure(of(|s| s.switches)), whole(of(|s| s.rss / 1048576.0)));
                 let title = case.title();
                 let name = peer.name();
-                let _ = writeln!(
-                    text,
-                    "| {title} | {name}{late} | {rate} | {times} | {busy} % | {switches} | {rss} |"
-                );
+                let _ = writeln!(text, "| {title} | {name}{late} | {rate} | {times} | {busy} % | {switches} | {rss} |");
             }
         }
     }
 
     /// Everything, single samples included.
     pub fn json(&self) -> Value {
-        let rows = self
-            .cases
-            .iter()
-            .flat_map(|case| self.peers.iter().map(|&peer| self.row(case, peer)));
+        let rows = self.cases.iter().flat_map(|case| self.peers.iter().map(|&peer| self.row(case, peer)));
         json!({ "about": self.about, "rows": rows.collect::<Vec<_>>() })
     }
 
     fn row(&self, case: &Case, peer: Peer) -> Value {
         let of = |pick: fn(&Sample) -> f64| self.median(case, peer, pick);
-        let rounds: Vec<f64> = self
-            .of(case, peer)
-            .iter()
-            .map(|sample| sample.cpu)
-            .collect();
+        let rounds: Vec<f64> = self.of(case, peer).iter().map(|sample| sample.cpu).collect();
         json!({
             "case": case.name(), "kind": case.kind, "size": case.work.size, "keys": case.work.space,
             "peer": peer.name(), "cpu_us_per_op": of(|s| s.cpu), "cpu_us_per_op_rounds": rounds,
@@ -204,12 +152,8 @@ fn version(peer: Peer) -> Option<String> {
     };
     let said = Command::new(program).arg("--version").output().ok()?.stdout;
     let said = String::from_utf8_lossy(&said).into_owned();
-    let number = said
-        .split_whitespace()
-        .map(|word| word.trim_start_matches("v="));
-    let number = number
-        .into_iter()
-        .find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?;
+    let number = said.split_whitespace().map(|word| word.trim_start_matches("v="));
+    let number = number.into_iter().find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?;
     Some(format!("{} {number}", peer.name()))
 }
 
@@ -218,11 +162,7 @@ pub fn median(mut figures: Vec<f64>) -> Option<f64> {
     figures.sort_by(f64::total_cmp);
     let count = figures.len();
     let middle = figures.get(count / 2)?;
-    Some(if count.is_multiple_of(2) {
-        (middle + figures[count / 2 - 1]) / 2.0
-    } else {
-        *middle
-    })
+    Some(if count.is_multiple_of(2) { (middle + figures[count / 2 - 1]) / 2.0 } else { *middle })
 }
 
 /// Three digits that matter.
@@ -250,15 +190,9 @@ pub fn whole(value: Option<f64>) -> String {
 
 /// How many keys there were of each size.
 fn spaces(cases: &[Case]) -> String {
-    let mut sizes: Vec<(usize, u32)> = cases
-        .iter()
-        .map(|case| (case.work.size, case.work.space))
-        .collect();
+    let mut sizes: Vec<(usize, u32)> = cases.iter().map(|case| (case.work.size, case.work.space)).collect();
     sizes.dedup();
-    let each: Vec<String> = sizes
-        .iter()
-        .map(|&(size, keys)| format!("{keys} of {}", size_title(size)))
-        .collect();
+    let each: Vec<String> = sizes.iter().map(|&(size, keys)| format!("{keys} of {}", size_title(size))).collect();
     each.join(", ")
 }
 
@@ -287,29 +221,12 @@ mod tests {
         let case = Case::of_size(100, 10)[0];
         // The machine was twice as slow in the second round, for both.
         for (ours, null) in [(2.2, 2.0), (4.4, 4.0), (2.4, 2.0)] {
-            results.add(
-                &case,
-                Peer::KingServer,
-                Sample {
-                    cpu: ours,
-                    ..Sample::default()
-                },
-            );
-            results.add(
-                &case,
-                Peer::Null,
-                Sample {
-                    cpu: null,
-                    ..Sample::default()
-                },
-            );
+            results.add(&case, Peer::KingServer, Sample { cpu: ours, ..Sample::default() });
+            results.add(&case, Peer::Null, Sample { cpu: null, ..Sample::default() });
         }
         let ratio = results.ratio(&case, Peer::KingServer, Peer::Null).unwrap();
         assert!((ratio - 1.1).abs() < 1e-9);
-        assert_eq!(
-            results.ratio(&case, Peer::KingServer, Peer::Memcached),
-            None
-        );
+        assert_eq!(results.ratio(&case, Peer::KingServer, Peer::Memcached), None);
     }
 
     #[test]
@@ -317,15 +234,7 @@ mod tests {
         let mut results = Results::new(&[Peer::Null, Peer::KingServer], 1, Duration::ZERO, 1);
         let case = Case::of_size(100, 10)[0];
         for (peer, cpu) in [(Peer::Null, 7.0), (Peer::KingServer, 7.7)] {
-            results.add(
-                &case,
-                peer,
-                Sample {
-                    cpu,
-                    rate: 140_000.0,
-                    ..Sample::default()
-                },
-            );
+            results.add(&case, peer, Sample { cpu, rate: 140_000.0, ..Sample::default() });
         }
         let table = results.markdown();
         assert!(table.contains("Keys: 10 of 100 B."));
@@ -338,14 +247,8 @@ mod tests {
 
     #[test]
     fn numbers_for_people() {
-        assert_eq!(
-            [0.584, 7.0, 12.34, 1234.5].map(|value| figure(Some(value))),
-            ["0.58", "7.00", "12.3", "1234"]
-        );
-        assert_eq!(
-            [7.0, 1234.0, 1_234_567.0].map(|value| whole(Some(value))),
-            ["7", "1,234", "1,234,567"]
-        );
+        assert_eq!([0.584, 7.0, 12.34, 1234.5].map(|value| figure(Some(value))), ["0.58", "7.00", "12.3", "1234"]);
+        assert_eq!([7.0, 1234.0, 1_234_567.0].map(|value| whole(Some(value))), ["7", "1,234", "1,234,567"]);
         assert_eq!(figure(None), "–");
     }
 }

@@ -18,15 +18,12 @@ use nix::unistd::Pid;
 /// The cores this process may run on.
 pub fn cores() -> Result<Vec<usize>> {
     let set = sched_getaffinity(Pid::this()).context("sched_getaffinity")?;
-    Ok((0..CpuSet::count())
-        .filter(|&core| set.is_set(core).unwrap_or(false))
-        .collect())
+    Ok((0..CpuSet::count()).filter(|&core| set.is_set(core).unwrap_or(false)).collect())
 }
 
 /// Keeps this process on one core.
 pub fn pin(core: usize) -> Result<()> {
-    sched_setaffinity(Pid::this(), &one(core)?)
-        .with_context(|| format!("cannot pin to core {core}"))
+    sched_setaffinity(Pid::this(), &one(core)?).with_context(|| format!("cannot pin to core {core}"))
 }
 
 /// The child will run on `core` alone and be killed when the thread that starts it ends, however that ends.
@@ -51,54 +48,39 @@ fn one(core: usize) -> Result<CpuSet> {
 
 /// CPU time of all threads of a process so far, ended ones included, in user and kernel mode. Nanosecond resolution.
 pub fn cpu_time(pid: u32) -> Result<Duration> {
-    let clock = clock_getcpuclockid(Pid::from_raw(pid as i32))
-        .with_context(|| format!("CPU clock of process {pid}"))?;
-    Ok(Duration::from(
-        clock_gettime(clock).with_context(|| format!("CPU time of process {pid}"))?,
-    ))
+    let clock =
+        clock_getcpuclockid(Pid::from_raw(pid as i32)).with_context(|| format!("CPU clock of process {pid}"))?;
+    Ok(Duration::from(clock_gettime(clock).with_context(|| format!("CPU time of process {pid}"))?))
 }
 
 /// Sends a signal to a process that we started and have not reaped yet, so that the id is still its own.
 pub fn signal(pid: u32, signal: Signal) -> Result<()> {
-    kill(Pid::from_raw(pid as i32), signal)
-        .with_context(|| format!("cannot send {signal} to process {pid}"))
+    kill(Pid::from_raw(pid as i32), signal).with_context(|| format!("cannot send {signal} to process {pid}"))
 }
 
 /// Makes close(2) send a reset, so that thousands of connections leave no TIME_WAIT behind and ports never run out.
 pub fn reset_on_close(stream: &TcpStream) -> Result<()> {
-    let linger = nix::libc::linger {
-        l_onoff: 1,
-        l_linger: 0,
-    };
+    let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
     setsockopt(stream, sockopt::Linger, &linger).context("SO_LINGER")
 }
 
 /// Raises the limit of open descriptors as far as it goes (children inherit it) and checks that it is enough.
 pub fn want_descriptors(count: u64) -> Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    ensure!(
-        hard >= count,
-        "{count} descriptors are needed, the limit is {hard}: raise it with `ulimit -Hn`"
-    );
+    ensure!(hard >= count, "{count} descriptors are needed, the limit is {hard}: raise it with `ulimit -Hn`");
     Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
 }
 
 /// The name of the user that this process runs as.
 pub fn user_name() -> Result<String> {
-    let user =
-        nix::unistd::User::from_uid(nix::unistd::geteuid())?.context("this user has no name")?;
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid())?.context("this user has no name")?;
     Ok(user.name)
 }
 
 /// The kernel's version, without the builder's suffix.
 pub fn kernel() -> String {
     let uname = nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned());
-    uname
-        .unwrap_or_default()
-        .split('-')
-        .next()
-        .unwrap_or_default()
-        .to_owned()
+    uname.unwrap_or_default().split('-').next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]
@@ -121,9 +103,6 @@ mod tests {
         command.args(["Cpus_allowed_list", "/proc/self/status"]);
         tie(&mut command, core).unwrap();
         let said = String::from_utf8(command.output().unwrap().stdout).unwrap();
-        assert_eq!(
-            said.split_whitespace().last(),
-            Some(core.to_string().as_str())
-        );
+        assert_eq!(said.split_whitespace().last(), Some(core.to_string().as_str()));
     }
 }

@@ -43,14 +43,7 @@ pub struct Work {
 impl Work {
     /// A batch of one request for one key.
     pub fn single(op: Op, size: usize, space: u32) -> Work {
-        Work {
-            op,
-            depth: 1,
-            keys: 1,
-            size,
-            first: 0,
-            space,
-        }
+        Work { op, depth: 1, keys: 1, size, first: 0, space }
     }
 
     /// Operations per batch: one per key, in a multiget too.
@@ -95,11 +88,7 @@ impl Pool {
     /// A pool for values of up to `longest` bytes.
     pub fn new(longest: usize) -> Pool {
         let mut random = fastrand::Rng::with_seed(0x6b69_6e67);
-        Pool(
-            (0..longest + STRIDE)
-                .map(|_| random.alphanumeric() as u8)
-                .collect(),
-        )
+        Pool((0..longest + STRIDE).map(|_| random.alphanumeric() as u8).collect())
     }
 
     fn value(&self, key: u32, size: usize) -> &[u8] {
@@ -120,12 +109,7 @@ pub struct Wire {
 impl Wire {
     /// `pool` must have been made for at least `work.size`.
     pub fn new(work: Work, dialect: Dialect, pool: Rc<Pool>) -> Wire {
-        let mut wire = Wire {
-            work,
-            dialect,
-            pool,
-            reply_len: 0,
-        };
+        let mut wire = Wire { work, dialect, pool, reply_len: 0 };
         let mut reply = Vec::new();
         wire.reply(&mut Keys::InOrder(0), &mut reply);
         wire.reply_len = reply.len();
@@ -218,11 +202,7 @@ impl Wire {
 
     fn resp_get(&self, keys: &mut Keys, out: &mut Vec<u8>) {
         push_header(b'*', self.work.keys + 1, out);
-        out.extend_from_slice(if self.work.keys == 1 {
-            b"$3\r\nGET\r\n"
-        } else {
-            b"$4\r\nMGET\r\n"
-        });
+        out.extend_from_slice(if self.work.keys == 1 { b"$3\r\nGET\r\n" } else { b"$4\r\nMGET\r\n" });
         for _ in 0..self.work.keys {
             push_resp_key(keys.next(&self.work), out);
         }
@@ -293,10 +273,7 @@ mod tests {
         wire.reply(&mut Keys::InOrder(6), &mut reply);
         assert_eq!(reply.len(), wire.reply_len());
         assert!(reply.starts_with(wire.begin()) && reply.ends_with(wire.end()));
-        (
-            String::from_utf8(request).unwrap(),
-            String::from_utf8(reply).unwrap(),
-        )
+        (String::from_utf8(request).unwrap(), String::from_utf8(reply).unwrap())
     }
 
     fn value(key: u32, size: usize) -> String {
@@ -309,24 +286,9 @@ mod tests {
         let (request, reply) = both(Work { keys: 2, ..get }, Dialect::Text);
         assert_eq!(request, "get key:00000006 key:00000007\r\n");
         let (six, seven) = (value(6, 10), value(7, 10));
-        assert_eq!(
-            reply,
-            format!(
-                "VALUE key:00000006 0 10\r\n{six}\r\nVALUE key:00000007 0 10\r\n{seven}\r\nEND\r\n"
-            )
-        );
-        let (request, reply) = both(
-            Work {
-                op: Op::Set,
-                depth: 2,
-                ..get
-            },
-            Dialect::Text,
-        );
-        assert_eq!(
-            request,
-            format!("set key:00000006 0 0 10\r\n{six}\r\nset key:00000007 0 0 10\r\n{seven}\r\n")
-        );
+        assert_eq!(reply, format!("VALUE key:00000006 0 10\r\n{six}\r\nVALUE key:00000007 0 10\r\n{seven}\r\nEND\r\n"));
+        let (request, reply) = both(Work { op: Op::Set, depth: 2, ..get }, Dialect::Text);
+        assert_eq!(request, format!("set key:00000006 0 0 10\r\n{six}\r\nset key:00000007 0 0 10\r\n{seven}\r\n"));
         assert_eq!(reply, "STORED\r\nSTORED\r\n");
     }
 
@@ -338,35 +300,22 @@ mod tests {
         assert_eq!(request, "*2\r\n$3\r\nGET\r\n$12\r\nkey:00000006\r\n");
         assert_eq!(reply, format!("$10\r\n{six}\r\n"));
         let (request, reply) = both(Work { keys: 2, ..get }, Dialect::Resp);
-        assert_eq!(
-            request,
-            "*3\r\n$4\r\nMGET\r\n$12\r\nkey:00000006\r\n$12\r\nkey:00000007\r\n"
-        );
+        assert_eq!(request, "*3\r\n$4\r\nMGET\r\n$12\r\nkey:00000006\r\n$12\r\nkey:00000007\r\n");
         assert_eq!(reply, format!("*2\r\n$10\r\n{six}\r\n$10\r\n{seven}\r\n"));
         let (request, reply) = both(Work { op: Op::Set, ..get }, Dialect::Resp);
-        assert_eq!(
-            request,
-            format!("*3\r\n$3\r\nSET\r\n$12\r\nkey:00000006\r\n$10\r\n{six}\r\n")
-        );
+        assert_eq!(request, format!("*3\r\n$3\r\nSET\r\n$12\r\nkey:00000006\r\n$10\r\n{six}\r\n"));
         assert_eq!(reply, "+OK\r\n");
     }
 
     #[test]
     fn keys_wrap_around_and_repeat_with_their_seed() {
-        let work = Work {
-            first: 1000,
-            ..Work::single(Op::Get, 1, 3)
-        };
+        let work = Work { first: 1000, ..Work::single(Op::Get, 1, 3) };
         let mut keys = Keys::InOrder(0);
         let drawn: Vec<u32> = (0..4).map(|_| keys.next(&work)).collect();
         assert_eq!(drawn, [1000, 1001, 1002, 1000]);
         let draw = |mut keys: Keys| (0..50).map(|_| keys.next(&work)).collect::<Vec<_>>();
         assert_eq!(draw(Keys::random(7)), draw(Keys::random(7)));
-        assert!(
-            draw(Keys::random(7))
-                .iter()
-                .all(|key| (1000..1003).contains(key))
-        );
+        assert!(draw(Keys::random(7)).iter().all(|key| (1000..1003).contains(key)));
     }
 
     #[test]

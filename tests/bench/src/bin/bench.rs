@@ -34,36 +34,12 @@ fn options() -> Options {
     let mut options = Options::new();
     options.optopt("", "seconds", "length of one measurement (default 1)", "S");
     options.optopt("", "rounds", "rounds per case (default 5)", "N");
-    options.optopt(
-        "",
-        "peers",
-        "out of null,kingserver,memcached,redis (default all)",
-        "LIST",
-    );
-    options.optopt(
-        "",
-        "cases",
-        "kinds (get,set,get16,set16,mget,open-get,open-set) or names (get-100)",
-        "LIST",
-    );
-    options.optopt(
-        "",
-        "sizes",
-        "value sizes in bytes (default 100,4096,65536)",
-        "LIST",
-    );
-    options.optopt(
-        "",
-        "keys",
-        "keys stored and drawn from (default 100000, of 64 KiB 10000)",
-        "N",
-    );
+    options.optopt("", "peers", "out of null,kingserver,memcached,redis (default all)", "LIST");
+    options.optopt("", "cases", "kinds (get,set,get16,set16,mget,open-get,open-set) or names (get-100)", "LIST");
+    options.optopt("", "sizes", "value sizes in bytes (default 100,4096,65536)", "LIST");
+    options.optopt("", "keys", "keys stored and drawn from (default 100000, of 64 KiB 10000)", "N");
     options.optopt("", "connections", "connections (default 50)", "N");
-    options.optflag(
-        "",
-        "smoke",
-        "at most ten seconds: few short rounds, one size; figures mean nothing",
-    );
+    options.optflag("", "smoke", "at most ten seconds: few short rounds, one size; figures mean nothing");
     place::options(&mut options);
     options.optopt("", "json", "write the results there too", "FILE");
     options.optflag("", "publish", "copy table and plot to tests/bench/results");
@@ -81,27 +57,15 @@ struct Settings {
 }
 
 fn run() -> Result<()> {
-    let matches = options()
-        .parse(std::env::args().skip(1))
-        .context("see --help")?;
+    let matches = options().parse(std::env::args().skip(1)).context("see --help")?;
     if matches.opt_present("help") {
-        print!(
-            "{}",
-            options().usage(
-                "Usage: bench [options]\n\nResults go to target/bench/results.{md,json,svg}."
-            )
-        );
+        print!("{}", options().usage("Usage: bench [options]\n\nResults go to target/bench/results.{md,json,svg}."));
         return Ok(());
     }
     let settings = settings(&matches)?;
     settings.places.check(&settings.peers)?;
     sys::pin(place::load_core()?)?;
-    let mut results = Results::new(
-        &settings.peers,
-        settings.rounds,
-        settings.window,
-        settings.connections,
-    );
+    let mut results = Results::new(&settings.peers, settings.rounds, settings.window, settings.connections);
     let mut sizes: Vec<usize> = settings.cases.iter().map(|case| case.work.size).collect();
     sizes.dedup();
     for size in sizes {
@@ -113,9 +77,7 @@ fn run() -> Result<()> {
 fn settings(matches: &Matches) -> Result<Settings> {
     let smoke = matches.opt_present("smoke");
     let number = |name, plain, short| -> Result<f64> {
-        let text = matches
-            .opt_str(name)
-            .map(|text| text.parse().with_context(|| format!("--{name}={text}?")));
+        let text = matches.opt_str(name).map(|text| text.parse().with_context(|| format!("--{name}={text}?")));
         text.unwrap_or(Ok(if smoke { short } else { plain }))
     };
     let space = matches.opt_get::<u32>("keys").context("--keys")?;
@@ -126,61 +88,38 @@ fn settings(matches: &Matches) -> Result<Settings> {
         None => SPACE,
     };
     let sizes = list(matches, "sizes");
-    let sizes = sizes
-        .iter()
-        .map(|text| text.parse().with_context(|| format!("--sizes={text}?")));
+    let sizes = sizes.iter().map(|text| text.parse().with_context(|| format!("--sizes={text}?")));
     let mut sizes = sizes.collect::<Result<Vec<usize>>>()?;
     if sizes.is_empty() {
         sizes = if smoke { vec![100] } else { SIZES.to_vec() };
     }
     let picked = list(matches, "cases");
-    let cases = sizes
-        .iter()
-        .flat_map(|&size| Case::of_size(size, space_of(size)));
+    let cases = sizes.iter().flat_map(|&size| Case::of_size(size, space_of(size)));
     let cases: Vec<Case> = cases.filter(|case| case.is_in(&picked)).collect();
     ensure!(!cases.is_empty(), "--cases={} picks none", picked.join(","));
-    let peers = list(matches, "peers")
-        .iter()
-        .map(|name| Peer::named(name))
-        .collect::<Result<Vec<_>>>()?;
+    let peers = list(matches, "peers").iter().map(|name| Peer::named(name)).collect::<Result<Vec<_>>>()?;
     Ok(Settings {
-        peers: if peers.is_empty() {
-            Peer::ALL.to_vec()
-        } else {
-            peers
-        },
+        peers: if peers.is_empty() { Peer::ALL.to_vec() } else { peers },
         cases,
         rounds: number("rounds", 5.0, 2.0)?.max(1.0) as usize,
         window: Duration::from_secs_f64(number("seconds", 1.0, 0.05)?.clamp(0.01, 600.0)),
-        connections: number("connections", CONNECTIONS as f64, CONNECTIONS as f64)?
-            .clamp(1.0, 8000.0) as usize,
+        connections: number("connections", CONNECTIONS as f64, CONNECTIONS as f64)?.clamp(1.0, 8000.0) as usize,
         places: place::places(matches)?,
     })
 }
 
 fn list(matches: &Matches, name: &str) -> Vec<String> {
     let text = matches.opt_str(name).unwrap_or_default();
-    text.split(',')
-        .filter(|word| !word.is_empty())
-        .map(str::to_owned)
-        .collect()
+    text.split(',').filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
 /// All cases of one value size, against servers that are filled once.
 fn run_size(settings: &Settings, size: usize, results: &mut Results) -> Result<()> {
     let pool = Rc::new(Pool::new(size));
-    let cases: Vec<&Case> = settings
-        .cases
-        .iter()
-        .filter(|case| case.work.size == size)
-        .collect();
+    let cases: Vec<&Case> = settings.cases.iter().filter(|case| case.work.size == size).collect();
     let mut servers = Vec::new();
     for &peer in settings.peers.iter().filter(|peer| peer.stores()) {
-        eprintln!(
-            "{}: {} values of {size} bytes",
-            peer.name(),
-            cases[0].work.space
-        );
+        eprintln!("{}: {} values of {size} bytes", peer.name(), cases[0].work.space);
         let server = settings.places.start(peer, cases[0].work)?;
         fill(&server, cases[0].work, &pool)?;
         server.pause()?;
@@ -199,11 +138,8 @@ fn run_case(
     pool: &Rc<Pool>,
     results: &mut Results,
 ) -> Result<()> {
-    let null = settings
-        .peers
-        .contains(&Peer::Null)
-        .then(|| settings.places.start(Peer::Null, case.work))
-        .transpose()?;
+    let null =
+        settings.peers.contains(&Peer::Null).then(|| settings.places.start(Peer::Null, case.work)).transpose()?;
     if let Some(null) = &null {
         null.pause()?;
     }
@@ -214,8 +150,7 @@ fn run_case(
         for server in all {
             server.resume()?;
             let plan = plan(settings, case, server.peer, pool, round);
-            let sample =
-                measure(server, vec![plan], settings.window).with_context(|| case.title())?;
+            let sample = measure(server, vec![plan], settings.window).with_context(|| case.title())?;
             server.pause()?;
             results.add(case, server.peer, sample[0]);
         }

@@ -35,46 +35,25 @@ fn main() -> ExitCode {
 fn options() -> Options {
     let mut options = Options::new();
     options.optopt("", "connections", "how many (default 8000)", "N");
-    options.optopt(
-        "",
-        "peers",
-        "servers to start (default kingserver,memcached)",
-        "LIST",
-    );
-    options.optopt(
-        "",
-        "pid",
-        "measure a running server that speaks memcached's protocol",
-        "PID",
-    );
+    options.optopt("", "peers", "servers to start (default kingserver,memcached)", "LIST");
+    options.optopt("", "pid", "measure a running server that speaks memcached's protocol", "PID");
     options.optopt("", "address", "where that one listens", "IP:PORT");
-    options.optopt(
-        "",
-        "limit",
-        "fail if a connection costs more than this, in bytes",
-        "N",
-    );
+    options.optopt("", "limit", "fail if a connection costs more than this, in bytes", "N");
     place::options(&mut options);
     options
 }
 
 fn run() -> Result<()> {
-    let matches = options()
-        .parse(std::env::args().skip(1))
-        .context("see --help")?;
+    let matches = options().parse(std::env::args().skip(1)).context("see --help")?;
     if matches.opt_present("help") {
         print!("{}", options().usage("Usage: idle [options]"));
         return Ok(());
     }
-    let connections = matches
-        .opt_get_default("connections", 8000)
-        .context("--connections")?;
+    let connections = matches.opt_get_default("connections", 8000).context("--connections")?;
     sys::want_descriptors(connections as u64 + 100)?;
     let limit = matches.opt_get::<f64>("limit").context("--limit")?;
     if let Some(pid) = matches.opt_get::<u32>("pid").context("--pid")? {
-        let address = matches
-            .opt_get::<SocketAddr>("address")
-            .context("--address")?;
+        let address = matches.opt_get::<SocketAddr>("address").context("--address")?;
         let address = address.context("--pid needs --address")?;
         return meter("server", address, pid, Dialect::Text, connections, limit);
     }
@@ -82,13 +61,8 @@ fn run() -> Result<()> {
 }
 
 fn start_and_meter(matches: &Matches, connections: usize, limit: Option<f64>) -> Result<()> {
-    let names = matches
-        .opt_str("peers")
-        .unwrap_or_else(|| "kingserver,memcached".to_owned());
-    let peers = names
-        .split(',')
-        .map(Peer::named)
-        .collect::<Result<Vec<_>>>()?;
+    let names = matches.opt_str("peers").unwrap_or_else(|| "kingserver,memcached".to_owned());
+    let peers = names.split(',').map(Peer::named).collect::<Result<Vec<_>>>()?;
     let places = place::places(matches)?;
     places.check(&peers)?;
     sys::pin(place::load_core()?)?;
@@ -96,15 +70,8 @@ fn start_and_meter(matches: &Matches, connections: usize, limit: Option<f64>) ->
         let work = Work::single(Op::Get, SIZE, SPACE);
         let server = places.start(peer, work)?;
         fill(&server, work, &Rc::new(Pool::new(SIZE)))?;
-        meter(
-            peer.name(),
-            server.address,
-            server.pid(),
-            peer.dialect(),
-            connections,
-            limit,
-        )
-        .with_context(|| format!("it said: {}", server.said()))?;
+        meter(peer.name(), server.address, server.pid(), peer.dialect(), connections, limit)
+            .with_context(|| format!("it said: {}", server.said()))?;
         Server::stop(server)?;
     }
     Ok(())
@@ -128,14 +95,9 @@ fn meter(
     load.once()?;
     std::thread::sleep(SETTLE);
     let used = each(proc::anonymous(pid)?);
-    println!(
-        "{name}: {connections} connections, {open:.0} B each when opened, {used:.0} B each after a get on each"
-    );
+    println!("{name}: {connections} connections, {open:.0} B each when opened, {used:.0} B each after a get on each");
     let worst = open.max(used);
-    ensure!(
-        limit.is_none_or(|limit| worst <= limit),
-        "{name}: {worst:.0} B are over the limit"
-    );
+    ensure!(limit.is_none_or(|limit| worst <= limit), "{name}: {worst:.0} B are over the limit");
     Ok(())
 }
 
@@ -143,11 +105,5 @@ fn meter(
 fn plan(dialect: Dialect, connections: usize) -> Plan {
     let work = Work::single(Op::Get, SIZE, SPACE);
     let wire = Wire::new(work, dialect, Rc::new(Pool::new(SIZE)));
-    Plan {
-        wire,
-        keys: Keys::random(1),
-        arrival: Arrival::Idle,
-        connections,
-        exact: false,
-    }
+    Plan { wire, keys: Keys::random(1), arrival: Arrival::Idle, connections, exact: false }
 }

@@ -22,17 +22,12 @@ struct Client(TcpStream, usize, usize, usize, u8);
 
 fn main() -> Result<()> {
     let arguments = std::env::args().filter_map(|text| text.parse().ok());
-    let [port, size, keys] = arguments.collect::<Vec<usize>>()[..] else {
-        panic!("usage: null PORT SIZE KEYS")
-    };
+    let [port, size, keys] = arguments.collect::<Vec<usize>>()[..] else { panic!("usage: null PORT SIZE KEYS") };
     let payload = "x".repeat(size);
     let values = format!("VALUE key:00000000 0 {size}\r\n{payload}\r\n").repeat(keys) + "END\r\n";
     let set = format!("set key:00000000 0 0 {size}\r\n{payload}\r\n");
     let get = "get".len() + " key:00000000".len() * keys + "\r\n".len();
-    let kinds = [
-        Kind::new(get, values.as_bytes()),
-        Kind::new(set.len(), b"STORED\r\n"),
-    ];
+    let kinds = [Kind::new(get, values.as_bytes()), Kind::new(set.len(), b"STORED\r\n")];
     let listener = TcpListener::bind(("127.0.0.1", port as u16))?;
     let epoll = Epoll::new(EpollCreateFlags::empty())?;
     epoll.add(&listener, EpollEvent::new(Flags::EPOLLIN, 0))?;

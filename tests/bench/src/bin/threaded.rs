@@ -13,8 +13,7 @@ use std::sync::Arc;
 use std::thread;
 
 use kingdb::store::{
-    Body, CHUNK, Db, Expect, Fetched, Large, Lookup, NewBody, Outcome, Position, Scratch, Uploaded,
-    Waiter, Write,
+    Body, CHUNK, Db, Expect, Fetched, Large, Lookup, NewBody, Outcome, Position, Scratch, Uploaded, Waiter, Write,
 };
 use proto::text::{self, Command, NextKey, Parse, Verb};
 
@@ -44,9 +43,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     loop {
         let stream = listener.accept()?.0;
         let db = db.clone();
-        thread::Builder::new()
-            .stack_size(STACK)
-            .spawn(move || Session::serve(db, stream))?;
+        thread::Builder::new().stack_size(STACK).spawn(move || Session::serve(db, stream))?;
     }
 }
 
@@ -70,11 +67,7 @@ impl Input {
         self.buffer.resize(have + 16 * 1024, 0);
         let count = self.stream.read(&mut self.buffer[have..]);
         self.buffer.truncate(have + *count.as_ref().unwrap_or(&0));
-        if count? == 0 {
-            Err(ErrorKind::UnexpectedEof.into())
-        } else {
-            Ok(())
-        }
+        if count? == 0 { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
     }
 
     /// Waits until `count` bytes are there.
@@ -111,20 +104,9 @@ impl Session {
     fn serve(db: Arc<Db>, stream: TcpStream) {
         let thread = thread::current();
         let waiter = db.waiter(Box::new(move || thread.unpark()));
-        let input = Input {
-            stream,
-            buffer: Vec::new(),
-            used: 0,
-        };
+        let input = Input { stream, buffer: Vec::new(), used: 0 };
         let (out, scratch) = (Vec::new(), Scratch::default());
-        let mut session = Session {
-            db,
-            waiter,
-            input,
-            out,
-            depends: Position::default(),
-            scratch,
-        };
+        let mut session = Session { db, waiter, input, out, depends: Position::default(), scratch };
         // The client left, or must be left: either way there is nobody to tell.
         let _ = session.run();
         session.db.leave(&session.waiter);
@@ -152,12 +134,7 @@ impl Session {
                 self.input.used += used;
                 self.retrieve(retrieval.with_cas)?;
             }
-            Parse::Refused {
-                used,
-                reply,
-                swallow,
-                close,
-            } => {
+            Parse::Refused { used, reply, swallow, close } => {
                 self.input.used += used;
                 self.out.extend_from_slice(reply);
                 self.input.skip(swallow)?;
@@ -181,8 +158,7 @@ impl Session {
             Action::Delete { key, noreply } => self.delete(&key, noreply),
             Action::Skip(len) => {
                 self.input.skip(len + 2)?;
-                self.out
-                    .extend_from_slice(b"SERVER_ERROR not in this server\r\n");
+                self.out.extend_from_slice(b"SERVER_ERROR not in this server\r\n");
             }
             Action::Version => self.out.extend_from_slice(b"VERSION threaded\r\n"),
             Action::Unknown => self.out.extend_from_slice(b"ERROR\r\n"),
@@ -218,13 +194,7 @@ impl Session {
         loop {
             let out = &mut self.out;
             let visit = |record: kingdb::store::Record<'_>| {
-                push_head(
-                    out,
-                    bytes,
-                    record.flags,
-                    record.len(),
-                    with_cas.then_some(record.cas),
-                );
+                push_head(out, bytes, record.flags, record.len(), with_cas.then_some(record.cas));
                 match record.body {
                     Body::Inline(value) => {
                         out.extend_from_slice(value);
@@ -233,11 +203,7 @@ impl Session {
                     Body::Large(large) => Some(large.clone()),
                 }
             };
-            match self
-                .db
-                .lookup(&key, now, fetched.as_ref(), &mut self.scratch, visit)
-                .map_err(Error::other)?
-            {
+            match self.db.lookup(&key, now, fetched.as_ref(), &mut self.scratch, visit).map_err(Error::other)? {
                 Lookup::Hit(seen, large) => {
                     self.depends = self.depends.max(seen.depends);
                     return self.body(large);
@@ -256,9 +222,7 @@ impl Session {
         for index in 0..large.as_ref().map_or(0, Large::chunks) {
             let Some(large) = &large else { break };
             let out = &mut self.out;
-            let read = large.read_nowait(index, &mut self.scratch, |chunk| {
-                out.extend_from_slice(chunk)
-            });
+            let read = large.read_nowait(index, &mut self.scratch, |chunk| out.extend_from_slice(chunk));
             if read.map_err(Error::other)?.is_none() {
                 out.extend_from_slice(&large.fetch(index).run().map_err(Error::other)?);
             }
@@ -269,16 +233,11 @@ impl Session {
     }
 
     fn set(&mut self, set: &Set) -> Result<()> {
-        let uploaded = if set.len > CHUNK {
-            Some(self.upload(set.len)?)
-        } else {
-            None
-        };
+        let uploaded = if set.len > CHUNK { Some(self.upload(set.len)?) } else { None };
         let block = if uploaded.is_some() { 0 } else { set.len };
         self.input.whole(block + 2)?;
         if !self.input.rest()[block..].starts_with(b"\r\n") {
-            self.out
-                .extend_from_slice(b"CLIENT_ERROR bad data chunk\r\n");
+            self.out.extend_from_slice(b"CLIENT_ERROR bad data chunk\r\n");
             return self.give_up(true);
         }
         self.await_room();
@@ -341,11 +300,7 @@ impl Session {
     }
 
     fn send_if_much(&mut self) -> Result<()> {
-        if self.out.len() < SEND {
-            Ok(())
-        } else {
-            self.send()
-        }
+        if self.out.len() < SEND { Ok(()) } else { self.send() }
     }
 
     /// Sends what is collected, once the log has passed what it depends on.
@@ -393,26 +348,11 @@ struct Set {
 impl Action {
     fn of(command: Command<'_>) -> Action {
         match command {
-            Command::Store {
-                verb: Verb::Set,
-                key,
-                flags,
-                exptime,
-                len,
-                noreply,
-                ..
-            } => Action::Set(Set {
-                key: key.to_vec(),
-                flags,
-                exptime,
-                len: len as usize,
-                noreply,
-            }),
+            Command::Store { verb: Verb::Set, key, flags, exptime, len, noreply, .. } => {
+                Action::Set(Set { key: key.to_vec(), flags, exptime, len: len as usize, noreply })
+            }
             Command::Store { len, .. } => Action::Skip(len),
-            Command::Delete { key, noreply } => Action::Delete {
-                key: key.to_vec(),
-                noreply,
-            },
+            Command::Delete { key, noreply } => Action::Delete { key: key.to_vec(), noreply },
             Command::Version => Action::Version,
             Command::Quit => Action::Quit,
             _ => Action::Unknown,

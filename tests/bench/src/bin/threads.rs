@@ -63,13 +63,8 @@ impl Scenario {
             Scenario::Busy => vec![plan(small(), Arrival::Closed, connections)],
             Scenario::Large => {
                 let rest = connections - each * LARGE.len();
-                let large = LARGE
-                    .iter()
-                    .map(|&size| plan(large(size), Arrival::Open(LARGE_RATE), each));
-                [plan(small(), Arrival::Open(RATE), rest)]
-                    .into_iter()
-                    .chain(large)
-                    .collect()
+                let large = LARGE.iter().map(|&size| plan(large(size), Arrival::Open(LARGE_RATE), each));
+                [plan(small(), Arrival::Open(RATE), rest)].into_iter().chain(large).collect()
             }
         }
     }
@@ -80,10 +75,7 @@ fn small() -> Work {
 }
 
 fn large(size: usize) -> Work {
-    Work {
-        first: 1_000_000 + size as u32,
-        ..Work::single(Op::Get, size, LARGE_SPACE)
-    }
+    Work { first: 1_000_000 + size as u32, ..Work::single(Op::Get, size, LARGE_SPACE) }
 }
 
 fn main() -> ExitCode {
@@ -100,12 +92,7 @@ fn options() -> Options {
     let mut options = Options::new();
     options.optopt("", "seconds", "length of one measurement (default 2)", "S");
     options.optopt("", "rounds", "rounds (default 3)", "N");
-    options.optopt(
-        "",
-        "connections",
-        "numbers of connections (default 10,100,1000,4000,8000)",
-        "LIST",
-    );
+    options.optopt("", "connections", "numbers of connections (default 10,100,1000,4000,8000)", "LIST");
     options.optflag("", "smoke", "a few seconds: does it run?");
     options.optflag("", "publish", "copy table and plot to tests/bench/results");
     place::options(&mut options);
@@ -123,23 +110,13 @@ struct Settings {
 fn settings(matches: &Matches) -> Result<Settings> {
     let smoke = matches.opt_present("smoke");
     let counts = matches.opt_str("connections").map(|text| {
-        let each = text
-            .split(',')
-            .map(|word| word.parse::<usize>().context("--connections"));
+        let each = text.split(',').map(|word| word.parse::<usize>().context("--connections"));
         each.collect::<Result<Vec<_>>>()
     });
-    let plain = if smoke {
-        vec![10, 100]
-    } else {
-        COUNTS.to_vec()
-    };
+    let plain = if smoke { vec![10, 100] } else { COUNTS.to_vec() };
     let seconds: f64 = matches.opt_get_default("seconds", if smoke { 0.1 } else { 2.0 })?;
     Ok(Settings {
-        counts: counts
-            .unwrap_or(Ok(plain))?
-            .into_iter()
-            .map(|count| count.clamp(4, 9000))
-            .collect(),
+        counts: counts.unwrap_or(Ok(plain))?.into_iter().map(|count| count.clamp(4, 9000)).collect(),
         rounds: matches.opt_get_default("rounds", if smoke { 1 } else { 3 })?,
         window: Duration::from_secs_f64(seconds.clamp(0.01, 600.0)),
         places: place::places(matches)?,
@@ -147,16 +124,9 @@ fn settings(matches: &Matches) -> Result<Settings> {
 }
 
 fn run() -> Result<()> {
-    let matches = options()
-        .parse(std::env::args().skip(1))
-        .context("see --help")?;
+    let matches = options().parse(std::env::args().skip(1)).context("see --help")?;
     if matches.opt_present("help") {
-        print!(
-            "{}",
-            options().usage(
-                "Usage: threads [options]\n\nResults go to target/bench/threads.{md,json,svg}."
-            )
-        );
+        print!("{}", options().usage("Usage: threads [options]\n\nResults go to target/bench/threads.{md,json,svg}."));
         return Ok(());
     }
     let settings = settings(&matches)?;
@@ -167,22 +137,14 @@ fn run() -> Result<()> {
     for &count in &settings.counts {
         run_count(&settings, count, &mut rows)?;
     }
-    rows.sort_by_key(|row: &Row| {
-        Scenario::ALL
-            .map(Scenario::title)
-            .iter()
-            .position(|title| *title == row.scenario)
-    });
+    rows.sort_by_key(|row: &Row| Scenario::ALL.map(Scenario::title).iter().position(|title| *title == row.scenario));
     write(&settings, &rows, matches.opt_present("publish"))
 }
 
 /// All scenarios with one number of connections, on servers started for it.
 fn run_count(settings: &Settings, count: usize, rows: &mut Vec<Row>) -> Result<()> {
     let pool = Rc::new(Pool::new(LARGE[LARGE.len() - 1]));
-    let servers = PEERS
-        .iter()
-        .map(|&peer| start(settings, peer, &pool))
-        .collect::<Result<Vec<_>>>()?;
+    let servers = PEERS.iter().map(|&peer| start(settings, peer, &pool)).collect::<Result<Vec<_>>>()?;
     for scenario in Scenario::ALL {
         let mut samples = PEERS.map(|_| Vec::new());
         for round in 0..settings.rounds {
@@ -193,12 +155,7 @@ fn run_count(settings: &Settings, count: usize, rows: &mut Vec<Row>) -> Result<(
             }
         }
         for (peer, samples) in PEERS.into_iter().zip(samples) {
-            rows.push(Row {
-                scenario: scenario.title(),
-                connections: count,
-                peer,
-                samples,
-            });
+            rows.push(Row { scenario: scenario.title(), connections: count, peer, samples });
         }
         eprint!("{}", matrix::lines(&rows[rows.len() - PEERS.len()..]));
     }
@@ -208,20 +165,12 @@ fn run_count(settings: &Settings, count: usize, rows: &mut Vec<Row>) -> Result<(
 fn start(settings: &Settings, peer: Peer, pool: &Rc<Pool>) -> Result<Server> {
     let server = settings.places.start(peer, small())?;
     fill(&server, small(), pool)?;
-    LARGE
-        .iter()
-        .try_for_each(|&size| fill(&server, large(size), pool))?;
+    LARGE.iter().try_for_each(|&size| fill(&server, large(size), pool))?;
     server.pause()?;
     Ok(server)
 }
 
-fn sample(
-    settings: &Settings,
-    server: &Server,
-    plans: Vec<Plan>,
-    scenario: Scenario,
-    count: usize,
-) -> Result<Sample> {
+fn sample(settings: &Settings, server: &Server, plans: Vec<Plan>, scenario: Scenario, count: usize) -> Result<Sample> {
     server.resume()?;
     let samples = measure(server, plans, settings.window)
         .with_context(|| format!("{}, {count} connections", scenario.title()))?;

@@ -16,18 +16,9 @@ fn pool() -> Rc<Pool> {
 }
 
 fn plan(op: Op, depth: usize, arrival: Arrival) -> Plan {
-    let work = Work {
-        depth,
-        ..Work::single(op, SIZE, 1)
-    };
+    let work = Work { depth, ..Work::single(op, SIZE, 1) };
     let wire = Wire::new(work, Dialect::Text, pool());
-    Plan {
-        wire,
-        keys: Keys::random(1),
-        arrival,
-        connections: 2,
-        exact: true,
-    }
+    Plan { wire, keys: Keys::random(1), arrival, connections: 2, exact: true }
 }
 
 /// Answers each line of gets with what `reply` makes of the right reply, until the clients leave.
@@ -45,9 +36,7 @@ fn server(reply: impl Fn(Vec<u8>) -> Vec<u8> + Send + Clone + 'static) -> Socket
 
 fn answer(mut stream: TcpStream, reply: impl Fn(Vec<u8>) -> Vec<u8>) {
     let mut right = Vec::new();
-    plan(Op::Get, 1, Arrival::Closed)
-        .wire
-        .reply(&mut Keys::random(1), &mut right);
+    plan(Op::Get, 1, Arrival::Closed).wire.reply(&mut Keys::random(1), &mut right);
     let mut buffer = [0; 4096];
     while let Ok(count @ 1..) = stream.read(&mut buffer) {
         for _ in buffer[..count].iter().filter(|&&byte| byte == b'\n') {
@@ -75,11 +64,7 @@ fn right_replies_are_counted_pipelined_or_not() {
         load.drain(PATIENCE).unwrap();
         let done = load.done().next().unwrap();
         let batches = done.latency.len();
-        assert!(
-            (done.ops - (batches as usize * depth) as f64).abs() < 0.01,
-            "{} ops",
-            done.ops
-        );
+        assert!((done.ops - (batches as usize * depth) as f64).abs() < 0.01, "{} ops", done.ops);
         assert_eq!(done.unanswered, 0);
     }
 }
@@ -87,10 +72,7 @@ fn right_replies_are_counted_pipelined_or_not() {
 #[test]
 fn an_error_instead_of_a_value_ends_the_run() {
     let said = error_of(|_| b"SERVER_ERROR out of memory\r\n".to_vec());
-    assert!(
-        said.contains("wrong reply") && said.contains("out of memory"),
-        "{said}"
-    );
+    assert!(said.contains("wrong reply") && said.contains("out of memory"), "{said}");
     assert!(error_of(|_| b"END\r\n".to_vec()).contains("wrong reply"));
 }
 
@@ -110,10 +92,7 @@ fn too_long_a_reply_ends_the_run() {
         reply.extend_from_slice(b"more");
         reply
     });
-    assert!(
-        said.contains("nobody asked for") || said.contains("wrong reply"),
-        "{said}"
-    );
+    assert!(said.contains("nobody asked for") || said.contains("wrong reply"), "{said}");
 }
 
 #[test]
@@ -133,15 +112,7 @@ fn an_open_loop_keeps_its_schedule_whatever_the_replies_do() {
     assert_eq!(group.take_due(4_999_999), None);
     // Nothing was answered, time went on: all that was due meanwhile is sent, as of when it was due.
     let due: Vec<_> = std::iter::from_fn(|| group.take_due(8_000_000)).collect();
-    assert_eq!(
-        due,
-        [
-            (10, 5_000_000),
-            (11, 6_000_000),
-            (10, 7_000_000),
-            (11, 8_000_000)
-        ]
-    );
+    assert_eq!(due, [(10, 5_000_000), (11, 6_000_000), (10, 7_000_000), (11, 8_000_000)]);
 }
 
 #[test]
@@ -157,8 +128,7 @@ fn what_is_never_answered_counts_as_late() {
 
 #[test]
 fn once_is_one_batch_on_each_connection() {
-    let mut load =
-        Load::connect(server(|reply| reply), vec![plan(Op::Get, 1, Arrival::Idle)]).unwrap();
+    let mut load = Load::connect(server(|reply| reply), vec![plan(Op::Get, 1, Arrival::Idle)]).unwrap();
     load.run(SHORT).unwrap();
     assert_eq!(load.done().next().unwrap().latency.len(), 0);
     load.once().unwrap();
