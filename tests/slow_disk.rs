@@ -63,6 +63,38 @@ fn readers_do_not_wait_for_the_log() {
     }
 }
 
+/// While the lane writes the log, the syncer must still hear of it: under `always` no reply leaves before.
+#[test]
+fn writers_are_answered_under_always() {
+    let server = Server::start(&["--db.sync=always"]);
+    let mut c = server.client();
+    let tracer = Tracer::attach(server.pid(), &SLOW);
+    for i in 0..6 {
+        c.set("a", format!("{i}"));
+    }
+    drop(tracer);
+    for i in 0..200 {
+        c.set("a", format!("{i}"));
+    }
+}
+
+/// And under `interval` what the lane wrote last is synced soon, though nobody writes again.
+#[test]
+fn the_last_write_is_synced_under_interval() {
+    let server = Server::start(&[]);
+    let mut c = server.client();
+    let tracer = Tracer::attach(server.pid(), &SLOW);
+    for i in 0..4 {
+        c.set("a", format!("{i}"));
+    }
+    // Quiet: what was due is done.
+    std::thread::sleep(Duration::from_millis(2500));
+    let before = c.stat("db_fsyncs");
+    c.set("a", "last");
+    wait_until("the last write is synced", || c.stat("db_fsyncs") > before);
+    drop(tracer);
+}
+
 /// A get that saw a write must not be answered before that write is kept: otherwise a kill would take back what was told.
 #[test]
 fn what_a_get_told_is_kept() {

@@ -136,7 +136,7 @@ def test_unix_socket(server):
     if server.peer:
         pytest.skip("memcached listens on one or the other")
     with closing(Client(f"unix:{server.socket}")) as client:
-        client.set("a", b"by socket")
+        client.set("a", b"by socket", noreply=False)
     with closing(Client(server.address)) as client:
         assert client.get("a") == b"by socket"
 
