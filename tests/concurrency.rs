@@ -21,18 +21,12 @@ fn together<T: Send>(server: &Server, work: impl Fn(usize, &mut Client) -> T + S
             })
         };
         let threads: Vec<_> = (0..CONNECTIONS).map(spawn).collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().expect("a client"))
-            .collect()
+        threads.into_iter().map(|thread| thread.join().expect("a client")).collect()
     })
 }
 
 fn servers() -> [Server; 2] {
-    [
-        Server::start(&["-t", "4"]),
-        Server::start(&["-t", "4", "-m", "1", "--db.sync=always"]),
-    ]
+    [Server::start(&["-t", "4"]), Server::start(&["-t", "4", "-m", "1", "--db.sync=always"])]
 }
 
 #[test]
@@ -45,19 +39,13 @@ fn increments_add_up() {
             let mut last = 0;
             for _ in 0..each {
                 let now = c.line().parse::<u64>().expect("a number");
-                assert!(
-                    now > last,
-                    "a connection's own increments grow: {last}, {now}"
-                );
+                assert!(now > last, "a connection's own increments grow: {last}, {now}");
                 last = now;
             }
         });
         let total = (CONNECTIONS * each).to_string();
         assert_eq!(server.client().get("n"), Some(total.clone().into_bytes()));
-        assert_eq!(
-            server.kill().start().client().get("n"),
-            Some(total.into_bytes())
-        );
+        assert_eq!(server.kill().start().client().get("n"), Some(total.into_bytes()));
     }
 }
 
@@ -74,10 +62,7 @@ fn cas_loops_add_up() {
             for _ in 0..each {
                 loop {
                     let item = c.gets("n").expect("it is never deleted");
-                    let count: u64 = std::str::from_utf8(&item.value[..8])
-                        .expect("digits")
-                        .parse()
-                        .expect("a number");
+                    let count: u64 = std::str::from_utf8(&item.value[..8]).expect("digits").parse().expect("a number");
                     assert!(item.value == body(count), "a value of two halves");
                     match c.cas("n", body(count + 1), item.cas).as_str() {
                         "STORED" => break,
@@ -103,16 +88,7 @@ fn one_add_wins() {
             let mut wins = Vec::new();
             for key in 0..keys {
                 let len = if key % 10 == 0 { 70_000 } else { 10 };
-                match c
-                    .store(
-                        "add",
-                        &format!("k{key}"),
-                        id as u32,
-                        0,
-                        random_bytes(id as u64, len),
-                    )
-                    .as_str()
-                {
+                match c.store("add", &format!("k{key}"), id as u32, 0, random_bytes(id as u64, len)).as_str() {
                     "STORED" => wins.push(key),
                     reply => assert_eq!(reply, "NOT_STORED"),
                 }
@@ -124,17 +100,10 @@ fn one_add_wins() {
             for key in wins {
                 let item = c.gets(&format!("k{key}")).expect("added");
                 assert_eq!(item.flags as usize, id, "k{key} is the winner's");
-                assert!(
-                    item.value == random_bytes(id as u64, item.value.len()),
-                    "k{key} is the winner's"
-                );
+                assert!(item.value == random_bytes(id as u64, item.value.len()), "k{key} is the winner's");
             }
         }
-        assert_eq!(
-            wins.iter().map(Vec::len).sum::<usize>(),
-            keys,
-            "one winner per key"
-        );
+        assert_eq!(wins.iter().map(Vec::len).sum::<usize>(), keys, "one winner per key");
     }
 }
 
@@ -145,21 +114,11 @@ fn one_delete_wins() {
         let mut c = server.client();
         for key in 0..keys {
             // Some with a deadline: those must be looked at before they are deleted.
-            assert_eq!(
-                c.store("set", &format!("k{key}"), 0, [0, 10_000][key % 2], "x"),
-                "STORED"
-            );
+            assert_eq!(c.store("set", &format!("k{key}"), 0, [0, 10_000][key % 2], "x"), "STORED");
         }
-        let wins = together(&server, |_, c| {
-            (0..keys)
-                .filter(|key| c.ask(&format!("delete k{key}")) == "DELETED")
-                .count()
-        });
-        assert_eq!(
-            wins.iter().sum::<usize>(),
-            keys,
-            "one winner per key: {wins:?}"
-        );
+        let wins =
+            together(&server, |_, c| (0..keys).filter(|key| c.ask(&format!("delete k{key}")) == "DELETED").count());
+        assert_eq!(wins.iter().sum::<usize>(), keys, "one winner per key: {wins:?}");
         assert_eq!(c.stat("curr_items"), 0);
     }
 }
@@ -189,12 +148,7 @@ fn appends_do_not_get_lost() {
 #[test]
 fn values_are_never_mixed() {
     let [server, _] = servers();
-    let values = [
-        vec![b'a'; 100],
-        random_bytes(1, 200_000),
-        random_bytes(2, 66_000),
-        vec![b'b'; 65_536],
-    ];
+    let values = [vec![b'a'; 100], random_bytes(1, 200_000), random_bytes(2, 66_000), vec![b'b'; 65_536]];
     server.client().set("a", &values[0]);
     let rounds = tier(300, 2000, 20_000);
     together(&server, |id, c| {
@@ -216,10 +170,8 @@ fn disjoint_keys() {
     for server in servers() {
         together(&server, |id, c| {
             for round in 0..300u64 {
-                let (key, value) = (
-                    format!("k{id}-{}", round % 20),
-                    random_bytes(round, 20 + (round as usize * 7919) % 9000),
-                );
+                let (key, value) =
+                    (format!("k{id}-{}", round % 20), random_bytes(round, 20 + (round as usize * 7919) % 9000));
                 c.set(&key, &value);
                 assert!(c.get(&key) == Some(value));
                 if round % 3 == 0 {

@@ -15,10 +15,7 @@ fn files(plan: &Plan) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut directories = vec![plan.data()];
     while let Some(directory) = directories.pop() {
-        for entry in std::fs::read_dir(directory)
-            .expect("list the data directory")
-            .flatten()
-        {
+        for entry in std::fs::read_dir(directory).expect("list the data directory").flatten() {
             match entry.file_type().expect("its type").is_dir() {
                 true => directories.push(entry.path()),
                 false => found.push(entry.path()),
@@ -39,40 +36,23 @@ fn find(plan: &Plan, bytes: &[u8]) -> Place {
     let mut places = Vec::new();
     for path in files(plan) {
         let content = std::fs::read(&path).expect("read a data file");
-        let hits = content
-            .windows(bytes.len())
-            .enumerate()
-            .filter(|(_, window)| *window == bytes);
-        places.extend(hits.map(|(offset, _)| Place {
-            path: path.clone(),
-            offset: offset as u64,
-        }));
+        let hits = content.windows(bytes.len()).enumerate().filter(|(_, window)| *window == bytes);
+        places.extend(hits.map(|(offset, _)| Place { path: path.clone(), offset: offset as u64 }));
     }
-    assert_eq!(
-        places.len(),
-        1,
-        "{} is in the files once",
-        bytes[..bytes.len().min(20)].escape_ascii()
-    );
+    assert_eq!(places.len(), 1, "{} is in the files once", bytes[..bytes.len().min(20)].escape_ascii());
     places.pop().expect("one place")
 }
 
 fn open(path: &Path) -> std::fs::File {
-    std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path)
-        .expect("open a data file")
+    std::fs::OpenOptions::new().read(true).write(true).open(path).expect("open a data file")
 }
 
 /// Inverts one byte.
 fn flip(place: &Place, after: u64) {
     let file = open(&place.path);
     let mut byte = [0];
-    file.read_exact_at(&mut byte, place.offset + after)
-        .expect("read a byte");
-    file.write_all_at(&[!byte[0]], place.offset + after)
-        .expect("write a byte");
+    file.read_exact_at(&mut byte, place.offset + after).expect("read a byte");
+    file.write_all_at(&[!byte[0]], place.offset + after).expect("write a byte");
 }
 
 /// `get`: the value, or the error that came instead of one.
@@ -92,25 +72,13 @@ type Tear = fn(&Place, u64);
 
 /// Ways to tear a tail, given the file, where the last record's value begins, and its length.
 const TEARS: [(&str, Tear); 5] = [
-    ("cut in its value", |last, len| {
-        open(&last.path)
-            .set_len(last.offset + len / 2)
-            .expect("cut the file")
-    }),
-    ("cut in its header", |last, _| {
-        open(&last.path)
-            .set_len(last.offset - 20)
-            .expect("cut the file")
-    }),
+    ("cut in its value", |last, len| open(&last.path).set_len(last.offset + len / 2).expect("cut the file")),
+    ("cut in its header", |last, _| open(&last.path).set_len(last.offset - 20).expect("cut the file")),
     ("zeros", |last, len| {
-        open(&last.path)
-            .write_all_at(&vec![0; len as usize], last.offset + 10)
-            .expect("write zeros")
+        open(&last.path).write_all_at(&vec![0; len as usize], last.offset + 10).expect("write zeros")
     }),
     ("garbage", |last, len| {
-        open(&last.path)
-            .write_all_at(&random_bytes(99, len as usize), last.offset + 10)
-            .expect("write")
+        open(&last.path).write_all_at(&random_bytes(99, len as usize), last.offset + 10).expect("write")
     }),
     ("one bit", |last, len| flip(last, len - 1)),
 ];
@@ -129,10 +97,7 @@ fn a_torn_tail_is_cut() {
         let server = plan.start();
         let mut c = server.client();
         for i in 0..200 {
-            assert!(
-                get(&mut c, &format!("k{i}")) == Ok(Some(small(i))),
-                "{how}: k{i}"
-            );
+            assert!(get(&mut c, &format!("k{i}")) == Ok(Some(small(i))), "{how}: k{i}");
         }
         let last = get(&mut c, "last").map(|value| value.map(|value| value.len()));
         assert_eq!(last, Ok(None), "{how}: a torn record never was");
@@ -143,10 +108,7 @@ fn a_torn_tail_is_cut() {
         let server = server.kill().start();
         let mut c = server.client();
         assert_eq!(get(&mut c, "last"), Ok(Some(b"new".to_vec())), "{how}");
-        assert!(
-            get(&mut c, "more") == Ok(Some(random_bytes(7, 5000))),
-            "{how}"
-        );
+        assert!(get(&mut c, "more") == Ok(Some(random_bytes(7, 5000))), "{how}");
         assert!(get(&mut c, "k199") == Ok(Some(small(199))), "{how}");
     }
 }
@@ -160,8 +122,7 @@ fn an_untorn_tail_is_kept() {
     let last = find(&plan, &random_bytes(1000, 3000));
     // Garbage where no record was yet: a write that never came to its end.
     let file = open(&last.path);
-    file.write_all_at(&random_bytes(5, 10_000), last.offset + 3000 + 64)
-        .expect("write garbage");
+    file.write_all_at(&random_bytes(5, 10_000), last.offset + 3000 + 64).expect("write garbage");
     let server = plan.start();
     assert!(get(&mut server.client(), "last") == Ok(Some(random_bytes(1000, 3000))));
 }
@@ -209,22 +170,11 @@ fn damage_is_told_and_stays_where_it_is() {
         let server = plan.start();
         let mut c = server.client();
         for i in 0..200 {
-            assert!(
-                get(&mut c, &format!("k{i}")) == Ok(Some(small(i))),
-                "life {life}: k{i}"
-            );
+            assert!(get(&mut c, &format!("k{i}")) == Ok(Some(small(i))), "life {life}: k{i}");
         }
         let hit = get(&mut c, "hit");
-        assert!(
-            hit.as_ref()
-                .is_err_and(|error| error.contains("SERVER_ERROR")),
-            "life {life}: {hit:?}"
-        );
-        assert!(
-            server.messages().to_lowercase().contains("damage"),
-            "life {life}: {}",
-            server.messages()
-        );
+        assert!(hit.as_ref().is_err_and(|error| error.contains("SERVER_ERROR")), "life {life}: {hit:?}");
+        assert!(server.messages().to_lowercase().contains("damage"), "life {life}: {}", server.messages());
         server.stop();
     }
     // A new value makes it whole.
@@ -251,17 +201,10 @@ fn damaged_chunks() {
         flip(&place, 50);
         let server = plan.start();
         let big = get(&mut server.client(), "big2");
-        assert!(
-            big.is_err(),
-            "chunk {chunk}: {:?} bytes",
-            big.map(|value| value.map(|value| value.len()))
-        );
+        assert!(big.is_err(), "chunk {chunk}: {:?} bytes", big.map(|value| value.map(|value| value.len())));
         let mut c = server.client();
         for i in [0, 1, 3] {
-            assert!(
-                get(&mut c, &format!("big{i}")) == Ok(Some(random_bytes(i, 300_000))),
-                "chunk {chunk}: big{i}"
-            );
+            assert!(get(&mut c, &format!("big{i}")) == Ok(Some(random_bytes(i, 300_000))), "chunk {chunk}: big{i}");
         }
         assert_eq!(get(&mut c, "small"), Ok(Some(b"x".to_vec())));
         server.stop();
@@ -290,42 +233,19 @@ fn a_newer_format_is_refused() {
         }
         versioned += 1;
         let newer = u32::from_le_bytes(content[8..12].try_into().expect("4 bytes")) + 1;
-        open(&path)
-            .write_all_at(&newer.to_le_bytes(), 8)
-            .expect("write the version");
+        open(&path).write_all_at(&newer.to_le_bytes(), 8).expect("write the version");
         let (status, messages) = plan.refused();
         assert_eq!(status, 1, "{}: {messages}", path.display());
-        assert_eq!(
-            messages.lines().count(),
-            1,
-            "{}: {messages}",
-            path.display()
-        );
-        let name = path
-            .file_name()
-            .expect("a name")
-            .to_string_lossy()
-            .into_owned();
-        assert!(
-            messages.contains(&name),
-            "the line names {name}: {messages}"
-        );
-        assert!(
-            messages.contains(&newer.to_string()),
-            "the line tells the version: {messages}"
-        );
-        open(&path)
-            .write_all_at(&content[8..12], 8)
-            .expect("write the version back");
+        assert_eq!(messages.lines().count(), 1, "{}: {messages}", path.display());
+        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+        assert!(messages.contains(&name), "the line names {name}: {messages}");
+        assert!(messages.contains(&newer.to_string()), "the line tells the version: {messages}");
+        open(&path).write_all_at(&content[8..12], 8).expect("write the version back");
     }
     assert!(versioned >= 2, "{versioned} files with a version");
     let server = plan.start();
     let mut c = server.client();
-    assert_eq!(
-        get(&mut c, "a"),
-        Ok(Some(b"x".to_vec())),
-        "a refused start changed nothing"
-    );
+    assert_eq!(get(&mut c, "a"), Ok(Some(b"x".to_vec())), "a refused start changed nothing");
     assert!(get(&mut c, "big") == Ok(Some(random_bytes(1, 300_000))));
 }
 
@@ -344,11 +264,7 @@ fn unfinished_and_foreign_files() {
         .filter(|path| path.extension().is_some_and(|kind| kind == "log"))
         .max()
         .expect("a segment");
-    let name = newest
-        .file_stem()
-        .expect("a name")
-        .to_string_lossy()
-        .into_owned();
+    let name = newest.file_stem().expect("a name").to_string_lossy().into_owned();
     // The next segment, made but not yet written to when the process died.
     let next = match u64::from_str_radix(&name, 16) {
         Ok(number) => format!("{:0width$x}.log", number + 1, width = name.len()),
@@ -364,8 +280,5 @@ fn unfinished_and_foreign_files() {
     c.set("b", "y");
     let server = server.restart();
     assert_eq!(get(&mut server.client(), "b"), Ok(Some(b"y".to_vec())));
-    assert_eq!(
-        std::fs::read(server.plan().data().join("README")).expect("still there"),
-        b"not ours"
-    );
+    assert_eq!(std::fs::read(server.plan().data().join("README")).expect("still there"), b"not ours");
 }

@@ -29,10 +29,7 @@ fn one_byte_at_a_time() {
         one_turn(&mut pacer);
     }
     let got = c.until_version();
-    assert_eq!(
-        got.escape_ascii().to_string(),
-        wanted.escape_ascii().to_string()
-    );
+    assert_eq!(got.escape_ascii().to_string(), wanted.escape_ascii().to_string());
 }
 
 #[test]
@@ -44,11 +41,7 @@ fn cut_at_every_position() {
         c.send(&SESSION[..cut]);
         one_turn(&mut pacer);
         let got = c.talk(&SESSION[cut..]);
-        assert_eq!(
-            got.escape_ascii().to_string(),
-            wanted.escape_ascii().to_string(),
-            "cut at {cut}"
-        );
+        assert_eq!(got.escape_ascii().to_string(), wanted.escape_ascii().to_string(), "cut at {cut}");
     }
 }
 
@@ -60,26 +53,14 @@ fn large_values_cut_at_the_edges() {
         let value = random_bytes(len as u64, len);
         let command = storage(&format!("set a 0 0 {len}"), &value);
         let head = command.len() - len - 2;
-        let cuts = [
-            1,
-            head - 1,
-            head,
-            head + 1,
-            head + 65_535,
-            head + 65_536,
-            head + 65_537,
-            head + len,
-            head + len + 1,
-        ];
+        let cuts =
+            [1, head - 1, head, head + 1, head + 65_535, head + 65_536, head + 65_537, head + len, head + len + 1];
         for cut in cuts.into_iter().filter(|cut| *cut < command.len()) {
             c.send(&command[..cut]);
             one_turn(&mut pacer);
             c.send(&command[cut..]);
             assert_eq!(c.line(), "STORED", "{len} bytes cut at {cut}");
-            assert!(
-                c.get("a").as_ref() == Some(&value),
-                "{len} bytes cut at {cut}"
-            );
+            assert!(c.get("a").as_ref() == Some(&value), "{len} bytes cut at {cut}");
             assert_eq!(c.ask("delete a"), "DELETED");
         }
     }
@@ -95,10 +76,7 @@ fn a_hundred_thousand_pipelined_commands() {
         let mut out = std::io::BufWriter::with_capacity(1 << 16, &mut writer);
         for i in 0..count {
             let (key, value) = (i % 1000, format!("value {i}"));
-            let command = format!(
-                "set k{key} {i} 0 {}\r\n{value}\r\nget k{key}\r\n",
-                value.len()
-            );
+            let command = format!("set k{key} {i} 0 {}\r\n{value}\r\nget k{key}\r\n", value.len());
             std::io::Write::write_all(&mut out, command.as_bytes()).expect("send");
         }
         std::io::Write::flush(&mut out).expect("send");
@@ -120,11 +98,7 @@ fn multiget_of_ten_thousand_keys() {
     let mut c = server.client();
     let count = 10_000;
     for i in 0..count {
-        c.send(format!(
-            "set key-number-{i} {i} 0 {} noreply\r\n{}\r\n",
-            i % 50,
-            "x".repeat(i % 50)
-        ));
+        c.send(format!("set key-number-{i} {i} 0 {} noreply\r\n{}\r\n", i % 50, "x".repeat(i % 50)));
     }
     for verb in ["get", "gets", "gat 0", "gats 1000"] {
         let mut line = verb.to_string();
@@ -140,17 +114,9 @@ fn multiget_of_ten_thousand_keys() {
         let items = c.items();
         assert_eq!(items.len(), count, "{verb}");
         for (i, (key, item)) in items.iter().enumerate() {
-            assert_eq!(
-                (key, item.flags as usize),
-                (&format!("key-number-{i}"), i),
-                "{verb}"
-            );
+            assert_eq!((key, item.flags as usize), (&format!("key-number-{i}"), i), "{verb}");
             assert_eq!(item.value.len(), i % 50);
-            assert_eq!(
-                item.cas != 0,
-                verb.contains('s'),
-                "{verb} tells uniques or not"
-            );
+            assert_eq!(item.cas != 0, verb.contains('s'), "{verb} tells uniques or not");
         }
     }
     assert!(c.ask("version").starts_with("VERSION"));
@@ -165,10 +131,7 @@ fn half_closed_clients_are_answered() {
     server.client().set("big", &big);
     let big_reply = [b"VALUE big 0 500000\r\n", &big[..], b"\r\nEND\r\n"].concat();
     let stored = storage("set b 0 0 300000", &vec![b'y'; 300_000]);
-    let many = (
-        b"get a\r\n".repeat(20_000),
-        b"VALUE a 0 1\r\nx\r\nEND\r\n".repeat(20_000),
-    );
+    let many = (b"get a\r\n".repeat(20_000), b"VALUE a 0 1\r\nx\r\nEND\r\n".repeat(20_000));
     let cases: [(&[u8], &[u8]); 6] = [
         (b"get a\r\n", b"VALUE a 0 1\r\nx\r\nEND\r\n"),
         (b"get big\r\n", &big_reply),
@@ -183,13 +146,7 @@ fn half_closed_clients_are_answered() {
             c.send(send);
             c.half_close();
             let got = c.until_closed();
-            assert!(
-                got == *wanted,
-                "{} bytes instead of {} for {} bytes",
-                got.len(),
-                wanted.len(),
-                send.len()
-            );
+            assert!(got == *wanted, "{} bytes instead of {} for {} bytes", got.len(), wanted.len(), send.len());
         }
     }
     // A value that never came whole is no value.
@@ -197,21 +154,14 @@ fn half_closed_clients_are_answered() {
     c.send(&stored[..200_000]);
     c.half_close();
     assert_eq!(c.until_closed(), b"");
-    assert_eq!(
-        server.client().get("b").map(|value| value.len()),
-        Some(300_000)
-    );
+    assert_eq!(server.client().get("b").map(|value| value.len()), Some(300_000));
 }
 
 #[test]
 fn values_of_every_size() {
     let server = Server::start(&[]);
     let mut c = server.client();
-    let top = if peer().is_some() {
-        1_048_000
-    } else {
-        1_048_576
-    };
+    let top = if peer().is_some() { 1_048_000 } else { 1_048_576 };
     let sizes = [
         0,
         1,
@@ -233,11 +183,9 @@ fn values_of_every_size() {
         top,
     ];
     for len in sizes {
-        for (kind, value) in [
-            ("random", random_bytes(len as u64, len)),
-            ("text", text_bytes(len as u64, len)),
-            ("zero", vec![0; len]),
-        ] {
+        for (kind, value) in
+            [("random", random_bytes(len as u64, len)), ("text", text_bytes(len as u64, len)), ("zero", vec![0; len])]
+        {
             let key = format!("{kind}-{len}");
             assert_eq!(c.store("set", &key, 7, 0, &value), "STORED", "{key}");
             let item = c.gets(&key).unwrap_or_else(|| panic!("{key} is gone"));
@@ -246,10 +194,7 @@ fn values_of_every_size() {
     }
     for len in sizes {
         let wanted = random_bytes(len as u64, len);
-        assert!(
-            c.get(&format!("random-{len}")) == Some(wanted),
-            "random-{len} after all the others"
-        );
+        assert!(c.get(&format!("random-{len}")) == Some(wanted), "random-{len} after all the others");
     }
     // Commands around a large value: its flags, its unique, its deadline, its end.
     let (key, value) = ("random-131073", random_bytes(131_073, 131_073));
@@ -258,10 +203,7 @@ fn values_of_every_size() {
     c.send(format!("gats 2000 {key}\r\n"));
     let gat = c.items().pop().expect(key).1;
     assert!(gat == before, "touch and gat leave a large value as it was");
-    assert_eq!(
-        c.ask(&format!("incr {key} 1")),
-        "CLIENT_ERROR cannot increment or decrement non-numeric value"
-    );
+    assert_eq!(c.ask(&format!("incr {key} 1")), "CLIENT_ERROR cannot increment or decrement non-numeric value");
     assert_eq!(c.cas(key, "small", before.cas), "STORED");
     assert_eq!(c.cas(key, &value, before.cas), "EXISTS");
     let small = c.gets(key).expect(key);
@@ -288,27 +230,13 @@ fn append_and_prepend_across_chunks() {
         for step in [1, 1, 535, 65_536, 1, 100_000, 0] {
             let part = random_bytes(random.next(), step);
             if random.below(2) == 0 {
-                assert_eq!(
-                    c.store("append", "a", 0, 0, &part),
-                    "STORED",
-                    "append {step} to {}",
-                    model.len()
-                );
+                assert_eq!(c.store("append", "a", 0, 0, &part), "STORED", "append {step} to {}", model.len());
                 model.extend_from_slice(&part);
             } else {
-                assert_eq!(
-                    c.store("prepend", "a", 0, 0, &part),
-                    "STORED",
-                    "prepend {step} to {}",
-                    model.len()
-                );
+                assert_eq!(c.store("prepend", "a", 0, 0, &part), "STORED", "prepend {step} to {}", model.len());
                 model = [part, model].concat();
             }
-            assert!(
-                c.get("a").as_ref() == Some(&model),
-                "from {start}, after {step}: {}",
-                model.len()
-            );
+            assert!(c.get("a").as_ref() == Some(&model), "from {start}, after {step}: {}", model.len());
         }
     }
 }
@@ -318,36 +246,19 @@ fn append_and_prepend_across_chunks() {
 fn large_and_small_pipelined_together() {
     let server = Server::start(&["-t", "1"]);
     let mut c = server.client();
-    let sizes: Vec<usize> = (0..40)
-        .map(|i| [3, 70_000, 10, 200_000, 0, 65_536, 65_537, 900_000][i % 8])
-        .collect();
+    let sizes: Vec<usize> = (0..40).map(|i| [3, 70_000, 10, 200_000, 0, 65_536, 65_537, 900_000][i % 8]).collect();
     let mut batch = Vec::new();
     for (i, len) in sizes.iter().enumerate() {
-        batch.extend(storage(
-            &format!("set k{} {i} 0 {len}", i % 5),
-            &random_bytes(i as u64, *len),
-        ));
-        batch.extend(
-            format!(
-                "get k{}\r\nappend k{} 0 0 1\r\n+\r\ngets k{} nokey\r\n",
-                i % 5,
-                i % 5,
-                i % 5
-            )
-            .bytes(),
-        );
+        batch.extend(storage(&format!("set k{} {i} 0 {len}", i % 5), &random_bytes(i as u64, *len)));
+        batch.extend(format!("get k{}\r\nappend k{} 0 0 1\r\n+\r\ngets k{} nokey\r\n", i % 5, i % 5, i % 5).bytes());
     }
     let mut writer = c.tcp().try_clone().expect("clone the socket");
-    let feeder =
-        std::thread::spawn(move || std::io::Write::write_all(&mut writer, &batch).expect("send"));
+    let feeder = std::thread::spawn(move || std::io::Write::write_all(&mut writer, &batch).expect("send"));
     for (i, len) in sizes.iter().enumerate() {
         let mut value = random_bytes(i as u64, *len);
         assert_eq!(c.line(), "STORED", "set {i}");
         let item = c.items().pop().expect("a value").1;
-        assert!(
-            item.flags as usize == i && item.value == value,
-            "get {i} of {len} bytes"
-        );
+        assert!(item.flags as usize == i && item.value == value, "get {i} of {len} bytes");
         assert_eq!(c.line(), "STORED", "append {i}");
         value.push(b'+');
         let item = c.items().pop().expect("a value").1;
@@ -369,13 +280,7 @@ fn slow_reader_gets_everything() {
     let mut wanted = FNV;
     let mut total = 0;
     for _ in 0..count {
-        for part in [
-            &b"VALUE small 0 100\r\n"[..],
-            &small,
-            b"\r\nVALUE big 0 500000\r\n",
-            &value,
-            b"\r\nEND\r\n",
-        ] {
+        for part in [&b"VALUE small 0 100\r\n"[..], &small, b"\r\nVALUE big 0 500000\r\n", &value, b"\r\nEND\r\n"] {
             wanted = fnv(wanted, part);
             total += part.len();
         }
@@ -393,8 +298,5 @@ fn slow_reader_gets_everything() {
     }
     feeder.join().expect("the feeder");
     assert_eq!(hash, wanted, "{total} bytes in bites");
-    assert!(
-        c.ask("version").starts_with("VERSION"),
-        "nothing is left over"
-    );
+    assert!(c.ask("version").starts_with("VERSION"), "nothing is left over");
 }

@@ -39,10 +39,7 @@ fn sequences_on_the_library() {
     cases(count)
         .run(&steps, |steps| {
             let directory = tempfile::tempdir().expect("make a temporary directory");
-            let open = || {
-                kingdb::Db::open(kingdb::Options::new(directory.path().join("db")))
-                    .expect("open the store")
-            };
+            let open = || kingdb::Db::open(kingdb::Options::new(directory.path().join("db"))).expect("open the store");
             let mut db = open();
             let mut model = BTreeMap::new();
             for step in steps {
@@ -51,16 +48,11 @@ fn sequences_on_the_library() {
                         db.put(&[key], &value.bytes()).expect("put");
                         model.insert(key, value.bytes());
                     }
-                    Embedded::Get(key) => assert!(
-                        db.get(&[key]).expect("get").as_ref() == model.get(&key),
-                        "get {key}"
-                    ),
+                    Embedded::Get(key) => {
+                        assert!(db.get(&[key]).expect("get").as_ref() == model.get(&key), "get {key}")
+                    }
                     Embedded::Delete(key) => {
-                        assert_eq!(
-                            db.delete(&[key]).expect("delete"),
-                            model.remove(&key).is_some(),
-                            "delete {key}"
-                        );
+                        assert_eq!(db.delete(&[key]).expect("delete"), model.remove(&key).is_some(), "delete {key}");
                     }
                     Embedded::Flush => db.flush().expect("flush"),
                     Embedded::Reopen => {
@@ -75,10 +67,7 @@ fn sequences_on_the_library() {
                 }
             }
             for key in 0..8u8 {
-                assert!(
-                    db.get(&[key]).expect("get").as_ref() == model.get(&key),
-                    "get {key} at the end"
-                );
+                assert!(db.get(&[key]).expect("get").as_ref() == model.get(&key), "get {key} at the end");
             }
             Ok(())
         })

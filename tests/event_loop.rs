@@ -34,13 +34,8 @@ fn a_flood_gets_one_budget_per_turn() {
             break;
         }
     }
-    println!(
-        "{executed} of the flood's {count} gets were executed before the other connection's command"
-    );
-    assert!(
-        executed < count as u64 / 2,
-        "{executed} of {count} gets of one connection in one turn"
-    );
+    println!("{executed} of the flood's {count} gets were executed before the other connection's command");
+    assert!(executed < count as u64 / 2, "{executed} of {count} gets of one connection in one turn");
     for _ in 0..count {
         assert_eq!(flood.items().len(), 1);
     }
@@ -55,11 +50,8 @@ fn others_are_served_beside_an_endless_flood() {
     c.set("big", random_bytes(2, 300_000));
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        for flood in [
-            "get a\r\n".repeat(100_000),
-            "set f 0 0 1\r\nx\r\n".repeat(50_000),
-            "get big big\r\n".repeat(100),
-        ] {
+        for flood in ["get a\r\n".repeat(100_000), "set f 0 0 1\r\nx\r\n".repeat(50_000), "get big big\r\n".repeat(100)]
+        {
             let (server, done) = (&server, &done);
             scope.spawn(move || {
                 let c = server.client();
@@ -126,31 +118,19 @@ fn clients_that_never_read() {
         assert_eq!(c.get("small").as_deref(), Some(&b"x"[..]));
         c.set("mine", "y");
         if i % 50 == 0 {
-            assert!(
-                c.get("big3") == Some(random_bytes(3, 1 << 20)),
-                "large values are served, too"
-            );
+            assert!(c.get("big3") == Some(random_bytes(3, 1 << 20)), "large values are served, too");
         }
     }
     let growth = anonymous_memory(server.pid()).saturating_sub(before);
-    println!(
-        "{clients} clients that never read: {} KiB each",
-        growth / clients as u64 / 1024
-    );
+    println!("{clients} clients that never read: {} KiB each", growth / clients as u64 / 1024);
     let bound = clients as u64 * 200 * 1024 + (16 << 20);
-    assert!(
-        growth <= bound,
-        "{growth} bytes more for {clients} clients that never read"
-    );
+    assert!(growth <= bound, "{growth} bytes more for {clients} clients that never read");
     // One that starts to read gets what it asked for, from the first byte.
     let mut hog = hogs.into_iter().next().expect("a client");
     for i in 0..30 {
         let head = hog.line();
         assert_eq!(head, format!("VALUE big{} 0 {}", i % 20, 1 << 20));
-        assert!(
-            hog.bytes(1 << 20) == random_bytes(i % 20, 1 << 20),
-            "value {i}"
-        );
+        assert!(hog.bytes(1 << 20) == random_bytes(i % 20, 1 << 20), "value {i}");
         assert_eq!(hog.bytes(2), b"\r\n");
     }
 }
@@ -164,18 +144,13 @@ fn writers_that_never_read() {
     let before = anonymous_memory(server.pid());
     let hog = server.client();
     let mut writer = hog.tcp().try_clone().expect("clone");
-    writer
-        .set_write_timeout(Some(Duration::from_millis(300)))
-        .expect("set a timeout");
+    writer.set_write_timeout(Some(Duration::from_millis(300))).expect("set a timeout");
     let flood = "set b 0 0 1\r\nx\r\nnonsense\r\n".repeat(10_000);
     let mut sent = 0;
     while sent < 200 && writer.write_all(flood.as_bytes()).is_ok() {
         sent += 1;
     }
-    assert!(
-        sent < 200,
-        "50 MB of commands were taken from a client that reads no reply"
-    );
+    assert!(sent < 200, "50 MB of commands were taken from a client that reads no reply");
     for _ in 0..100 {
         assert!(c.get("a").is_some());
     }
@@ -211,14 +186,9 @@ fn clients_that_vanish() {
             high = anonymous_memory(server.pid());
         }
     }
-    wait_until("their connections are gone", || {
-        connections(&mut c) <= start
-    });
+    wait_until("their connections are gone", || connections(&mut c) <= start);
     let growth = anonymous_memory(server.pid()).saturating_sub(high);
-    assert!(
-        growth < 8 << 20,
-        "{growth} bytes are still held for clients that are gone"
-    );
+    assert!(growth < 8 << 20, "{growth} bytes are still held for clients that are gone");
     assert_eq!(c.get("half"), None, "half a value is none");
     assert!(c.get("big") == Some(value));
 }
@@ -230,9 +200,7 @@ fn connection_limit() {
     let mut clients = Vec::new();
     wait_until("fifty connections", || {
         let mut c = server.client();
-        if c.try_ask("version")
-            .is_ok_and(|reply| reply.starts_with("VERSION"))
-        {
+        if c.try_ask("version").is_ok_and(|reply| reply.starts_with("VERSION")) {
             clients.push(c);
         }
         clients.len() == 50
@@ -240,16 +208,10 @@ fn connection_limit() {
     for _ in 0..50 {
         let mut c = server.client();
         let got = c.until_closed();
-        assert_eq!(
-            got.escape_ascii().to_string(),
-            "ERROR Too many open connections\\r\\n"
-        );
+        assert_eq!(got.escape_ascii().to_string(), "ERROR Too many open connections\\r\\n");
     }
     for c in &mut clients {
-        assert!(
-            c.ask("version").starts_with("VERSION"),
-            "the fifty are served all the time"
-        );
+        assert!(c.ask("version").starts_with("VERSION"), "the fifty are served all the time");
     }
     assert!(clients[0].stat("rejected_connections") >= 50);
     assert_eq!(clients[0].stat("curr_connections"), 50);
@@ -258,19 +220,12 @@ fn connection_limit() {
     let mut fresh = Vec::new();
     wait_until("five more", || {
         let mut c = server.client();
-        if c.try_ask("version")
-            .is_ok_and(|reply| reply.starts_with("VERSION"))
-        {
+        if c.try_ask("version").is_ok_and(|reply| reply.starts_with("VERSION")) {
             fresh.push(c);
         }
         fresh.len() == 5
     });
-    assert!(
-        server
-            .client()
-            .until_closed()
-            .starts_with(b"ERROR Too many")
-    );
+    assert!(server.client().until_closed().starts_with(b"ERROR Too many"));
 }
 
 /// Out of descriptors: those who connected already are served when some are free again, with no further SYN to wake the server; and
@@ -281,10 +236,7 @@ fn out_of_descriptors() {
         let server = Plan::new(&["-t", threads]).start();
         let soft = server.descriptors() + 20;
         let limited = std::process::Command::new("prlimit")
-            .args([
-                format!("--pid={}", server.pid()),
-                format!("--nofile={soft}:{soft}"),
-            ])
+            .args([format!("--pid={}", server.pid()), format!("--nofile={soft}:{soft}")])
             .status();
         assert!(limited.expect("run prlimit").success());
         let mut clients: Vec<Client> = (0..60).map(|_| server.client()).collect();
@@ -304,25 +256,15 @@ fn out_of_descriptors() {
         let start = server.cpu_ticks();
         std::thread::sleep(Duration::from_millis(500));
         let spent = server.cpu_ticks() - start;
-        assert!(
-            spent < 25,
-            "{spent} ticks of CPU in half a second: it spins"
-        );
+        assert!(spent < 25, "{spent} ticks of CPU in half a second: it spins");
         assert!(served[0].ask("version").starts_with("VERSION"));
         drop(served);
         // Each that is served makes room for the next one by leaving.
         let mut rounds = 0;
         while !waiting.is_empty() {
             rounds += 1;
-            assert!(
-                rounds < 100,
-                "{} clients hang with {threads} workers: {}",
-                waiting.len(),
-                server.messages()
-            );
-            waiting.retain_mut(|c| {
-                !c.answers_within(Duration::from_millis(if rounds < 3 { 50 } else { 300 }))
-            });
+            assert!(rounds < 100, "{} clients hang with {threads} workers: {}", waiting.len(), server.messages());
+            waiting.retain_mut(|c| !c.answers_within(Duration::from_millis(if rounds < 3 { 50 } else { 300 })));
         }
     }
 }
@@ -335,11 +277,7 @@ fn connections_spread_over_workers() {
     let mut shares = Vec::new();
     wait_until("all are accepted", || {
         let stats = c.stats("");
-        let share = |worker| {
-            stats
-                .get(&format!("worker_{worker}_connections"))
-                .and_then(|n| n.parse::<u64>().ok())
-        };
+        let share = |worker| stats.get(&format!("worker_{worker}_connections")).and_then(|n| n.parse::<u64>().ok());
         shares = (0..8).filter_map(share).collect();
         shares.iter().sum::<u64>() >= 400
     });
@@ -358,10 +296,7 @@ fn idle_connections_are_closed() {
     assert!(idle.ask("version").starts_with("VERSION"));
     partial.send("set a 0 0 100\r\nhalf");
     for _ in 0..12 {
-        assert!(
-            busy.ask("version").starts_with("VERSION"),
-            "one that is in use stays"
-        );
+        assert!(busy.ask("version").starts_with("VERSION"), "one that is in use stays");
         std::thread::sleep(Duration::from_millis(300));
     }
     assert_eq!(idle.until_closed(), b"");

@@ -22,9 +22,7 @@ fn eight_thousand_idle_connections() {
     }
     let base = anonymous_memory(server.pid());
     let mut clients: Vec<Client> = (0..CONNECTIONS).map(|_| server.client()).collect();
-    wait_until("all are accepted", || {
-        c.stat("curr_connections") as usize == CONNECTIONS + 51
-    });
+    wait_until("all are accepted", || c.stat("curr_connections") as usize == CONNECTIONS + 51);
     let fresh = anonymous_memory(server.pid()).saturating_sub(base);
     for c in &mut clients {
         assert_eq!(c.get("a").as_deref(), Some(&b"x"[..]));
@@ -40,36 +38,16 @@ fn eight_thousand_idle_connections() {
         assert_eq!(c.items().len(), 1);
     }
     let each = |bytes: u64| bytes / CONNECTIONS as u64;
-    println!(
-        "bytes per idle connection: {} fresh, {} after a get",
-        each(fresh),
-        each(used)
-    );
-    println!(
-        "bytes per connection with a partial command: {}",
-        each(partial)
-    );
-    assert!(
-        each(fresh) <= LIMIT,
-        "{} bytes per fresh connection",
-        each(fresh)
-    );
-    assert!(
-        each(used) <= LIMIT,
-        "{} bytes per connection after a get",
-        each(used)
-    );
+    println!("bytes per idle connection: {} fresh, {} after a get", each(fresh), each(used));
+    println!("bytes per connection with a partial command: {}", each(partial));
+    assert!(each(fresh) <= LIMIT, "{} bytes per fresh connection", each(fresh));
+    assert!(each(used) <= LIMIT, "{} bytes per connection after a get", each(used));
     // Again and again: nothing may pile up.
     drop(clients);
     wait_until("all are gone", || c.stat("curr_connections") == 51);
     let clients: Vec<Client> = (0..CONNECTIONS).map(|_| server.client()).collect();
-    wait_until("all are accepted", || {
-        c.stat("curr_connections") as usize == CONNECTIONS + 51
-    });
+    wait_until("all are accepted", || c.stat("curr_connections") as usize == CONNECTIONS + 51);
     let second = anonymous_memory(server.pid()).saturating_sub(base);
-    assert!(
-        second <= partial.max(used) + (1 << 20),
-        "{second} bytes the second time, {used} the first"
-    );
+    assert!(second <= partial.max(used) + (1 << 20), "{second} bytes the second time, {used} the first");
     drop(clients);
 }

@@ -33,12 +33,7 @@ enum Believes {
 
 impl Writer {
     fn new(id: usize) -> Writer {
-        Writer {
-            id,
-            random: Random::new(id as u64 + 77),
-            keys: BTreeMap::new(),
-            acknowledged: 0,
-        }
+        Writer { id, random: Random::new(id as u64 + 77), keys: BTreeMap::new(), acknowledged: 0 }
     }
 
     /// Writes, `depth` commands in flight, until the server is gone.
@@ -48,10 +43,7 @@ impl Writer {
         };
         let mut flying = VecDeque::new();
         loop {
-            if depth == 1
-                && self.random.below(10) == 0
-                && self.compare_and_swap(&mut client).is_err()
-            {
+            if depth == 1 && self.random.below(10) == 0 && self.compare_and_swap(&mut client).is_err() {
                 return;
             }
             while flying.len() < depth {
@@ -85,15 +77,8 @@ impl Writer {
         assert_eq!(unique.is_some(), states[0].is_some(), "gets {key}");
         let value = random_bytes(self.random.next(), 3000);
         states.push(unique.and(Some(value.clone())));
-        client.try_send(storage(
-            &format!("cas {key} 0 0 3000 {}", unique.unwrap_or(1)),
-            &value,
-        ))?;
-        let wanted = if unique.is_some() {
-            "STORED"
-        } else {
-            "NOT_FOUND"
-        };
+        client.try_send(storage(&format!("cas {key} 0 0 3000 {}", unique.unwrap_or(1)), &value))?;
+        let wanted = if unique.is_some() { "STORED" } else { "NOT_FOUND" };
         assert_eq!(client.try_line()?, wanted, "cas {key}");
         self.settle_one(&key);
         self.acknowledged += 1;
@@ -103,46 +88,24 @@ impl Writer {
     /// A command, the key it changes and the reply that the model demands. Notes the state that it leads to.
     fn next_command(&mut self) -> (String, Vec<u8>, String) {
         let number = self.random.below(40);
-        let key = if number < 8 {
-            format!("n{}-{number}", self.id)
-        } else {
-            format!("k{}-{number}", self.id)
-        };
+        let key = if number < 8 { format!("n{}-{number}", self.id) } else { format!("k{}-{number}", self.id) };
         let states = self.keys.entry(key.clone()).or_insert_with(|| vec![None]);
         let old = states.last().expect("never empty").clone();
-        if let Some(digits) = old
-            .as_ref()
-            .filter(|_| number < 8 && self.random.below(20) > 0)
-        {
-            let value: u64 = std::str::from_utf8(digits)
-                .expect("digits")
-                .trim()
-                .parse()
-                .expect("a number");
+        if let Some(digits) = old.as_ref().filter(|_| number < 8 && self.random.below(20) > 0) {
+            let value: u64 = std::str::from_utf8(digits).expect("digits").trim().parse().expect("a number");
             let sum = (value + 7).to_string();
             states.push(Some(sum.clone().into_bytes()));
             return (key.clone(), format!("incr {key} 7\r\n").into_bytes(), sum);
         }
-        let len = [0, 10, 100, 1000, 5000, 70_000, 200_000][self.random.below(7)]
-            + self.random.below(100);
-        let value = if number < 8 {
-            b"1000".to_vec()
-        } else {
-            random_bytes(self.random.next(), len)
-        };
+        let len = [0, 10, 100, 1000, 5000, 70_000, 200_000][self.random.below(7)] + self.random.below(100);
+        let value = if number < 8 { b"1000".to_vec() } else { random_bytes(self.random.next(), len) };
         let (line, reply, new) = match (self.random.below(10), old) {
             (0 | 1, None) => (format!("delete {key}\r\n"), "NOT_FOUND", None),
             (0 | 1, Some(_)) => (format!("delete {key}\r\n"), "DELETED", None),
-            (2 | 3, old) if number >= 8 && old.as_ref().is_none_or(|old| old.len() < 400_000) => {
-                match old {
-                    None => ("append".to_string(), "NOT_STORED", None),
-                    Some(old) => (
-                        "append".to_string(),
-                        "STORED",
-                        Some([&old[..], &value].concat()),
-                    ),
-                }
-            }
+            (2 | 3, old) if number >= 8 && old.as_ref().is_none_or(|old| old.len() < 400_000) => match old {
+                None => ("append".to_string(), "NOT_STORED", None),
+                Some(old) => ("append".to_string(), "STORED", Some([&old[..], &value].concat())),
+            },
             (4, Some(old)) => ("add".to_string(), "NOT_STORED", Some(old)),
             (4, None) => ("add".to_string(), "STORED", Some(value.clone())),
             (5, None) => ("replace".to_string(), "NOT_STORED", None),
@@ -201,11 +164,7 @@ fn kill_cycles(kills: usize, args: &[&str], believes: Believes) -> (Vec<String>,
         let address = server.address();
         // Unpipelined, a few in flight, and many.
         let depth = |id: usize| {
-            if believes == Believes::Sending {
-                400
-            } else {
-                [1, 1, 8, 64][id]
-            }
+            if believes == Believes::Sending { 400 } else { [1, 1, 8, 64][id] }
         };
         let wait = Duration::from_millis(30 + random.below(200) as u64);
         std::thread::scope(|scope| {
@@ -224,12 +183,7 @@ fn kill_cycles(kills: usize, args: &[&str], believes: Believes) -> (Vec<String>,
         let server = plan.start();
         let mut client = server.client();
         for writer in &mut writers {
-            wrong.extend(
-                writer
-                    .check(&mut client)
-                    .into_iter()
-                    .map(|what| format!("kill {kill}, {what}")),
-            );
+            wrong.extend(writer.check(&mut client).into_iter().map(|what| format!("kill {kill}, {what}")));
         }
         if kill % 2 == 0 {
             server.stop();
@@ -237,26 +191,15 @@ fn kill_cycles(kills: usize, args: &[&str], believes: Believes) -> (Vec<String>,
             server.kill();
         }
     }
-    (
-        wrong,
-        writers.iter().map(|writer| writer.acknowledged).sum(),
-    )
+    (wrong, writers.iter().map(|writer| writer.acknowledged).sum())
 }
 
 fn every_acknowledged_write_is_there(mode: &str, kills: usize) {
-    let (wrong, acknowledged) =
-        kill_cycles(kills, &[&format!("--db.sync={mode}")], Believes::Replies);
-    assert!(
-        wrong.is_empty(),
-        "--db.sync={mode}: {} of {acknowledged} writes: {wrong:#?}",
-        wrong.len()
-    );
+    let (wrong, acknowledged) = kill_cycles(kills, &[&format!("--db.sync={mode}")], Believes::Replies);
+    assert!(wrong.is_empty(), "--db.sync={mode}: {} of {acknowledged} writes: {wrong:#?}", wrong.len());
     println!("--db.sync={mode}: {acknowledged} acknowledged writes");
     counted("kills", kills, tier(3, 15, 50));
-    assert!(
-        acknowledged >= 20 * kills,
-        "too little load to mean anything: {acknowledged} writes"
-    );
+    assert!(acknowledged >= 20 * kills, "too little load to mean anything: {acknowledged} writes");
 }
 
 #[test]
@@ -278,10 +221,7 @@ fn none() {
 fn control_that_must_lose() {
     let (wrong, _) = kill_cycles(3, &[], Believes::Sending);
     println!("control: {} losses seen", wrong.len());
-    assert!(
-        !wrong.is_empty(),
-        "taking what was sent for kept must lose something, or the checker sees nothing"
-    );
+    assert!(!wrong.is_empty(), "taking what was sent for kept must lose something, or the checker sees nothing");
 }
 
 /// A value that was being received is never visible, not even in part.
@@ -296,10 +236,6 @@ fn half_a_value_leaves_nothing() {
         // Answered after the bytes above were read, most likely; right in any case.
         assert_eq!(server.client().get("a").as_deref(), Some(&b"old"[..]));
         let server = server.kill().start();
-        assert_eq!(
-            server.client().get("a").as_deref(),
-            Some(&b"old"[..]),
-            "{len}"
-        );
+        assert_eq!(server.client().get("a").as_deref(), Some(&b"old"[..]), "{len}");
     }
 }

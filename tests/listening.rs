@@ -12,14 +12,8 @@ fn one_line_says_where() {
     let server = Server::start(&[]);
     let messages = server.messages();
     assert_eq!(messages.lines().count(), 1, "{messages}");
-    assert!(
-        messages.contains(&server.address().to_string()),
-        "{messages}"
-    );
-    assert!(
-        messages.contains(&server.plan().data().display().to_string()),
-        "{messages}"
-    );
+    assert!(messages.contains(&server.address().to_string()), "{messages}");
+    assert!(messages.contains(&server.plan().data().display().to_string()), "{messages}");
 }
 
 #[test]
@@ -27,44 +21,21 @@ fn ipv4_ipv6_and_unix_together() {
     let plan = Plan::new(&[]);
     let socket = plan.root().join("socket");
     let path = socket.to_str().expect("UTF-8");
-    let plan = plan.listen(&[
-        "-p",
-        "0",
-        "-l",
-        "127.0.0.1",
-        "-l",
-        "::1",
-        "-s",
-        path,
-        "-a",
-        "0640",
-    ]);
+    let plan = plan.listen(&["-p", "0", "-l", "127.0.0.1", "-l", "::1", "-s", path, "-a", "0640"]);
     let server = plan.start();
-    wait_until("both addresses are told", || {
-        server.messages().contains("::1")
-    });
+    wait_until("both addresses are told", || server.messages().contains("::1"));
     let port = server.address().port();
     let mut four = Client::connect(([127, 0, 0, 1], port).into());
-    let six_address = server
-        .addresses()
-        .iter()
-        .find(|address| address.is_ipv6())
-        .copied();
+    let six_address = server.addresses().iter().find(|address| address.is_ipv6()).copied();
     let mut six = Client::connect(six_address.expect("an IPv6 address in the line"));
     let mut unix = Client::connect_unix(&socket);
     four.set("a", "4");
     six.set("b", "6");
     unix.set("c", "u");
     for c in [&mut four, &mut six, &mut unix] {
-        assert_eq!(
-            c.talk("get a b c\r\n"),
-            b"VALUE a 0 1\r\n4\r\nVALUE b 0 1\r\n6\r\nVALUE c 0 1\r\nu\r\nEND\r\n"
-        );
+        assert_eq!(c.talk("get a b c\r\n"), b"VALUE a 0 1\r\n4\r\nVALUE b 0 1\r\n6\r\nVALUE c 0 1\r\nu\r\nEND\r\n");
     }
-    let mode = std::fs::metadata(&socket)
-        .expect("the socket")
-        .permissions()
-        .mode();
+    let mode = std::fs::metadata(&socket).expect("the socket").permissions().mode();
     assert_eq!(mode & 0o777, 0o640);
     // A socket that a killed server left behind is no obstacle; one that is served is.
     let server = server.kill().start();
@@ -78,25 +49,14 @@ fn ipv4_ipv6_and_unix_together() {
 fn unix_socket_alone() {
     let plan = Plan::new(&["-t", "4"]);
     let socket = plan.root().join("socket");
-    let server = plan
-        .listen(&["-s", socket.to_str().expect("UTF-8")])
-        .start();
-    assert!(
-        server.addresses().is_empty(),
-        "-s alone means no TCP, as with memcached: {}",
-        server.messages()
-    );
+    let server = plan.listen(&["-s", socket.to_str().expect("UTF-8")]).start();
+    assert!(server.addresses().is_empty(), "-s alone means no TCP, as with memcached: {}", server.messages());
     let mut clients: Vec<Client> = (0..100).map(|_| Client::connect_unix(&socket)).collect();
     for (i, c) in clients.iter_mut().enumerate() {
         c.set(&format!("k{i}"), "x");
     }
     assert_eq!(clients[0].stat("curr_items"), 100);
-    assert!(
-        std::fs::metadata(&socket)
-            .expect("the socket")
-            .file_type()
-            .is_socket()
-    );
+    assert!(std::fs::metadata(&socket).expect("the socket").file_type().is_socket());
 }
 
 #[test]
@@ -104,15 +64,10 @@ fn socket_path_that_is_something_else() {
     let plan = Plan::new(&[]);
     let socket = plan.root().join("precious");
     std::fs::write(&socket, "do not touch").expect("write a file");
-    let (status, messages) = plan
-        .listen(&["-s", socket.to_str().expect("UTF-8")])
-        .refused();
+    let (status, messages) = plan.listen(&["-s", socket.to_str().expect("UTF-8")]).refused();
     assert_eq!(status, 1, "{messages}");
     assert_eq!(messages.lines().count(), 1, "{messages}");
-    assert_eq!(
-        std::fs::read(&socket).expect("still there"),
-        b"do not touch"
-    );
+    assert_eq!(std::fs::read(&socket).expect("still there"), b"do not touch");
 }
 
 #[test]
@@ -132,15 +87,10 @@ fn unix_socket_in_use() {
 fn port_in_use() {
     let first = Server::start(&[]);
     let port = first.address().port().to_string();
-    let (status, messages) = Plan::new(&[])
-        .listen(&["-p", &port, "-l", "127.0.0.1"])
-        .refused();
+    let (status, messages) = Plan::new(&[]).listen(&["-p", &port, "-l", "127.0.0.1"]).refused();
     assert_eq!(status, 1, "{messages}");
     assert_eq!(messages.lines().count(), 1, "{messages}");
-    assert!(
-        messages.contains(&port),
-        "the line names the port: {messages}"
-    );
+    assert!(messages.contains(&port), "the line names the port: {messages}");
     for _ in 0..20 {
         first.client().set("a", "the first one still serves");
     }
@@ -155,9 +105,7 @@ fn port_in_use() {
 
 #[test]
 fn address_of_another_host() {
-    let (status, messages) = Plan::new(&[])
-        .listen(&["-p", "0", "-l", "192.0.2.1"])
-        .refused();
+    let (status, messages) = Plan::new(&[]).listen(&["-p", "0", "-l", "192.0.2.1"]).refused();
     assert_eq!(status, 1, "{messages}");
     assert_eq!(messages.lines().count(), 1, "{messages}");
     assert!(messages.contains("192.0.2.1"), "{messages}");
@@ -165,14 +113,9 @@ fn address_of_another_host() {
 
 #[test]
 fn wrong_options() {
-    for args in [
-        &["--no-such-option"][..],
-        &["-p", "70000"],
-        &["-p", "x"],
-        &["-t", "0"],
-        &["word"],
-        &["--db.sync=perhaps"],
-    ] {
+    for args in
+        [&["--no-such-option"][..], &["-p", "70000"], &["-p", "x"], &["-t", "0"], &["word"], &["--db.sync=perhaps"]]
+    {
         let (status, messages) = Plan::new(args).refused();
         assert_eq!(status, 2, "{args:?}: {messages}");
         assert_eq!(messages.lines().count(), 1, "{args:?}: {messages}");

@@ -62,11 +62,7 @@ impl Pair {
     fn new(plan: &Plan) -> Pair {
         let server = plan.start();
         let client = server.client();
-        Pair {
-            server: Some(server),
-            client,
-            model: Model::new(),
-        }
+        Pair { server: Some(server), client, model: Model::new() }
     }
 
     fn again(&mut self, end: fn(Server) -> Plan) {
@@ -77,9 +73,7 @@ impl Pair {
 
     fn run(&mut self, step: &Step) {
         match step {
-            Step::Store(verb, key, flags, value) => {
-                self.store(verb, &name(*key), *flags, value.bytes())
-            }
+            Step::Store(verb, key, flags, value) => self.store(verb, &name(*key), *flags, value.bytes()),
             Step::Cas(key, right, value) => self.cas(&name(*key), *right, value.bytes()),
             Step::Get(key) => self.get(&name(*key)),
             Step::GetAll => self.get_all(),
@@ -103,22 +97,11 @@ impl Pair {
             _ => Some((flags, value.clone())),
         };
         // Sequences that append without end would meet the limit of a value, which is another test's.
-        if new
-            .as_ref()
-            .is_some_and(|(_, value)| value.len() > 1_000_000)
-        {
+        if new.as_ref().is_some_and(|(_, value)| value.len() > 1_000_000) {
             return;
         }
-        let wanted = if new.is_some() {
-            "STORED"
-        } else {
-            "NOT_STORED"
-        };
-        assert_eq!(
-            self.client.store(verb, key, flags, 0, value),
-            wanted,
-            "{verb} {key}"
-        );
+        let wanted = if new.is_some() { "STORED" } else { "NOT_STORED" };
+        assert_eq!(self.client.store(verb, key, flags, 0, value), wanted, "{verb} {key}");
         if let Some(new) = new {
             self.model.insert(key.to_string(), new);
         }
@@ -141,43 +124,22 @@ impl Pair {
 
     fn get(&mut self, key: &str) {
         let found = self.client.gets(key).map(|item| (item.flags, item.value));
-        assert!(
-            found.as_ref() == self.model.get(key),
-            "get {key}: {}",
-            differ(found.as_ref(), self.model.get(key))
-        );
+        assert!(found.as_ref() == self.model.get(key), "get {key}: {}", differ(found.as_ref(), self.model.get(key)));
     }
 
     fn get_all(&mut self) {
         let line: String = (0..5).map(|key| format!(" {}", name(key))).collect();
         self.client.send(format!("get{line}\r\n"));
-        let found: Model = self
-            .client
-            .items()
-            .into_iter()
-            .map(|(key, item)| (key, (item.flags, item.value)))
-            .collect();
+        let found: Model = self.client.items().into_iter().map(|(key, item)| (key, (item.flags, item.value))).collect();
         for key in (0..5).map(name) {
             let (found, wanted) = (found.get(&key), self.model.get(&key));
-            assert!(
-                found == wanted,
-                "get of all, {key}: {}",
-                differ(found, wanted)
-            );
+            assert!(found == wanted, "get of all, {key}: {}", differ(found, wanted));
         }
     }
 
     fn delete(&mut self, key: &str) {
-        let wanted = if self.model.remove(key).is_some() {
-            "DELETED"
-        } else {
-            "NOT_FOUND"
-        };
-        assert_eq!(
-            self.client.ask(&format!("delete {key}")),
-            wanted,
-            "delete {key}"
-        );
+        let wanted = if self.model.remove(key).is_some() { "DELETED" } else { "NOT_FOUND" };
+        assert_eq!(self.client.ask(&format!("delete {key}")), wanted, "delete {key}");
     }
 
     fn count(&mut self, verb: &str, key: &str, by: u64, operation: fn(u64, u64) -> u64) {
@@ -187,10 +149,7 @@ impl Pair {
         };
         let text = std::str::from_utf8(value).unwrap_or("x");
         let Ok(number) = text.trim_end_matches(' ').parse::<u64>() else {
-            return assert!(
-                reply.starts_with("CLIENT_ERROR cannot increment"),
-                "{verb} {key}: {reply}"
-            );
+            return assert!(reply.starts_with("CLIENT_ERROR cannot increment"), "{verb} {key}: {reply}");
         };
         let result = operation(number, by).to_string();
         assert_eq!(reply, result, "{verb} {key} {by} of {number}");
@@ -198,31 +157,15 @@ impl Pair {
     }
 
     fn touch(&mut self, key: &str, expiry: i64) {
-        let wanted = if self.model.contains_key(key) {
-            "TOUCHED"
-        } else {
-            "NOT_FOUND"
-        };
-        assert_eq!(
-            self.client.ask(&format!("touch {key} {expiry}")),
-            wanted,
-            "touch {key} {expiry}"
-        );
+        let wanted = if self.model.contains_key(key) { "TOUCHED" } else { "NOT_FOUND" };
+        assert_eq!(self.client.ask(&format!("touch {key} {expiry}")), wanted, "touch {key} {expiry}");
         self.expire(key, expiry);
     }
 
     fn gat(&mut self, key: &str, expiry: i64) {
         self.client.send(format!("gat {expiry} {key}\r\n"));
-        let found = self
-            .client
-            .items()
-            .pop()
-            .map(|(_, item)| (item.flags, item.value));
-        assert!(
-            found.as_ref() == self.model.get(key),
-            "gat {key}: {}",
-            differ(found.as_ref(), self.model.get(key))
-        );
+        let found = self.client.items().pop().map(|(_, item)| (item.flags, item.value));
+        assert!(found.as_ref() == self.model.get(key), "gat {key}: {}", differ(found.as_ref(), self.model.get(key)));
         self.expire(key, expiry);
     }
 
@@ -240,21 +183,13 @@ impl Pair {
 
 fn name(key: u8) -> String {
     // One of them is long.
-    if key == 4 {
-        "k".repeat(250)
-    } else {
-        format!("key{key}")
-    }
+    if key == 4 { "k".repeat(250) } else { format!("key{key}") }
 }
 
 fn differ(found: Option<&(u32, Vec<u8>)>, wanted: Option<&(u32, Vec<u8>)>) -> String {
     let short = |item: Option<&(u32, Vec<u8>)>| {
         item.map(|(flags, value)| {
-            format!(
-                "flags {flags}, {} bytes: {}",
-                value.len(),
-                value[..value.len().min(40)].escape_ascii()
-            )
+            format!("flags {flags}, {} bytes: {}", value.len(), value[..value.len().min(40)].escape_ascii())
         })
     };
     format!("found {:?}, wanted {:?}", short(found), short(wanted))

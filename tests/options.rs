@@ -33,9 +33,7 @@ fn options_of_help(help: &str) -> BTreeSet<String> {
     let lines = help.lines().filter(|line| line.starts_with("  -"));
     let words = lines.flat_map(|line| line.split_whitespace());
     let options = words.filter(|word| word.starts_with('-'));
-    options
-        .map(|word| word.trim_end_matches(',').to_string())
-        .collect()
+    options.map(|word| word.trim_end_matches(',').to_string()).collect()
 }
 
 /// The lines `.It Fl p , Fl -server.port , Fl -port Ar port`.
@@ -58,15 +56,9 @@ fn help_and_man_page_know_the_same_options() {
     let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/man/kingserver.8"));
     let page = options_of_page(&page.expect("read the man page"));
     let help = options_of_help(&text(&output.stdout));
-    assert!(
-        help.len() > 50 && help.contains("--db.path") && help.contains("-p"),
-        "{help:?}"
-    );
+    assert!(help.len() > 50 && help.contains("--db.path") && help.contains("-p"), "{help:?}");
     let missing: Vec<_> = help.symmetric_difference(&page).collect();
-    assert!(
-        missing.is_empty(),
-        "only one of --help and kingserver.8 has {missing:?}"
-    );
+    assert!(missing.is_empty(), "only one of --help and kingserver.8 has {missing:?}");
 }
 
 #[test]
@@ -74,10 +66,7 @@ fn version() {
     for option in ["--version", "-V"] {
         let output = run(&[option]);
         assert_eq!(output.status.code(), Some(0));
-        assert_eq!(
-            text(&output.stdout),
-            concat!("kingserver ", env!("CARGO_PKG_VERSION"), "\n")
-        );
+        assert_eq!(text(&output.stdout), concat!("kingserver ", env!("CARGO_PKG_VERSION"), "\n"));
     }
 }
 
@@ -91,18 +80,12 @@ fn a_wrong_command_line_is_one_line_and_status_2() {
         (&["-I", "2m"], "values of up to 1mb"),
         (&["-S"], "there is no SASL"),
         (&["stray"], "'stray' is not an option"),
-        (
-            &["--config", "missing.conf"],
-            "cannot read the configuration file missing.conf",
-        ),
+        (&["--config", "missing.conf"], "cannot read the configuration file missing.conf"),
     ] {
         let output = run(args);
         let message = text(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{args:?}: {message}");
-        assert!(
-            message.starts_with("kingserver: ") && message.contains(part),
-            "{args:?}: {message}"
-        );
+        assert!(message.starts_with("kingserver: ") && message.contains(part), "{args:?}: {message}");
         assert_eq!(message.lines().count(), 1, "{message}");
         assert_eq!(text(&output.stdout), "");
     }
@@ -112,24 +95,14 @@ fn a_wrong_command_line_is_one_line_and_status_2() {
 fn a_configuration_file_is_obeyed_and_the_command_line_more() {
     let plan = Plan::new(&[]);
     let config = plan.root().join("kingserver.conf");
-    fs::write(
-        &config,
-        "# small values\nserver.max-value-size = 1k\nserver.num-threads 3\n",
-    )
-    .expect("write");
+    fs::write(&config, "# small values\nserver.max-value-size = 1k\nserver.num-threads 3\n").expect("write");
     let config = config.to_str().expect("UTF-8");
     let server = plan.args(&["--config", config]).start();
     let mut client = server.client();
     assert_eq!(client.store("set", "a", 0, 0, [b'x'; 1024]), "STORED");
-    assert_eq!(
-        client.store("set", "a", 0, 0, [b'x'; 1025]),
-        "SERVER_ERROR object too large for cache"
-    );
+    assert_eq!(client.store("set", "a", 0, 0, [b'x'; 1025]), "SERVER_ERROR object too large for cache");
     assert_eq!(client.stat("threads"), 3);
-    let server = server
-        .stop()
-        .args(&["--config", config, "-I", "2k", "-t", "1"])
-        .start();
+    let server = server.stop().args(&["--config", config, "-I", "2k", "-t", "1"]).start();
     let mut client = server.client();
     assert_eq!(client.store("set", "a", 0, 0, [b'x'; 2048]), "STORED");
     assert_eq!(client.stat("threads"), 1);
@@ -140,28 +113,17 @@ fn a_wrong_line_of_a_file_is_named() {
     let plan = Plan::new(&[]);
     let config = plan.root().join("wrong.conf");
     fs::write(&config, "db.sync = always\nserver.prot = 1\n").expect("write");
-    let (status, message) = plan
-        .args(&["--config", config.to_str().expect("UTF-8")])
-        .refused();
+    let (status, message) = plan.args(&["--config", config.to_str().expect("UTF-8")]).refused();
     assert_eq!(status, 2, "{message}");
-    assert!(
-        message.contains("wrong.conf:2: there is no option 'server.prot'"),
-        "{message}"
-    );
+    assert!(message.contains("wrong.conf:2: there is no option 'server.prot'"), "{message}");
 }
 
 #[test]
 fn what_has_no_effect_is_a_warning() {
     let server = Server::start(&["-U", "11211", "-k"]);
     let messages = server.messages();
-    assert!(
-        messages.contains("warning: -U 11211: UDP is not served"),
-        "{messages}"
-    );
-    assert!(
-        messages.contains("--lock-memory has no effect"),
-        "{messages}"
-    );
+    assert!(messages.contains("warning: -U 11211: UDP is not served"), "{messages}");
+    assert!(messages.contains("--lock-memory has no effect"), "{messages}");
     assert!(server.client().ask("version").starts_with("VERSION 2."));
 }
 
@@ -173,9 +135,7 @@ fn messages_go_to_a_file_if_told() {
     let args = [target.as_str(), "-s", "socket", "-U", "7"];
     let plan = plan.listen(&[]).args(&args);
     let mut server = plan.spawn();
-    wait_until("the line in the file", || {
-        fs::read_to_string(&log).is_ok_and(|text| text.contains("listening on"))
-    });
+    wait_until("the line in the file", || fs::read_to_string(&log).is_ok_and(|text| text.contains("listening on")));
     let written = fs::read_to_string(&log).expect("read the messages");
     assert!(written.contains("warning: -U 7"), "{written}");
     assert_eq!(server.messages(), "");
@@ -191,10 +151,7 @@ fn the_journal_gets_priorities() {
     let stream = format!("{}:{}", stream.dev(), stream.ino());
     let stderr = file.reopen().expect("open it again");
     let mut command = Command::new(binary());
-    command
-        .arg("--nonsense")
-        .env("JOURNAL_STREAM", stream)
-        .stderr(stderr);
+    command.arg("--nonsense").env("JOURNAL_STREAM", stream).stderr(stderr);
     assert_eq!(command.status().expect("run kingserver").code(), Some(2));
     let written = fs::read_to_string(file.path()).expect("read it");
     assert!(written.starts_with("<3>kingserver: "), "{written}");
@@ -205,9 +162,7 @@ struct Daemon(u32);
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let kill = Command::new("sh")
-            .args(["-c", &format!("kill -9 {} 2>/dev/null", self.0)])
-            .status();
+        let kill = Command::new("sh").args(["-c", &format!("kill -9 {} 2>/dev/null", self.0)]).status();
         kill.expect("run sh");
     }
 }
@@ -234,37 +189,23 @@ fn a_daemon_serves_before_its_starter_returns() {
     client.set("a", "x");
 
     // A second one on the same directory fails, and its starter tells.
-    let others =
-        ["other-socket", "other-pid"].map(|name| directory.path().join(name).display().to_string());
+    let others = ["other-socket", "other-pid"].map(|name| directory.path().join(name).display().to_string());
     let refused = run(&daemon_args(&data, &others[0], &others[1]));
     assert_eq!(refused.status.code(), Some(1));
     let message = text(&refused.stderr);
-    assert!(
-        message.contains(&data) && message.lines().count() == 1,
-        "{message}"
-    );
-    assert!(
-        others.iter().all(|path| !Path::new(path).exists()),
-        "a start that failed leaves no files"
-    );
+    assert!(message.contains(&data) && message.lines().count() == 1, "{message}");
+    assert!(others.iter().all(|path| !Path::new(path).exists()), "a start that failed leaves no files");
 
-    let term = Command::new("sh")
-        .args(["-c", &format!("kill -TERM {}", daemon.0)])
-        .status();
+    let term = Command::new("sh").args(["-c", &format!("kill -TERM {}", daemon.0)]).status();
     assert!(term.expect("run sh").success());
-    wait_until("the daemon removes its pid file", || {
-        !Path::new(&pid_file).exists()
-    });
+    wait_until("the daemon removes its pid file", || !Path::new(&pid_file).exists());
 }
 
 #[test]
 fn an_unwritable_pid_file_is_refused() {
     let (status, message) = Plan::new(&["-P", "/proc/kingserver.pid"]).refused();
     assert_eq!(status, 1, "{message}");
-    assert!(
-        message.contains("cannot write the pid file /proc/kingserver.pid"),
-        "{message}"
-    );
+    assert!(message.contains("cannot write the pid file /proc/kingserver.pid"), "{message}");
 }
 
 #[test]
@@ -272,10 +213,7 @@ fn an_unwritable_directory_is_refused() {
     let output = run(&["--db.path=/proc/kingdb", "-s", "socket"]);
     let message = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{message}");
-    assert!(
-        message.contains("/proc/kingdb") && message.lines().count() == 1,
-        "{message}"
-    );
+    assert!(message.contains("/proc/kingdb") && message.lines().count() == 1, "{message}");
 }
 
 /// Files of a later version are left alone, and the line says what to do. The version stands behind eight bytes of magic: kingdb(5).
@@ -294,19 +232,9 @@ fn a_newer_format_is_refused() {
         let (status, message) = plan.refused();
         let name = path.file_name().expect("a name").to_str().expect("UTF-8");
         assert_eq!(status, 1, "{name}: {message}");
-        assert!(
-            message.contains(name) && message.contains("99"),
-            "{name}: {message}"
-        );
-        assert!(
-            message.contains("newer") && message.lines().count() == 1,
-            "{name}: {message}"
-        );
-        assert_eq!(
-            fs::read(&path).expect("read it again"),
-            newer,
-            "{name} is untouched"
-        );
+        assert!(message.contains(name) && message.contains("99"), "{name}: {message}");
+        assert!(message.contains("newer") && message.lines().count() == 1, "{name}: {message}");
+        assert_eq!(fs::read(&path).expect("read it again"), newer, "{name} is untouched");
         fs::write(&path, &old).expect("write");
     }
     plan.start().stop();
@@ -323,18 +251,10 @@ fn another_user() {
     server.client().set("a", "x");
     let expected = if root() { "65534" } else { "" };
     for field in ["Uid:", "Gid:"] {
-        let status =
-            fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("read its status");
-        let line = status
-            .lines()
-            .find(|line| line.starts_with(field))
-            .expect("the line")
-            .to_string();
+        let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("read its status");
+        let line = status.lines().find(|line| line.starts_with(field)).expect("the line").to_string();
         let ids: Vec<&str> = line.split_whitespace().skip(1).collect();
-        assert!(
-            ids.iter().all(|id| *id == ids[0]),
-            "{line}: all four kinds of id"
-        );
+        assert!(ids.iter().all(|id| *id == ids[0]), "{line}: all four kinds of id");
         assert!(expected.is_empty() || ids[0] == expected, "{line}");
     }
     assert!(Path::new(&data).exists());
@@ -346,10 +266,7 @@ fn an_unknown_user_is_refused() {
     if root() {
         let (status, message) = plan.refused();
         assert_eq!(status, 1, "{message}");
-        assert!(
-            message.contains("no user 'no-such-user' in /etc/passwd"),
-            "{message}"
-        );
+        assert!(message.contains("no user 'no-such-user' in /etc/passwd"), "{message}");
     } else {
         plan.start();
     }
@@ -358,20 +275,10 @@ fn an_unknown_user_is_refused() {
 /// The limit on open files fits the connections, or a warning says that it does not.
 #[test]
 fn descriptors_fit_the_connections() {
-    let server = Plan::new(&["-c", "3000"])
-        .under(&["prlimit", "--nofile=500:500"])
-        .start();
-    let limits =
-        fs::read_to_string(format!("/proc/{}/limits", server.pid())).expect("read its limits");
-    let line = limits
-        .lines()
-        .find(|line| line.starts_with("Max open files"))
-        .expect("the line");
-    let soft: u64 = line
-        .split_whitespace()
-        .nth(3)
-        .and_then(|word| word.parse().ok())
-        .expect("a number");
+    let server = Plan::new(&["-c", "3000"]).under(&["prlimit", "--nofile=500:500"]).start();
+    let limits = fs::read_to_string(format!("/proc/{}/limits", server.pid())).expect("read its limits");
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("the line");
+    let soft: u64 = line.split_whitespace().nth(3).and_then(|word| word.parse().ok()).expect("a number");
     let warned = server.messages().contains("the limit on open files is 500");
     assert_eq!(warned, soft < 3256, "limit {soft}: {}", server.messages());
     assert!(server.client().ask("version").starts_with("VERSION"));

@@ -25,21 +25,10 @@ fn values_flags_and_uniques() {
     for (how, end) in ENDS {
         let server = Server::start(&[]);
         let mut c = server.client();
-        let sizes = [
-            0, 1, 100, 4096, 65_535, 65_536, 65_537, 131_072, 200_000, 1_048_576,
-        ];
+        let sizes = [0, 1, 100, 4096, 65_535, 65_536, 65_537, 131_072, 200_000, 1_048_576];
         for len in sizes {
-            for (kind, value) in [
-                ("random", random_bytes(len as u64, len)),
-                ("text", text_bytes(len as u64, len)),
-            ] {
-                let reply = c.store(
-                    "set",
-                    &format!("{kind}-{len}"),
-                    len as u32 ^ 0x8000_0001,
-                    0,
-                    value,
-                );
+            for (kind, value) in [("random", random_bytes(len as u64, len)), ("text", text_bytes(len as u64, len))] {
+                let reply = c.store("set", &format!("{kind}-{len}"), len as u32 ^ 0x8000_0001, 0, value);
                 assert_eq!(reply, "STORED");
             }
         }
@@ -55,82 +44,37 @@ fn values_flags_and_uniques() {
         assert_eq!(c.ask("incr n 1"), "10");
         assert_eq!(c.ask("decr n 1"), "9");
         c.set("grown", random_bytes(4, 65_000));
-        assert_eq!(
-            c.store("append", "grown", 0, 0, random_bytes(5, 65_000)),
-            "STORED"
-        );
+        assert_eq!(c.store("append", "grown", 0, 0, random_bytes(5, 65_000)), "STORED");
         assert_eq!(c.store("prepend", "grown", 0, 0, "head"), "STORED");
-        let uniques: Vec<u64> = sizes
-            .map(|len| c.gets(&format!("random-{len}")).expect("stored").cas)
-            .to_vec();
+        let uniques: Vec<u64> = sizes.map(|len| c.gets(&format!("random-{len}")).expect("stored").cas).to_vec();
         let touched = c.gets("text-131072").expect("stored").cas;
         assert_eq!(c.ask("touch text-131072 5000"), "TOUCHED");
         let highest = c.gets("grown").expect("stored").cas;
 
         let (server, mut c) = again(server, end);
         for (len, unique) in sizes.into_iter().zip(&uniques) {
-            for (kind, value) in [
-                ("random", random_bytes(len as u64, len)),
-                ("text", text_bytes(len as u64, len)),
-            ] {
-                let item = c
-                    .gets(&format!("{kind}-{len}"))
-                    .unwrap_or_else(|| panic!("{how}: {kind}-{len} is lost"));
+            for (kind, value) in [("random", random_bytes(len as u64, len)), ("text", text_bytes(len as u64, len))] {
+                let item = c.gets(&format!("{kind}-{len}")).unwrap_or_else(|| panic!("{how}: {kind}-{len} is lost"));
                 assert!(item.value == value, "{how}: {kind}-{len} reads differently");
-                assert_eq!(
-                    item.flags,
-                    len as u32 ^ 0x8000_0001,
-                    "{how}: flags of {kind}-{len}"
-                );
-                assert!(
-                    kind == "text" || item.cas == *unique,
-                    "{how}: unique of {kind}-{len}: {}",
-                    item.cas
-                );
+                assert_eq!(item.flags, len as u32 ^ 0x8000_0001, "{how}: flags of {kind}-{len}");
+                assert!(kind == "text" || item.cas == *unique, "{how}: unique of {kind}-{len}: {}", item.cas);
             }
         }
         assert_eq!(c.get("deleted"), None, "{how}");
         assert!(c.get("large-gone").is_none(), "{how}");
-        assert_eq!(
-            c.get("was-large").as_deref(),
-            Some(&b"small now"[..]),
-            "{how}"
-        );
-        assert!(
-            c.get("was-small") == Some(random_bytes(2, 300_000)),
-            "{how}"
-        );
+        assert_eq!(c.get("was-large").as_deref(), Some(&b"small now"[..]), "{how}");
+        assert!(c.get("was-small") == Some(random_bytes(2, 300_000)), "{how}");
         assert_eq!(c.get("n").as_deref(), Some(&b"9 "[..]), "{how}");
-        let grown = [
-            b"head".to_vec(),
-            random_bytes(4, 65_000),
-            random_bytes(5, 65_000),
-        ]
-        .concat();
+        let grown = [b"head".to_vec(), random_bytes(4, 65_000), random_bytes(5, 65_000)].concat();
         assert!(c.get("grown") == Some(grown), "{how}");
-        assert_eq!(
-            c.gets("text-131072").expect("there").cas,
-            touched,
-            "{how}: touch leaves the unique"
-        );
+        assert_eq!(c.gets("text-131072").expect("there").cas, touched, "{how}: touch leaves the unique");
         // Uniques go on from where they were: an old one never fits a new value.
         c.set("new", "x");
-        assert!(
-            c.gets("new").expect("stored").cas > highest,
-            "{how}: uniques start over"
-        );
-        assert_eq!(
-            c.cas("random-100", "new", uniques[2] + 1),
-            "EXISTS",
-            "{how}"
-        );
+        assert!(c.gets("new").expect("stored").cas > highest, "{how}: uniques start over");
+        assert_eq!(c.cas("random-100", "new", uniques[2] + 1), "EXISTS", "{how}");
         assert_eq!(c.cas("random-100", "new", uniques[2]), "STORED", "{how}");
         let (_server, mut c) = again(server, end);
-        assert_eq!(
-            c.get("random-100").as_deref(),
-            Some(&b"new"[..]),
-            "{how}, twice"
-        );
+        assert_eq!(c.get("random-100").as_deref(), Some(&b"new"[..]), "{how}, twice");
     }
 }
 
@@ -141,19 +85,13 @@ fn more_than_one_segment() {
         let mut c = server.client();
         let count = 3000; // 150 MB that do not compress
         for i in 0..count {
-            c.send(common::client::storage(
-                &format!("set k{} 0 0 50000 noreply", i % 2000),
-                &random_bytes(i, 50_000),
-            ));
+            c.send(common::client::storage(&format!("set k{} 0 0 50000 noreply", i % 2000), &random_bytes(i, 50_000)));
         }
         assert!(c.ask("version").starts_with("VERSION"));
         let (_server, mut c) = again(server, end);
         for key in 0..2000 {
             let newest = if key < 1000 { key + 2000 } else { key };
-            assert!(
-                c.get(&format!("k{key}")) == Some(random_bytes(newest, 50_000)),
-                "{how}: k{key}"
-            );
+            assert!(c.get(&format!("k{key}")) == Some(random_bytes(newest, 50_000)), "{how}: k{key}");
         }
     }
 }
@@ -164,24 +102,12 @@ fn deadlines() {
         let server = Server::start(&[]);
         let mut c = server.client();
         let start = Instant::now();
-        for (key, seconds) in [
-            ("two", 2),
-            ("six", 6),
-            ("hour", 3600),
-            ("cut", 3600),
-            ("gatcut", 3600),
-            ("extended", 2),
-        ] {
+        for (key, seconds) in [("two", 2), ("six", 6), ("hour", 3600), ("cut", 3600), ("gatcut", 3600), ("extended", 2)]
+        {
             assert_eq!(c.store("set", key, 0, seconds, "x"), "STORED");
         }
-        assert_eq!(
-            c.store("set", "large", 0, 2, random_bytes(1, 100_000)),
-            "STORED"
-        );
-        assert_eq!(
-            c.store("set", "large-extended", 0, 2, random_bytes(2, 100_000)),
-            "STORED"
-        );
+        assert_eq!(c.store("set", "large", 0, 2, random_bytes(1, 100_000)), "STORED");
+        assert_eq!(c.store("set", "large-extended", 0, 2, random_bytes(2, 100_000)), "STORED");
         assert_eq!(c.ask("touch cut 2"), "TOUCHED");
         assert_eq!(c.ask("touch extended 3600"), "TOUCHED");
         assert_eq!(c.ask("touch large-extended 3600"), "TOUCHED");
@@ -195,21 +121,10 @@ fn deadlines() {
             assert!(c.get(gone).is_none(), "{how}: {gone} came back");
         }
         let six = c.get("six").is_some();
-        assert!(
-            six || start.elapsed() > Duration::from_secs(5),
-            "{how}: six was dropped early"
-        );
-        assert!(
-            c.get("hour").is_some() && c.get("extended").is_some(),
-            "{how}"
-        );
-        assert!(
-            c.get("large-extended") == Some(random_bytes(2, 100_000)),
-            "{how}"
-        );
-        wait_until("the deadline from before the restart", || {
-            c.get("six").is_none()
-        });
+        assert!(six || start.elapsed() > Duration::from_secs(5), "{how}: six was dropped early");
+        assert!(c.get("hour").is_some() && c.get("extended").is_some(), "{how}");
+        assert!(c.get("large-extended") == Some(random_bytes(2, 100_000)), "{how}");
+        wait_until("the deadline from before the restart", || c.get("six").is_none());
         assert_eq!(c.store("add", "two", 0, 0, "y"), "STORED", "{how}");
     }
 }
@@ -243,10 +158,7 @@ fn delayed_flush_that_is_pending_at_the_restart() {
         assert_eq!(c.ask("flush_all 4"), "OK");
         let (server, mut c) = again(server, end);
         let there = c.get("a").is_some();
-        assert!(
-            there || start.elapsed() > Duration::from_secs(3),
-            "{how}: flushed too early"
-        );
+        assert!(there || start.elapsed() > Duration::from_secs(3), "{how}: flushed too early");
         c.set("b", "before it fires");
         wait_until("the flush from before the restart", || c.get("a").is_none());
         assert_eq!(c.get("b"), None, "{how}");
@@ -254,11 +166,7 @@ fn delayed_flush_that_is_pending_at_the_restart() {
         let (_server, mut c) = again(server, end);
         assert_eq!(c.get("a"), None, "{how}");
         assert_eq!(c.get("b"), None, "{how}");
-        assert_eq!(
-            c.get("c").as_deref(),
-            Some(&b"after"[..]),
-            "{how}: it fired once already"
-        );
+        assert_eq!(c.get("c").as_deref(), Some(&b"after"[..]), "{how}: it fired once already");
     }
 }
 
@@ -291,23 +199,12 @@ fn many_short_lives() {
         let mut c = server.client();
         for earlier in 0..life {
             let value = c.get(&format!("life-{earlier}"));
-            assert_eq!(
-                value,
-                Some(text_bytes(earlier, 100 + 5000 * earlier as usize)),
-                "in life {life}"
-            );
+            assert_eq!(value, Some(text_bytes(earlier, 100 + 5000 * earlier as usize)), "in life {life}");
         }
-        c.set(
-            &format!("life-{life}"),
-            text_bytes(life, 100 + 5000 * life as usize),
-        );
+        c.set(&format!("life-{life}"), text_bytes(life, 100 + 5000 * life as usize));
         c.set("deleted", "x");
         assert_eq!(c.ask("delete deleted"), "DELETED");
-        plan = if life % 3 == 0 {
-            server.kill()
-        } else {
-            server.stop()
-        };
+        plan = if life % 3 == 0 { server.kill() } else { server.stop() };
     }
 }
 
@@ -320,10 +217,7 @@ fn one_server_per_directory() {
     assert_eq!(status, 1, "{messages}");
     assert_eq!(messages.lines().count(), 1, "one line, not: {messages}");
     let data = server.plan().data();
-    assert!(
-        messages.contains(&data.display().to_string()),
-        "the line names the directory: {messages}"
-    );
+    assert!(messages.contains(&data.display().to_string()), "the line names the directory: {messages}");
     // The first one is none the worse.
     c.set("b", "y");
     assert_eq!(c.get("a").as_deref(), Some(&b"x"[..]));
@@ -339,10 +233,7 @@ fn impossible_directories() {
     let (status, messages) = plan.refused();
     assert_eq!(status, 1, "{messages}");
     assert_eq!(messages.lines().count(), 1, "one line, not: {messages}");
-    assert!(
-        messages.contains("data"),
-        "the line names the directory: {messages}"
-    );
+    assert!(messages.contains("data"), "the line names the directory: {messages}");
 }
 
 /// A client that was promised nothing gets nothing: what a stop interrupts is either whole or absent.
@@ -357,12 +248,9 @@ fn stop_under_load_keeps_what_it_acknowledged() {
                 let mut acknowledged = 0;
                 let start = Instant::now();
                 while start.elapsed() < DEADLINE {
-                    let value =
-                        random_bytes(acknowledged, 50 + 997 * (acknowledged as usize % 100));
-                    let command = common::client::storage(
-                        &format!("set w{id}-{acknowledged} 0 0 {}", value.len()),
-                        &value,
-                    );
+                    let value = random_bytes(acknowledged, 50 + 997 * (acknowledged as usize % 100));
+                    let command =
+                        common::client::storage(&format!("set w{id}-{acknowledged} 0 0 {}", value.len()), &value);
                     match c.try_send(command).and_then(|()| c.try_line()) {
                         Ok(reply) if reply == "STORED" => acknowledged += 1,
                         Ok(reply) => panic!("{reply}"),
@@ -381,10 +269,7 @@ fn stop_under_load_keeps_what_it_acknowledged() {
         assert!(acknowledged > 10, "the load was none: {acknowledged}");
         for i in 0..acknowledged {
             let wanted = random_bytes(i, 50 + 997 * (i as usize % 100));
-            assert!(
-                c.get(&format!("w{id}-{i}")) == Some(wanted),
-                "w{id}-{i} of {acknowledged}"
-            );
+            assert!(c.get(&format!("w{id}-{i}")) == Some(wanted), "w{id}-{i} of {acknowledged}");
         }
     }
 }

@@ -4,9 +4,7 @@
 mod common;
 
 use common::Server;
-use common::dialogue::{
-    BAD, BAD_DELTA, BAD_EXPTIME, ERROR, NON_NUMERIC, all, any, refused_storage,
-};
+use common::dialogue::{BAD, BAD_DELTA, BAD_EXPTIME, ERROR, NON_NUMERIC, all, any, refused_storage};
 
 #[test]
 fn retrieval() {
@@ -23,15 +21,9 @@ fn retrieval() {
             ("get a\r\n", "VALUE a 5 3\r\nabc\r\nEND\r\n"),
             ("get a\n", "VALUE a 5 3\r\nabc\r\nEND\r\n"),
             ("get  a   \r\n", "VALUE a 5 3\r\nabc\r\nEND\r\n"),
-            (
-                "get a nokey b a\r\n",
-                "VALUE a 5 3\r\nabc\r\nVALUE b 4294967295 0\r\n\r\nVALUE a 5 3\r\nabc\r\nEND\r\n",
-            ),
+            ("get a nokey b a\r\n", "VALUE a 5 3\r\nabc\r\nVALUE b 4294967295 0\r\n\r\nVALUE a 5 3\r\nabc\r\nEND\r\n"),
             ("gat 0 a\r\n", "VALUE a 5 3\r\nabc\r\nEND\r\n"),
-            (
-                "gat 100 nokey b a\r\n",
-                "VALUE b 4294967295 0\r\n\r\nVALUE a 5 3\r\nabc\r\nEND\r\n",
-            ),
+            ("gat 100 nokey b a\r\n", "VALUE b 4294967295 0\r\n\r\nVALUE a 5 3\r\nabc\r\nEND\r\n"),
             ("gat 0 nokey\r\n", "END\r\n"),
             ("gat x a\r\n", BAD_EXPTIME),
             ("gats x a\r\n", BAD_EXPTIME),
@@ -46,14 +38,8 @@ fn retrieval() {
     all(
         &mut c,
         &[
-            (
-                "gets a\r\n",
-                &format!("VALUE a 5 3 {unique}\r\nabc\r\nEND\r\n"),
-            ),
-            (
-                "gats 0 a\r\n",
-                &format!("VALUE a 5 3 {unique}\r\nabc\r\nEND\r\n"),
-            ),
+            ("gets a\r\n", &format!("VALUE a 5 3 {unique}\r\nabc\r\nEND\r\n")),
+            ("gats 0 a\r\n", &format!("VALUE a 5 3 {unique}\r\nabc\r\nEND\r\n")),
         ],
     );
 }
@@ -99,20 +85,8 @@ fn leading_space_is_skipped_or_refused_but_never_misread() {
     let server = Server::start(&[]);
     let mut c = server.client();
     c.set("a", "x");
-    any(
-        &mut c,
-        " get a\r\n",
-        &["VALUE a 0 1\r\nx\r\nEND\r\n", ERROR],
-    );
-    any(
-        &mut c,
-        "  set a 0 0 1\r\ny\r\n",
-        &[
-            "STORED\r\n",
-            &format!("{ERROR}{ERROR}"),
-            &format!("{ERROR}{BAD}"),
-        ],
-    );
+    any(&mut c, " get a\r\n", &["VALUE a 0 1\r\nx\r\nEND\r\n", ERROR]);
+    any(&mut c, "  set a 0 0 1\r\ny\r\n", &["STORED\r\n", &format!("{ERROR}{ERROR}"), &format!("{ERROR}{BAD}")]);
     for empty in ["\r\n", "\n", " \r\n", "   \r\n"] {
         any(&mut c, empty, &[ERROR, BAD]);
     }
@@ -122,13 +96,7 @@ fn leading_space_is_skipped_or_refused_but_never_misread() {
 fn cas() {
     let server = Server::start(&[]);
     let mut c = server.client();
-    all(
-        &mut c,
-        &[
-            ("cas a 0 0 1 1\r\nx\r\n", "NOT_FOUND\r\n"),
-            ("get a\r\n", "END\r\n"),
-        ],
-    );
+    all(&mut c, &[("cas a 0 0 1 1\r\nx\r\n", "NOT_FOUND\r\n"), ("get a\r\n", "END\r\n")]);
     c.set("a", "one");
     let first = c.gets("a").expect("a").cas;
     assert_eq!(c.cas("a", "two", first), "STORED");
@@ -137,22 +105,13 @@ fn cas() {
     assert_eq!(second.value, b"two");
     assert_ne!(second.cas, first, "a write gives a fresh unique");
     c.set("other", "x");
-    assert_eq!(
-        c.gets("a").expect("a").cas,
-        second.cas,
-        "a write elsewhere leaves it"
-    );
+    assert_eq!(c.gets("a").expect("a").cas, second.cas, "a write elsewhere leaves it");
     // Touching is no change of the value: the unique stays.
     assert_eq!(c.ask("touch a 1000"), "TOUCHED");
     assert_eq!(c.gets("a").expect("a").cas, second.cas, "touch leaves it");
     let _ = c.talk("gat 1000 a\r\n");
     assert_eq!(c.gets("a").expect("a").cas, second.cas, "gat leaves it");
-    for change in [
-        "append a 0 0 1\r\n1\r\n",
-        "prepend a 0 0 1\r\n2\r\n",
-        "replace a 0 0 1\r\n3\r\n",
-        "incr a 1\r\n",
-    ] {
+    for change in ["append a 0 0 1\r\n1\r\n", "prepend a 0 0 1\r\n2\r\n", "replace a 0 0 1\r\n3\r\n", "incr a 1\r\n"] {
         let before = c.gets("a").expect("a").cas;
         let _ = c.talk(change);
         assert_ne!(c.gets("a").expect("a").cas, before, "after {change}");
@@ -172,12 +131,7 @@ fn cas() {
             ("get a\r\n", "VALUE a 0 1\r\n4\r\nEND\r\n"),
         ],
     );
-    for line in [
-        "cas a 0 0 1",
-        "cas a 0 0 1 x",
-        "cas a 0 0 1 99999999999999999999",
-        "cas a 0 0 1 -1",
-    ] {
+    for line in ["cas a 0 0 1", "cas a 0 0 1 x", "cas a 0 0 1 99999999999999999999", "cas a 0 0 1 -1"] {
         refused_storage(&mut c, line);
     }
     all(&mut c, &[("get a\r\n", "VALUE a 0 1\r\n4\r\nEND\r\n")]);
@@ -227,20 +181,11 @@ fn arithmetic() {
             ("set n 0 0 20\r\n18446744073709551614\r\n", "STORED\r\n"),
             ("incr n 1\r\n", "18446744073709551615\r\n"),
             ("incr n 1\r\n", "0\r\n"),
-            (
-                "get n\r\n",
-                "VALUE n 0 20\r\n0                   \r\nEND\r\n",
-            ),
-            (
-                "incr n 18446744073709551615\r\n",
-                "18446744073709551615\r\n",
-            ),
+            ("get n\r\n", "VALUE n 0 20\r\n0                   \r\nEND\r\n"),
+            ("incr n 18446744073709551615\r\n", "18446744073709551615\r\n"),
             ("incr n 18446744073709551616\r\n", BAD_DELTA),
             ("decr n 18446744073709551616\r\n", BAD_DELTA),
-            (
-                "incr n 18446744073709551615\r\n",
-                "18446744073709551614\r\n",
-            ),
+            ("incr n 18446744073709551615\r\n", "18446744073709551614\r\n"),
             ("incr nokey 1\r\n", "NOT_FOUND\r\n"),
             ("decr nokey 1\r\n", "NOT_FOUND\r\n"),
             ("incr n x\r\n", BAD_DELTA),
@@ -252,33 +197,13 @@ fn arithmetic() {
     for line in ["incr\r\n", "decr\r\n", "incr n\r\n", "decr n\r\n"] {
         any(&mut c, line, &[ERROR, BAD]);
     }
-    for value in [
-        "abc",
-        "",
-        "-10",
-        "18446744073709551616",
-        "1a0",
-        "99999999999999999999999999",
-    ] {
+    for value in ["abc", "", "-10", "18446744073709551616", "1a0", "99999999999999999999999999"] {
         c.set("n", value);
-        all(
-            &mut c,
-            &[("incr n 1\r\n", NON_NUMERIC), ("decr n 1\r\n", NON_NUMERIC)],
-        );
-        assert_eq!(
-            c.get("n").as_deref(),
-            Some(value.as_bytes()),
-            "a refused incr leaves the value"
-        );
+        all(&mut c, &[("incr n 1\r\n", NON_NUMERIC), ("decr n 1\r\n", NON_NUMERIC)]);
+        assert_eq!(c.get("n").as_deref(), Some(value.as_bytes()), "a refused incr leaves the value");
     }
     c.set("n", "10 ");
-    all(
-        &mut c,
-        &[
-            ("incr n 1\r\n", "11\r\n"),
-            ("get n\r\n", "VALUE n 0 3\r\n11 \r\nEND\r\n"),
-        ],
-    );
+    all(&mut c, &[("incr n 1\r\n", "11\r\n"), ("get n\r\n", "VALUE n 0 3\r\n11 \r\nEND\r\n")]);
     c.set("n", top);
     all(&mut c, &[("decr n 18446744073709551615\r\n", "0\r\n")]);
 }
@@ -291,38 +216,20 @@ fn noreply() {
         &mut c,
         &[
             ("set a 1 0 1 noreply\r\nx\r\n", ""),
-            (
-                "add a 0 0 1 noreply\r\nn\r\nadd b 2 0 2 noreply\r\n17\r\n",
-                "",
-            ),
-            (
-                "replace a 1 0 1 noreply\r\nr\r\nreplace c 0 0 1 noreply\r\nn\r\n",
-                "",
-            ),
-            (
-                "append a 0 0 1 noreply\r\n+\r\nprepend a 0 0 1 noreply\r\n-\r\nappend c 0 0 1 noreply\r\nn\r\n",
-                "",
-            ),
-            (
-                "incr b 1 noreply\r\ndecr b 2 noreply\r\nincr c 1 noreply\r\n",
-                "",
-            ),
+            ("add a 0 0 1 noreply\r\nn\r\nadd b 2 0 2 noreply\r\n17\r\n", ""),
+            ("replace a 1 0 1 noreply\r\nr\r\nreplace c 0 0 1 noreply\r\nn\r\n", ""),
+            ("append a 0 0 1 noreply\r\n+\r\nprepend a 0 0 1 noreply\r\n-\r\nappend c 0 0 1 noreply\r\nn\r\n", ""),
+            ("incr b 1 noreply\r\ndecr b 2 noreply\r\nincr c 1 noreply\r\n", ""),
             ("touch a 0 noreply\r\ntouch c 0 noreply\r\n", ""),
             ("delete c noreply\r\nverbosity 0 noreply\r\n", ""),
-            (
-                "get a b c\r\n",
-                "VALUE a 1 3\r\n-r+\r\nVALUE b 2 2\r\n16\r\nEND\r\n",
-            ),
+            ("get a b c\r\n", "VALUE a 1 3\r\n-r+\r\nVALUE b 2 2\r\n16\r\nEND\r\n"),
         ],
     );
     let unique = c.gets("a").expect("a").cas;
     all(
         &mut c,
         &[
-            (
-                &format!("cas a 0 0 1 {} noreply\r\nn\r\n", unique + 1000),
-                "",
-            ),
+            (&format!("cas a 0 0 1 {} noreply\r\nn\r\n", unique + 1000), ""),
             ("get a\r\n", "VALUE a 1 3\r\n-r+\r\nEND\r\n"),
             (&format!("cas a 9 0 1 {unique} noreply\r\nc\r\n"), ""),
             ("get a\r\n", "VALUE a 9 1\r\nc\r\nEND\r\n"),
@@ -340,46 +247,18 @@ fn small_commands() {
     let mut c = server.client();
     assert!(c.ask("version").starts_with("VERSION "));
     assert!(c.ask("version ").starts_with("VERSION "));
-    all(
-        &mut c,
-        &[
-            ("verbosity 0\r\n", "OK\r\n"),
-            ("verbosity 0 noreply\r\n", ""),
-        ],
-    );
+    all(&mut c, &[("verbosity 0\r\n", "OK\r\n"), ("verbosity 0 noreply\r\n", "")]);
     any(&mut c, "verbosity\r\n", &[ERROR, BAD]);
     any(&mut c, "verbosity x\r\n", &[BAD]);
-    for unknown in [
-        "foo",
-        "foo bar",
-        "GET a",
-        "Get a",
-        "gett a",
-        "ge a",
-        "sets a 0 0 1",
-        "set\ta 0 0 1",
-    ] {
+    for unknown in ["foo", "foo bar", "GET a", "Get a", "gett a", "ge a", "sets a 0 0 1", "set\ta 0 0 1"] {
         any(&mut c, format!("{unknown}\r\n"), &[ERROR]);
     }
     any(&mut c, "\u{7f}\r\n", &[ERROR, BAD]);
-    for quit in [
-        "quit\r\n",
-        "quit\n",
-        "quit now\r\n",
-        "get a\r\nquit\r\nget a\r\n",
-    ] {
+    for quit in ["quit\r\n", "quit\n", "quit now\r\n", "get a\r\nquit\r\nget a\r\n"] {
         let mut c = server.client();
         c.send(quit);
         let got = c.until_closed();
-        assert_eq!(
-            got,
-            if quit.starts_with("get") {
-                &b"END\r\n"[..]
-            } else {
-                b""
-            },
-            "{quit:?}"
-        );
+        assert_eq!(got, if quit.starts_with("get") { &b"END\r\n"[..] } else { b"" }, "{quit:?}");
     }
 }
 
@@ -409,9 +288,7 @@ fn stats() {
         ("cmd_flush", 0),
     ];
     for (name, value) in wanted {
-        let got = stats
-            .get(name)
-            .unwrap_or_else(|| panic!("no {name} in {stats:#?}"));
+        let got = stats.get(name).unwrap_or_else(|| panic!("no {name} in {stats:#?}"));
         assert_eq!(got.parse(), Ok(value), "{name}");
     }
     for name in [
@@ -447,33 +324,34 @@ fn stats() {
     assert_eq!(stats["get_hits"], "4", "gat counts as a touch");
     assert_eq!(stats["touch_hits"], "2", "touch and gat");
     let settings = c.stats("settings");
-    for name in [
-        "maxbytes",
-        "maxconns",
-        "tcpport",
-        "verbosity",
-        "num_threads",
-        "item_size_max",
-    ] {
+    for name in ["maxbytes", "maxconns", "tcpport", "verbosity", "num_threads", "item_size_max"] {
         assert!(settings.contains_key(name), "no {name} in {settings:#?}");
     }
-    all(
-        &mut c,
-        &[
-            ("stats reset\r\n", "RESET\r\n"),
-            ("stats nonsense\r\n", ERROR),
-            ("stats noreply\r\n", ERROR),
-        ],
-    );
+    all(&mut c, &[("stats reset\r\n", "RESET\r\n"), ("stats nonsense\r\n", ERROR), ("stats noreply\r\n", ERROR)]);
     let stats = c.stats("");
-    for name in [
-        "get_hits",
-        "get_misses",
-        "cmd_set",
-        "incr_hits",
-        "total_items",
-    ] {
+    for name in ["get_hits", "get_misses", "cmd_set", "incr_hits", "total_items"] {
         assert_eq!(stats[name], "0", "{name} after stats reset");
     }
     assert_eq!(stats["curr_items"], "1", "a gauge is not reset");
+}
+
+/// Blanks around a number and zeros before it change nothing, however long it gets by them.
+#[test]
+fn arithmetic_of_padded_numbers() {
+    let server = Server::start(&[]);
+    let mut c = server.client();
+    let padded = [
+        "5 ",
+        " 5",
+        "5                             ",
+        "00000000000000000005",
+        "000000000000000000005",
+        "0000000000000000000000000000000000000000000005",
+    ];
+    for value in padded {
+        c.set("n", value);
+        assert_eq!(c.ask("incr n 2"), "7", "{value:?}");
+        let wanted = format!("{:<width$}", 7, width = value.len());
+        assert_eq!(c.get("n"), Some(wanted.into_bytes()), "{value:?}");
+    }
 }

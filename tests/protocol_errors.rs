@@ -24,18 +24,10 @@ fn keys_of_250_and_251_bytes() {
     }
     refused_storage(&mut c, &format!("cas {longer} 0 0 1 1"));
     // Newer memcacheds add an empty line to the refusal of a retrieval; a client would be out of step by it.
-    let twice = if peer().is_some() {
-        format!("{BAD}\r\n")
-    } else {
-        BAD.to_string()
-    };
+    let twice = if peer().is_some() { format!("{BAD}\r\n") } else { BAD.to_string() };
     for line in ["get", "gets", "gat 0", "gats 0", "get a", "gat 0 a b"] {
         any(&mut c, format!("{line} {longer}\r\n"), &[BAD, &twice]);
-        any(
-            &mut c,
-            format!("{line} {longer} {longest}\r\n"),
-            &[BAD, &twice],
-        );
+        any(&mut c, format!("{line} {longer} {longest}\r\n"), &[BAD, &twice]);
     }
     for line in [
         format!("delete {longer}"),
@@ -46,11 +38,7 @@ fn keys_of_250_and_251_bytes() {
         any(&mut c, line + "\r\n", &[BAD]);
     }
     // A key much longer than a line may be: with get, it is a refusal too.
-    any(
-        &mut c,
-        format!("get {}\r\n", "k".repeat(3000)),
-        &[BAD, &twice],
-    );
+    any(&mut c, format!("get {}\r\n", "k".repeat(3000)), &[BAD, &twice]);
 }
 
 /// A hit before a bad key: what was found may or may not have been sent, but the connection stays in step.
@@ -82,11 +70,7 @@ fn control_characters_in_keys() {
         refused_storage(&mut c, &format!("set {key} 0 0 1"));
         any(&mut c, format!("get {key}\r\n"), &[BAD]);
         any(&mut c, format!("gat 0 {key}\r\n"), &[BAD]);
-        for line in [
-            format!("delete {key}"),
-            format!("touch {key} 0"),
-            format!("incr {key} 1"),
-        ] {
+        for line in [format!("delete {key}"), format!("touch {key} 0"), format!("incr {key} 1")] {
             any(&mut c, line + "\r\n", &[BAD]);
         }
     }
@@ -101,12 +85,7 @@ fn bytes_above_ascii_in_keys() {
         let line = [b"set ", key, b" 0 0 1\r\nx\r\n"].concat();
         any(&mut c, line, &["STORED\r\n"]);
         let got = c.talk([b"get ", key, b"\r\n"].concat());
-        assert_eq!(
-            got,
-            [b"VALUE ", key, b" 0 1\r\nx\r\nEND\r\n"].concat(),
-            "{}",
-            key.escape_ascii()
-        );
+        assert_eq!(got, [b"VALUE ", key, b" 0 1\r\nx\r\nEND\r\n"].concat(), "{}", key.escape_ascii());
     }
 }
 
@@ -139,11 +118,7 @@ fn numbers() {
         let mut c = server.client();
         refused_storage(&mut c, line);
     }
-    assert_eq!(
-        c.get("a").as_deref(),
-        Some(&b"old"[..]),
-        "a refused set leaves the value"
-    );
+    assert_eq!(c.get("a").as_deref(), Some(&b"old"[..]), "a refused set leaves the value");
 }
 
 /// Numbers that memcached 1.6.18 takes modulo 2^32 without a word.
@@ -163,16 +138,9 @@ fn numbers_do_not_wrap() {
         let mut c = server.client();
         c.send(format!("set a 0 0 {length}\r\nx\r\nversion\r\n"));
         let reply = c.line() + "\r\n";
-        assert!(
-            [BAD, TOO_LARGE].contains(&reply.as_str()),
-            "length {length}: {reply}"
-        );
+        assert!([BAD, TOO_LARGE].contains(&reply.as_str()), "length {length}: {reply}");
     }
-    for line in [
-        "verbosity 99999999999",
-        "verbosity 18446744073709551616",
-        "flush_all 99999999999999999999",
-    ] {
+    for line in ["verbosity 99999999999", "verbosity 18446744073709551616", "flush_all 99999999999999999999"] {
         let reply = c.ask(line);
         assert!(reply.starts_with("CLIENT_ERROR "), "{line}: {reply}");
     }
@@ -187,29 +155,13 @@ fn bad_data_chunk() {
     // One byte too many or too few: the rest of the block is a line of its own, as with memcached.
     let (error, bad) = (format!("{BAD_CHUNK}{ERROR}"), format!("{BAD_CHUNK}{BAD}"));
     any(&mut c, "set a 0 0 1\r\nxyz\r\n", &[&error, &bad, BAD_CHUNK]);
-    any(
-        &mut c,
-        "set a 0 0 3\r\nx\r\nabc\r\n",
-        &[&error, &bad, BAD_CHUNK],
-    );
+    any(&mut c, "set a 0 0 3\r\nx\r\nabc\r\n", &[&error, &bad, BAD_CHUNK]);
     let then_miss = format!("{BAD_CHUNK}END\r\n");
-    any(
-        &mut c,
-        "set a 0 0 1\r\nxyzget nokey\r\n",
-        &[&then_miss, BAD_CHUNK],
-    );
+    any(&mut c, "set a 0 0 1\r\nxyzget nokey\r\n", &[&then_miss, BAD_CHUNK]);
     for verb in ["add", "replace", "append", "prepend"] {
-        any(
-            &mut c,
-            format!("{verb} a 0 0 1\r\nxyz\r\n"),
-            &[&error, &bad, BAD_CHUNK],
-        );
+        any(&mut c, format!("{verb} a 0 0 1\r\nxyz\r\n"), &[&error, &bad, BAD_CHUNK]);
     }
-    any(
-        &mut c,
-        "cas a 0 0 1 1\r\nxyz\r\n",
-        &[&error, &bad, BAD_CHUNK],
-    );
+    any(&mut c, "cas a 0 0 1 1\r\nxyz\r\n", &[&error, &bad, BAD_CHUNK]);
     let got = c.get("a");
     let whole = got.as_deref() == Some(&b"old"[..]) || peer().is_some();
     assert!(whole, "nothing of a bad chunk may be stored: {got:?}");
@@ -231,30 +183,14 @@ fn too_large_is_swallowed() {
     c.set("a", "old");
     for len in [1_048_577, 2_000_000, 9_999_999] {
         for verb in ["set", "add", "replace", "append", "prepend"] {
-            any(
-                &mut c,
-                storage(&format!("{verb} a 0 0 {len}"), &vec![b'\n'; len]),
-                &[TOO_LARGE],
-            );
+            any(&mut c, storage(&format!("{verb} a 0 0 {len}"), &vec![b'\n'; len]), &[TOO_LARGE]);
         }
-        any(
-            &mut c,
-            storage(&format!("cas a 0 0 {len} 1"), &vec![b'g'; len]),
-            &[TOO_LARGE],
-        );
-        any(
-            &mut c,
-            storage(&format!("set a 0 0 {len} noreply"), &vec![b'g'; len]),
-            &["", TOO_LARGE],
-        );
+        any(&mut c, storage(&format!("cas a 0 0 {len} 1"), &vec![b'g'; len]), &[TOO_LARGE]);
+        any(&mut c, storage(&format!("set a 0 0 {len} noreply"), &vec![b'g'; len]), &["", TOO_LARGE]);
         // The value's bytes are no commands, whatever they say.
         let mut commands = b"delete a\r\nset a 0 0 1\r\nx\r\n".repeat(len / 20);
         commands.truncate(len);
-        any(
-            &mut c,
-            storage(&format!("set a 0 0 {len}"), &commands),
-            &[TOO_LARGE],
-        );
+        any(&mut c, storage(&format!("set a 0 0 {len}"), &commands), &[TOO_LARGE]);
     }
     if peer().is_none() {
         // memcached removes the old value; keeping it is ours, see the table of differences.
@@ -264,51 +200,29 @@ fn too_large_is_swallowed() {
     c.set("a", vec![b'x'; 600_000]);
     for verb in ["append", "prepend"] {
         let reply = c.store(verb, "a", 0, 0, vec![b'y'; 600_000]);
-        assert!(
-            ["NOT_STORED", "SERVER_ERROR object too large for cache"].contains(&reply.as_str()),
-            "{verb}: {reply}"
-        );
-        assert_eq!(
-            c.get("a"),
-            Some(vec![b'x'; 600_000]),
-            "after a refused {verb}"
-        );
+        assert!(["NOT_STORED", "SERVER_ERROR object too large for cache"].contains(&reply.as_str()), "{verb}: {reply}");
+        assert_eq!(c.get("a"), Some(vec![b'x'; 600_000]), "after a refused {verb}");
     }
 }
 
 #[test]
 fn line_without_end_is_closed() {
     let server = Server::start(&[]);
-    for line in [
-        "x".repeat(3000),
-        "set ".to_string() + &"x".repeat(10_000),
-        " ".repeat(5000),
-        "stats ".repeat(2000),
-    ] {
+    for line in ["x".repeat(3000), "set ".to_string() + &"x".repeat(10_000), " ".repeat(5000), "stats ".repeat(2000)] {
         let mut c = server.client();
         c.send(&line);
         let got = c.until_closed();
         let fine = got.is_empty() || got.starts_with(b"ERROR") || got.starts_with(b"CLIENT_ERROR");
         assert!(fine, "{}...: {}", &line[..10], got.escape_ascii());
-        assert!(
-            got.is_empty() || got.ends_with(b"\r\n"),
-            "a whole line or nothing: {}",
-            got.escape_ascii()
-        );
-        assert!(
-            peer().is_some() || !got.is_empty(),
-            "closed with an error, not without a word"
-        );
+        assert!(got.is_empty() || got.ends_with(b"\r\n"), "a whole line or nothing: {}", got.escape_ascii());
+        assert!(peer().is_some() || !got.is_empty(), "closed with an error, not without a word");
     }
     // One that goes on for ever must not fill the memory: it is closed while it is sent.
     let mut c = server.client();
     let flood = vec![b'y'; 1 << 20];
     let closed = (0..64).any(|_| c.try_send(&flood).is_err());
     assert!(closed, "64 MiB of one line were taken");
-    assert!(
-        server.client().ask("version").starts_with("VERSION"),
-        "others are served"
-    );
+    assert!(server.client().ask("version").starts_with("VERSION"), "others are served");
 }
 
 #[test]
@@ -328,49 +242,23 @@ fn one_key_without_end_is_closed_or_refused() {
         }
     }
     let growth = common::util::anonymous_memory(server.pid()).saturating_sub(before);
-    assert!(
-        growth < 8 << 20,
-        "a key of 32 MiB takes {growth} bytes of memory"
-    );
-    assert!(
-        server.client().ask("version").starts_with("VERSION"),
-        "others are served"
-    );
+    assert!(growth < 8 << 20, "a key of 32 MiB takes {growth} bytes of memory");
+    assert!(server.client().ask("version").starts_with("VERSION"), "others are served");
 }
 
 #[test]
 fn binary_dialect_is_refused_in_its_own_words() {
     let server = Server::start(&[]);
-    let get = [
-        &[
-            0x80, 0x00, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 3, 4, 0, 0, 0, 0, 0, 0, 0, 0,
-        ][..],
-        b"a",
-    ]
-    .concat();
+    let get = [&[0x80, 0x00, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 3, 4, 0, 0, 0, 0, 0, 0, 0, 0][..], b"a"].concat();
     if peer().is_none() {
         for request in [&get[..], &get[..24], &[0x80; 24]] {
             let mut c = server.client();
             c.send(request);
             let got = c.until_closed();
-            assert!(
-                got.len() >= 24 && got[0] == 0x81,
-                "no binary error frame: {}",
-                got.escape_ascii()
-            );
-            assert_ne!(
-                &got[6..8],
-                [0, 0],
-                "the status says that something is wrong: {}",
-                got.escape_ascii()
-            );
+            assert!(got.len() >= 24 && got[0] == 0x81, "no binary error frame: {}", got.escape_ascii());
+            assert_ne!(&got[6..8], [0, 0], "the status says that something is wrong: {}", got.escape_ascii());
             let body = u32::from_be_bytes([got[8], got[9], got[10], got[11]]) as usize;
-            assert_eq!(
-                got.len(),
-                24 + body,
-                "one whole frame: {}",
-                got.escape_ascii()
-            );
+            assert_eq!(got.len(), 24 + body, "one whole frame: {}", got.escape_ascii());
         }
         // Less than a header, then silence from the client: an answer or a close, never a hang.
         let mut c = server.client();
@@ -393,9 +281,5 @@ fn http_gets_no_service() {
     c.send("GET / HTTP/1.1\r\nHost: localhost\r\nset: a 0 0 1\r\n\r\n");
     c.half_close();
     let got = c.until_closed();
-    assert!(
-        !got.windows(6).any(|bytes| bytes == b"STORED"),
-        "{}",
-        got.escape_ascii()
-    );
+    assert!(!got.windows(6).any(|bytes| bytes == b"STORED"), "{}", got.escape_ascii());
 }

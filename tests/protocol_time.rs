@@ -11,10 +11,7 @@ use common::util::wait_until;
 fn expiry() {
     let server = Server::start(&[]);
     let mut c = server.client();
-    let unix = std::time::UNIX_EPOCH
-        .elapsed()
-        .expect("after 1970")
-        .as_secs();
+    let unix = std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_secs();
     let (past, future) = (unix - 100, unix + 1000);
     all(
         &mut c,
@@ -53,11 +50,7 @@ fn expiry() {
     for line in ["touch\r\n", "touch a\r\n"] {
         any(&mut c, line, &[ERROR, BAD]);
     }
-    for line in [
-        "set a 0 99999999999999999999 1",
-        "set a 0 x 1",
-        "set a 0 1x 1",
-    ] {
+    for line in ["set a 0 99999999999999999999 1", "set a 0 x 1", "set a 0 1x 1"] {
         refused_storage(&mut c, line);
     }
 }
@@ -106,13 +99,7 @@ fn flush_all() {
                 "STORED\r\nOK\r\nSTORED\r\nVALUE b 0 1\r\ny\r\nEND\r\n",
             )],
         );
-        all(
-            &mut c,
-            &[
-                ("get b\r\n", "VALUE b 0 1\r\ny\r\nEND\r\n"),
-                ("add a 0 0 1\r\nz\r\n", "STORED\r\n"),
-            ],
-        );
+        all(&mut c, &[("get b\r\n", "VALUE b 0 1\r\ny\r\nEND\r\n"), ("add a 0 0 1\r\nz\r\n", "STORED\r\n")]);
     }
 }
 
@@ -121,13 +108,7 @@ fn flush_all_delayed() {
     let server = Server::start(&[]);
     let mut c = server.client();
     c.set("a", "x");
-    all(
-        &mut c,
-        &[
-            ("flush_all 2\r\n", "OK\r\n"),
-            ("get a\r\n", "VALUE a 0 1\r\nx\r\nEND\r\n"),
-        ],
-    );
+    all(&mut c, &[("flush_all 2\r\n", "OK\r\n"), ("get a\r\n", "VALUE a 0 1\r\nx\r\nEND\r\n")]);
     // What is written before it fires goes too.
     c.set("b", "x");
     wait_until("the flush fires", || c.get("a").is_none());
@@ -138,11 +119,5 @@ fn flush_all_delayed() {
         c.get("a").is_some()
     });
     // A flush at once cancels one that is pending.
-    all(
-        &mut c,
-        &[
-            ("flush_all 1000\r\n", "OK\r\n"),
-            ("flush_all 0\r\n", "OK\r\n"),
-        ],
-    );
+    all(&mut c, &[("flush_all 1000\r\n", "OK\r\n"), ("flush_all 0\r\n", "OK\r\n")]);
 }

@@ -9,12 +9,8 @@ use common::util::{random_bytes, tier, wait_until};
 use common::{Client, Server};
 use std::time::Duration;
 
-const SLOW: [&str; 4] = [
-    "-e",
-    "trace=pwrite64,pwritev,pwritev2",
-    "-e",
-    "inject=pwrite64,pwritev,pwritev2:delay_enter=400000",
-];
+const SLOW: [&str; 4] =
+    ["-e", "trace=pwrite64,pwritev,pwritev2", "-e", "inject=pwrite64,pwritev,pwritev2:delay_enter=400000"];
 
 /// Gets that were answered while the reply to one set was outstanding.
 fn gets_beside_a_slow_set(writer: &mut Client, reader: &mut Client, value: &[u8]) -> usize {
@@ -40,15 +36,10 @@ fn readers_do_not_wait_for_the_log() {
     for i in 0..3 {
         writer.set("w", format!("warm up {i}"));
     }
-    let best = (0..5)
-        .map(|i| gets_beside_a_slow_set(&mut writer, &mut reader, &random_bytes(i, 100)))
-        .max()
-        .unwrap_or(0);
+    let best =
+        (0..5).map(|i| gets_beside_a_slow_set(&mut writer, &mut reader, &random_bytes(i, 100))).max().unwrap_or(0);
     println!("{best} gets were answered while one set waited for the log");
-    assert!(
-        best >= 50,
-        "only {best} gets were answered while a set waited for the log"
-    );
+    assert!(best >= 50, "only {best} gets were answered while a set waited for the log");
     // Misses and reads of what is being written, too: they depend on the log, and are answered when it is written.
     writer.send("set new 0 0 1\r\ny\r\n");
     let _ = reader.get("a");
@@ -109,10 +100,7 @@ fn what_a_get_told_is_kept() {
         writer.send("set a 0 0 3\r\nnew\r\n");
         // Reads until it either tells the new value or is made to wait for it.
         let mut told = b"old".to_vec();
-        reader
-            .tcp()
-            .set_read_timeout(Some(Duration::from_millis(20 + 3 * round)))
-            .expect("set a timeout");
+        reader.tcp().set_read_timeout(Some(Duration::from_millis(20 + 3 * round))).expect("set a timeout");
         for _ in 0..1000 {
             reader.send("get a\r\n");
             match reader.try_items() {
@@ -125,17 +113,8 @@ fn what_a_get_told_is_kept() {
         }
         let plan = server.kill();
         drop(tracer);
-        let found = plan
-            .start()
-            .client()
-            .get("a")
-            .expect("it was there all the time");
-        assert!(
-            told == b"old" || found == b"new",
-            "told {}, kept {}",
-            told.escape_ascii(),
-            found.escape_ascii()
-        );
+        let found = plan.start().client().get("a").expect("it was there all the time");
+        assert!(told == b"old" || found == b"new", "told {}, kept {}", told.escape_ascii(), found.escape_ascii());
     }
 }
 
@@ -146,17 +125,10 @@ fn killed_with_a_delayed_write_in_flight() {
     for round in 0..tier(4, 20, 50) {
         let server = Server::start(&["-t", "2"]);
         let address = server.address();
-        let inject = format!(
-            "inject=pwrite64,pwritev,pwritev2:delay_enter=60000:when={}+3",
-            1 + round % 3
-        );
-        let tracer = Tracer::attach(
-            server.pid(),
-            &["-e", "trace=pwrite64,pwritev,pwritev2", "-e", &inject],
-        );
-        let writers: Vec<_> = (0..8)
-            .map(|id| std::thread::spawn(move || count_up(&mut Client::connect(address), id)))
-            .collect();
+        let inject = format!("inject=pwrite64,pwritev,pwritev2:delay_enter=60000:when={}+3", 1 + round % 3);
+        let tracer = Tracer::attach(server.pid(), &["-e", "trace=pwrite64,pwritev,pwritev2", "-e", &inject]);
+        let writers: Vec<_> =
+            (0..8).map(|id| std::thread::spawn(move || count_up(&mut Client::connect(address), id))).collect();
         std::thread::sleep(Duration::from_millis(700 + 37 * round));
         let plan = server.kill();
         drop(tracer);
@@ -164,12 +136,9 @@ fn killed_with_a_delayed_write_in_flight() {
         let mut c = server.client();
         for (id, writer) in writers.into_iter().enumerate() {
             let acknowledged = writer.join().expect("a writer");
-            let found = c.get(&format!("n{id}")).map_or(0, |value| {
-                String::from_utf8(value)
-                    .expect("digits")
-                    .parse()
-                    .expect("a number")
-            });
+            let found = c
+                .get(&format!("n{id}"))
+                .map_or(0, |value| String::from_utf8(value).expect("digits").parse().expect("a number"));
             assert!(
                 found == acknowledged || found == acknowledged + 1,
                 "n{id}: acknowledged {acknowledged}, found {found}"
@@ -201,20 +170,10 @@ fn a_failed_sync_stops_the_writers() {
     let server = Server::start(&["--db.sync=always"]);
     let mut c = server.client();
     c.set("a", "x");
-    let tracer = Tracer::attach(
-        server.pid(),
-        &[
-            "-e",
-            "trace=fdatasync,fsync",
-            "-e",
-            "inject=fdatasync,fsync:error=EIO",
-        ],
-    );
+    let tracer =
+        Tracer::attach(server.pid(), &["-e", "trace=fdatasync,fsync", "-e", "inject=fdatasync,fsync:error=EIO"]);
     let reply = c.store("set", "b", 0, 0, "y");
-    assert!(
-        reply.starts_with("SERVER_ERROR "),
-        "an unsynced write was acknowledged: {reply}"
-    );
+    assert!(reply.starts_with("SERVER_ERROR "), "an unsynced write was acknowledged: {reply}");
     drop(tracer);
     // The next sync would succeed, but what it would cover nobody knows.
     for command in [
@@ -233,17 +192,11 @@ fn a_failed_sync_stops_the_writers() {
     }
     let mut c = server.client();
     assert_eq!(c.get("a").as_deref(), Some(&b"x"[..]), "reads go on");
-    wait_until("the messages tell it", || {
-        server.messages().lines().count() >= 2
-    });
+    wait_until("the messages tell it", || server.messages().lines().count() >= 2);
     let server = server.kill().start();
     let mut c = server.client();
     assert_eq!(c.get("a").as_deref(), Some(&b"x"[..]));
-    assert_eq!(
-        c.get("c"),
-        None,
-        "what was refused after the failure is not there"
-    );
+    assert_eq!(c.get("c"), None, "what was refused after the failure is not there");
     c.set("c", "after the restart it writes again");
 }
 
@@ -254,26 +207,12 @@ fn a_failed_sync_in_the_background_stops_the_writers() {
     server.client().set("a", "x");
     let inject = "inject=fdatasync,fsync:error=EIO";
     let tracer = Tracer::attach(server.pid(), &["-e", "trace=fdatasync,fsync", "-e", inject]);
-    wait_until("a write is refused", || {
-        server
-            .client()
-            .store("set", "b", 0, 0, "y")
-            .starts_with("SERVER_ERROR ")
-    });
+    wait_until("a write is refused", || server.client().store("set", "b", 0, 0, "y").starts_with("SERVER_ERROR "));
     drop(tracer);
     let reply = server.client().store("set", "b", 0, 0, "y");
-    assert!(
-        reply.starts_with("SERVER_ERROR "),
-        "{reply}: the failure is final"
-    );
-    assert_eq!(
-        server.client().get("a").as_deref(),
-        Some(&b"x"[..]),
-        "reads go on"
-    );
-    wait_until("the messages tell it", || {
-        server.messages().lines().count() >= 2
-    });
+    assert!(reply.starts_with("SERVER_ERROR "), "{reply}: the failure is final");
+    assert_eq!(server.client().get("a").as_deref(), Some(&b"x"[..]), "reads go on");
+    wait_until("the messages tell it", || server.messages().lines().count() >= 2);
 }
 
 /// The same for a log write.
@@ -284,15 +223,9 @@ fn a_failed_log_write_is_told() {
         let mut c = server.client();
         c.set("a", "x");
         let inject = format!("inject=pwrite64,pwritev,pwritev2:error={error}");
-        let tracer = Tracer::attach(
-            server.pid(),
-            &["-e", "trace=pwrite64,pwritev,pwritev2", "-e", &inject],
-        );
+        let tracer = Tracer::attach(server.pid(), &["-e", "trace=pwrite64,pwritev,pwritev2", "-e", &inject]);
         let reply = c.store("set", "b", 0, 0, "y");
-        assert!(
-            reply.starts_with("SERVER_ERROR "),
-            "{error}: an unwritten value was acknowledged: {reply}"
-        );
+        assert!(reply.starts_with("SERVER_ERROR "), "{error}: an unwritten value was acknowledged: {reply}");
         let mut c = server.client();
         assert_eq!(c.get("a").as_deref(), Some(&b"x"[..]), "reads go on");
         // What was not written is not told: an error or a miss.
@@ -301,10 +234,6 @@ fn a_failed_log_write_is_told() {
         let plan = server.kill();
         drop(tracer);
         let server = plan.start();
-        assert_eq!(
-            server.client().get("a").as_deref(),
-            Some(&b"x"[..]),
-            "{error}"
-        );
+        assert_eq!(server.client().get("a").as_deref(), Some(&b"x"[..]), "{error}");
     }
 }

@@ -76,11 +76,7 @@ fn unpipelined_gets() {
 #[test]
 fn unpipelined_sets() {
     for connections in [1, 10] {
-        let each = unpipelined(
-            connections,
-            |i| storage("set a 0 0 100", &random_bytes(i as u64, 100)),
-            1,
-        );
+        let each = unpipelined(connections, |i| storage("set a 0 0 100", &random_bytes(i as u64, 100)), 1);
         assert!(each <= 4.2, "{each:.3} system calls per set");
     }
 }
@@ -101,17 +97,10 @@ fn hot_gets_do_not_touch_the_disk() {
         }
     };
     let cold = counted(&server, || read_all(&mut c));
-    assert!(
-        count(&cold, &DISK_READS) > 0,
-        "the control: cold gets read the disk"
-    );
+    assert!(count(&cold, &DISK_READS) > 0, "the control: cold gets read the disk");
     read_all(&mut c);
     let hot = counted(&server, || read_all(&mut c));
-    assert_eq!(
-        count(&hot, &DISK_READS),
-        0,
-        "hot gets read the disk: {hot:?}"
-    );
+    assert_eq!(count(&hot, &DISK_READS), 0, "hot gets read the disk: {hot:?}");
 }
 
 #[test]
@@ -121,9 +110,8 @@ fn one_log_write_per_turn() {
     let (batches, each) = (100, 64);
     let calls = counted(&server, || {
         for batch in 0..batches {
-            let sets: Vec<u8> = (0..each)
-                .flat_map(|i| storage(&format!("set k{i} 0 0 100"), &random_bytes(batch, 100)))
-                .collect();
+            let sets: Vec<u8> =
+                (0..each).flat_map(|i| storage(&format!("set k{i} 0 0 100"), &random_bytes(batch, 100))).collect();
             c.send(sets);
             for _ in 0..each {
                 assert_eq!(c.line(), "STORED");
@@ -133,20 +121,13 @@ fn one_log_write_per_turn() {
     let writes = count(&calls, &LOG_WRITES);
     println!("{writes} log writes for {batches} batches of {each} sets");
     assert!(writes >= batches / 2, "too few to be true: {writes}");
-    assert!(
-        writes <= batches * 2 + 10,
-        "{writes} log writes for {batches} batches"
-    );
+    assert!(writes <= batches * 2 + 10, "{writes} log writes for {batches} batches");
 }
 
 /// The order on which "acknowledged is kept" stands: between two replies to writes there is a log write, and under `always` a sync.
 #[test]
 fn the_log_is_written_before_the_reply() {
-    for (mode, wanted) in [
-        ("interval", "pwrite"),
-        ("none", "pwrite"),
-        ("always", "fdatasync"),
-    ] {
+    for (mode, wanted) in [("interval", "pwrite"), ("none", "pwrite"), ("always", "fdatasync")] {
         let server = Server::start(&["-t", "1", &format!("--db.sync={mode}")]);
         let mut c = server.client();
         c.set("a", "x");
@@ -161,13 +142,9 @@ fn the_log_is_written_before_the_reply() {
         let mut kept = false;
         for line in log.lines() {
             let returned = line.contains(" = ") && !line.contains("= -1");
-            kept |= returned
-                && (line.contains(wanted) || (wanted == "fdatasync" && line.contains("fsync")));
+            kept |= returned && (line.contains(wanted) || (wanted == "fdatasync" && line.contains("fsync")));
             if line.contains("STORED") || line.contains("DELETED") {
-                assert!(
-                    kept,
-                    "{mode}: a reply left before {wanted} returned: {line}"
-                );
+                assert!(kept, "{mode}: a reply left before {wanted} returned: {line}");
                 (kept, replies) = (false, replies + 1);
             }
         }

@@ -68,17 +68,12 @@ impl Client {
 
     pub fn connect_unix(path: &Path) -> Client {
         let stream = UnixStream::connect(path).expect("connect to the Unix socket");
-        stream
-            .set_read_timeout(Some(DEADLINE))
-            .expect("set a timeout");
+        stream.set_read_timeout(Some(DEADLINE)).expect("set a timeout");
         Client::new(Socket::Unix(Arc::new(stream)))
     }
 
     fn new(socket: Socket) -> Client {
-        Client {
-            input: BufReader::with_capacity(1 << 10, socket.clone()),
-            output: socket,
-        }
+        Client { input: BufReader::with_capacity(1 << 10, socket.clone()), output: socket }
     }
 
     /// The socket itself.
@@ -91,9 +86,7 @@ impl Client {
 
     /// Sends FIN; replies can still come.
     pub fn half_close(&self) {
-        self.tcp()
-            .shutdown(Shutdown::Write)
-            .expect("shut down the writing half");
+        self.tcp().shutdown(Shutdown::Write).expect("shut down the writing half");
     }
 
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
@@ -106,8 +99,7 @@ impl Client {
 
     /// One line without its `\r\n`.
     pub fn line(&mut self) -> String {
-        self.try_line()
-            .unwrap_or_else(|error| panic!("waiting for a line: {error}"))
+        self.try_line().unwrap_or_else(|error| panic!("waiting for a line: {error}"))
     }
 
     pub fn try_line(&mut self) -> io::Result<String> {
@@ -116,29 +108,21 @@ impl Client {
         match line.strip_suffix(b"\r\n") {
             Some(text) => Ok(String::from_utf8_lossy(text).into_owned()),
             None if line.is_empty() => Err(io::ErrorKind::UnexpectedEof.into()),
-            None => Err(io::Error::other(format!(
-                "line without \\r\\n: {}",
-                line.escape_ascii()
-            ))),
+            None => Err(io::Error::other(format!("line without \\r\\n: {}", line.escape_ascii()))),
         }
     }
 
     /// Whether a line comes within this time; it is taken.
     pub fn answers_within(&mut self, time: Duration) -> bool {
-        self.tcp()
-            .set_read_timeout(Some(time))
-            .expect("set a timeout");
+        self.tcp().set_read_timeout(Some(time)).expect("set a timeout");
         let answered = self.try_line().is_ok();
-        self.tcp()
-            .set_read_timeout(Some(DEADLINE))
-            .expect("set a timeout");
+        self.tcp().set_read_timeout(Some(DEADLINE)).expect("set a timeout");
         answered
     }
 
     /// Exactly `len` bytes.
     pub fn bytes(&mut self, len: usize) -> Vec<u8> {
-        self.try_bytes(len)
-            .unwrap_or_else(|error| panic!("waiting for {len} bytes: {error}"))
+        self.try_bytes(len).unwrap_or_else(|error| panic!("waiting for {len} bytes: {error}"))
     }
 
     pub fn try_bytes(&mut self, len: usize) -> io::Result<Vec<u8>> {
@@ -153,17 +137,13 @@ impl Client {
         match self.input.read_to_end(&mut bytes) {
             Ok(_) => bytes,
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => bytes,
-            Err(error) => panic!(
-                "the server did not close ({error}); so far: {}",
-                bytes.escape_ascii()
-            ),
+            Err(error) => panic!("the server did not close ({error}); so far: {}", bytes.escape_ascii()),
         }
     }
 
     /// Sends `line` (`\r\n` is added) and gives the first line of the reply.
     pub fn ask(&mut self, line: &str) -> String {
-        self.try_ask(line)
-            .unwrap_or_else(|error| panic!("{line}: {error}"))
+        self.try_ask(line).unwrap_or_else(|error| panic!("{line}: {error}"))
     }
 
     pub fn try_ask(&mut self, line: &str) -> io::Result<String> {
@@ -201,28 +181,15 @@ impl Client {
     }
 
     /// Any of the storage commands; gives the reply. (`verb` may be `"set"`, …; for `cas` see [`Client::cas`].)
-    pub fn store(
-        &mut self,
-        verb: &str,
-        key: &str,
-        flags: u32,
-        expiry: i64,
-        value: impl AsRef<[u8]>,
-    ) -> String {
+    pub fn store(&mut self, verb: &str, key: &str, flags: u32, expiry: i64, value: impl AsRef<[u8]>) -> String {
         let value = value.as_ref();
-        self.send(storage(
-            &format!("{verb} {key} {flags} {expiry} {}", value.len()),
-            value,
-        ));
+        self.send(storage(&format!("{verb} {key} {flags} {expiry} {}", value.len()), value));
         self.line()
     }
 
     pub fn cas(&mut self, key: &str, value: impl AsRef<[u8]>, unique: u64) -> String {
         let value = value.as_ref();
-        self.send(storage(
-            &format!("cas {key} 0 0 {} {unique}", value.len()),
-            value,
-        ));
+        self.send(storage(&format!("cas {key} 0 0 {} {unique}", value.len()), value));
         self.line()
     }
 
@@ -243,8 +210,7 @@ impl Client {
 
     /// `VALUE` blocks up to `END`.
     pub fn items(&mut self) -> Vec<(String, Item)> {
-        self.try_items()
-            .unwrap_or_else(|error| panic!("waiting for values: {error}"))
+        self.try_items().unwrap_or_else(|error| panic!("waiting for values: {error}"))
     }
 
     pub fn try_items(&mut self) -> io::Result<Vec<(String, Item)>> {
@@ -265,27 +231,13 @@ impl Client {
         if words[0] != "VALUE" || !(4..=5).contains(&words.len()) {
             return Err(unexpected());
         }
-        let number = |at: usize| {
-            words
-                .get(at)
-                .map_or(Some(0), |word| word.parse::<u64>().ok())
-                .ok_or_else(unexpected)
-        };
+        let number = |at: usize| words.get(at).map_or(Some(0), |word| word.parse::<u64>().ok()).ok_or_else(unexpected);
         let mut value = self.try_bytes(number(3)? as usize + 2)?;
         if !value.ends_with(b"\r\n") {
-            return Err(io::Error::other(format!(
-                "value of {line} does not end in \\r\\n"
-            )));
+            return Err(io::Error::other(format!("value of {line} does not end in \\r\\n")));
         }
         value.truncate(value.len() - 2);
-        Ok((
-            words[1].to_string(),
-            Item {
-                flags: number(2)? as u32,
-                cas: number(4)?,
-                value,
-            },
-        ))
+        Ok((words[1].to_string(), Item { flags: number(2)? as u32, cas: number(4)?, value }))
     }
 
     /// `stats [what]`.
@@ -300,24 +252,15 @@ impl Client {
             let mut words = line.splitn(3, ' ');
             assert_eq!(words.next(), Some("STAT"), "{line}");
             let name = words.next().expect("a name").to_string();
-            assert!(
-                stats
-                    .insert(name, words.next().unwrap_or("").to_string())
-                    .is_none(),
-                "twice: {line}"
-            );
+            assert!(stats.insert(name, words.next().unwrap_or("").to_string()).is_none(), "twice: {line}");
         }
     }
 
     /// One number of `stats`.
     pub fn stat(&mut self, name: &str) -> u64 {
         let stats = self.stats("");
-        let value = stats
-            .get(name)
-            .unwrap_or_else(|| panic!("no {name} in stats: {stats:?}"));
-        value
-            .parse()
-            .unwrap_or_else(|_| panic!("{name} is no number: {value}"))
+        let value = stats.get(name).unwrap_or_else(|| panic!("no {name} in stats: {stats:?}"));
+        value.parse().unwrap_or_else(|_| panic!("{name} is no number: {value}"))
     }
 }
 

@@ -15,15 +15,9 @@ pub const TOO_LARGE: &str = "SERVER_ERROR object too large for cache\r\n";
 pub fn any(client: &mut Client, send: impl AsRef<[u8]>, wanted: &[&str]) {
     let send = send.as_ref();
     let got = client.talk(send).escape_ascii().to_string();
-    let found = wanted
-        .iter()
-        .any(|wanted| wanted.as_bytes().escape_ascii().to_string() == got);
+    let found = wanted.iter().any(|wanted| wanted.as_bytes().escape_ascii().to_string() == got);
     let sent = &send[..send.len().min(300)];
-    assert!(
-        found,
-        "sent: {}\n got: {got}\nwanted: {wanted:?}",
-        sent.escape_ascii()
-    );
+    assert!(found, "sent: {}\n got: {got}\nwanted: {wanted:?}", sent.escape_ascii());
 }
 
 /// Sends the first of each pair; the second must be the answer.
@@ -36,10 +30,8 @@ pub fn all(client: &mut Client, dialogue: &[(&str, &str)]) {
 /// A malformed storage command: refused, and its data block taken for one, or for a line of its own (memcached did both).
 pub fn refused_storage(client: &mut Client, line: &str) {
     let tails = ["", ERROR, BAD];
-    let wanted: Vec<String> = tails
-        .iter()
-        .flat_map(|tail| [format!("{BAD}{tail}"), format!("{ERROR}{tail}")])
-        .collect();
+    let wanted: Vec<String> =
+        tails.iter().flat_map(|tail| [format!("{BAD}{tail}"), format!("{ERROR}{tail}")]).collect();
     let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
     any(client, storage(line, b"x"), &wanted);
 }

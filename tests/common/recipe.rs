@@ -39,10 +39,5 @@ pub fn value() -> impl Strategy<Value = Value> {
 
 /// A runner of so many cases.
 pub fn cases(count: u32) -> TestRunner {
-    TestRunner::new(Config {
-        cases: count,
-        failure_persistence: None,
-        max_shrink_iters: 200,
-        ..Config::default()
-    })
+    TestRunner::new(Config { cases: count, failure_persistence: None, max_shrink_iters: 200, ..Config::default() })
 }

@@ -34,8 +34,7 @@ pub fn peer() -> Option<PathBuf> {
 
 /// The binary under test.
 pub fn binary() -> PathBuf {
-    std::env::var_os("KINGSERVER")
-        .map_or_else(|| env!("CARGO_BIN_EXE_kingserver").into(), PathBuf::from)
+    std::env::var_os("KINGSERVER").map_or_else(|| env!("CARGO_BIN_EXE_kingserver").into(), PathBuf::from)
 }
 
 impl Plan {
@@ -88,25 +87,14 @@ impl Plan {
             }
             Some(memcached) => {
                 words.push(memcached.display().to_string());
-                words.extend(
-                    ["-U", "0", "-l", "127.0.0.1", "-u", "nobody", "-m", "1024"].map(String::from),
-                );
+                words.extend(["-U", "0", "-l", "127.0.0.1", "-u", "nobody", "-m", "1024"].map(String::from));
                 words.extend(["-p".to_string(), free_port().to_string()]);
             }
         }
         // memcached has no long names of ours.
-        words.extend(
-            self.args
-                .iter()
-                .filter(|arg| peer().is_none() || !arg.starts_with("--"))
-                .cloned(),
-        );
+        words.extend(self.args.iter().filter(|arg| peer().is_none() || !arg.starts_with("--")).cloned());
         let mut command = Command::new(&words[0]);
-        command
-            .args(&words[1..])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
+        command.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         command.current_dir(self.root());
         command
     }
@@ -124,9 +112,7 @@ impl Plan {
     /// Starts it and does not wait.
     pub fn spawn(&self) -> Server {
         let mut command = self.command();
-        let mut child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let messages = Arc::new(Mutex::new(String::new()));
         let stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
         let sink = messages.clone();
@@ -139,12 +125,7 @@ impl Plan {
         });
         let mut plan = self.clone();
         plan.args = self.args.clone();
-        Server {
-            child,
-            messages,
-            addresses: Vec::new(),
-            plan,
-        }
+        Server { child, messages, addresses: Vec::new(), plan }
     }
 
     /// A start that must fail: gives the exit status' code and everything that came on stderr.
@@ -152,9 +133,7 @@ impl Plan {
         let mut server = self.spawn();
         let status = server.await_exit();
         // The reader thread may be a line behind the exit.
-        wait_until("a message of the failed start", || {
-            !server.messages().is_empty()
-        });
+        wait_until("a message of the failed start", || !server.messages().is_empty());
         std::thread::sleep(Duration::from_millis(20));
         (status.code().unwrap_or(-1), server.messages())
     }
@@ -198,11 +177,7 @@ impl Server {
     pub fn stop(mut self) -> Plan {
         self.signal("TERM");
         let status = self.await_exit();
-        assert!(
-            status.success(),
-            "SIGTERM must end it with status 0, not {status}: {}",
-            self.messages()
-        );
+        assert!(status.success(), "SIGTERM must end it with status 0, not {status}: {}", self.messages());
         self.plan.clone()
     }
 
@@ -220,40 +195,25 @@ impl Server {
 
     /// Sends a signal by name. (The shell's `kill`: std has none but SIGKILL.)
     pub fn signal(&self, name: &str) {
-        let done = Command::new("sh")
-            .args(["-c", &format!("kill -{name} {}", self.pid())])
-            .status();
-        assert!(
-            done.expect("run sh").success(),
-            "kill -{name} of the server"
-        );
+        let done = Command::new("sh").args(["-c", &format!("kill -{name} {}", self.pid())]).status();
+        assert!(done.expect("run sh").success(), "kill -{name} of the server");
     }
 
     /// How many descriptors it has open.
     pub fn descriptors(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
-            .expect("the server is alive")
-            .count()
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the server is alive").count()
     }
 
     /// CPU time it took so far, in clock ticks (hundredths of a second).
     pub fn cpu_ticks(&self) -> u64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))
-            .expect("the server is alive");
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("the server is alive");
         let fields = stat.rsplit(')').next().expect("fields").split_whitespace();
-        fields
-            .skip(11)
-            .take(2)
-            .map(|ticks| ticks.parse::<u64>().expect("a number"))
-            .sum()
+        fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum()
     }
 
     /// Whether the process still runs.
     pub fn is_running(&mut self) -> bool {
-        self.child
-            .try_wait()
-            .expect("wait for the server")
-            .is_none()
+        self.child.try_wait().expect("wait for the server").is_none()
     }
 
     /// Waits until it ended by itself.
@@ -263,11 +223,7 @@ impl Server {
             if let Some(status) = self.child.try_wait().expect("wait for the server") {
                 return status;
             }
-            assert!(
-                start.elapsed() < DEADLINE,
-                "the server did not end: {}",
-                self.messages()
-            );
+            assert!(start.elapsed() < DEADLINE, "the server did not end: {}", self.messages());
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -278,16 +234,9 @@ impl Server {
         while self.addresses.is_empty() && !self.says_unix() {
             if let Some(status) = self.child.try_wait().expect("wait for the server") {
                 std::thread::sleep(Duration::from_millis(20));
-                panic!(
-                    "the server ended at once with {status}: {}",
-                    self.messages()
-                );
+                panic!("the server ended at once with {status}: {}", self.messages());
             }
-            assert!(
-                start.elapsed() < DEADLINE,
-                "no line with an address on stderr: {}",
-                self.messages()
-            );
+            assert!(start.elapsed() < DEADLINE, "no line with an address on stderr: {}", self.messages());
             std::thread::sleep(Duration::from_millis(1));
             self.addresses = addresses(&self.messages());
         }
@@ -298,31 +247,15 @@ impl Server {
 
     /// A server on a Unix socket alone has no address to tell.
     fn says_unix(&self) -> bool {
-        let socket = self
-            .plan
-            .listen
-            .iter()
-            .skip_while(|arg| *arg != "-s")
-            .nth(1);
-        let alone = !self
-            .plan
-            .listen
-            .iter()
-            .any(|arg| arg == "-l" || arg == "-p");
+        let socket = self.plan.listen.iter().skip_while(|arg| *arg != "-s").nth(1);
+        let alone = !self.plan.listen.iter().any(|arg| arg == "-l" || arg == "-p");
         alone && socket.is_some_and(|path| std::os::unix::net::UnixStream::connect(path).is_ok())
     }
 
     fn await_peer(&mut self) {
         let command = std::fs::read(format!("/proc/{}/cmdline", self.pid())).unwrap_or_default();
-        let words: Vec<_> = command
-            .split(|byte| *byte == 0)
-            .map(String::from_utf8_lossy)
-            .collect();
-        let port = words
-            .iter()
-            .skip_while(|word| *word != "-p")
-            .nth(1)
-            .and_then(|port| port.parse().ok());
+        let words: Vec<_> = command.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
+        let port = words.iter().skip_while(|word| *word != "-p").nth(1).and_then(|port| port.parse().ok());
         let address = SocketAddr::from(([127, 0, 0, 1], port.expect("memcached's -p")));
         wait_until("memcached accepts", || TcpStream::connect(address).is_ok());
         self.addresses = vec![address];

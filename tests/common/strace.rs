@@ -16,24 +16,13 @@ impl Tracer {
     pub fn attach(pid: u32, args: &[&str]) -> Tracer {
         let output = NamedTempFile::new().expect("make a file for strace");
         let mut command = Command::new("strace");
-        command
-            .args(["-f", "-q", "-p", &pid.to_string(), "-o"])
-            .arg(output.path())
-            .args(args);
-        let child = command
-            .stdin(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("run strace");
+        command.args(["-f", "-q", "-p", &pid.to_string(), "-o"]).arg(output.path()).args(args);
+        let child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().expect("run strace");
         wait_until("strace attaches to every thread", || {
-            let tasks =
-                std::fs::read_dir(format!("/proc/{pid}/task")).expect("the server is alive");
+            let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the server is alive");
             tasks.flatten().all(|task| {
-                let status =
-                    std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
-                status
-                    .lines()
-                    .any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
+                let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
+                status.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
             })
         });
         Tracer { child, output }
@@ -46,9 +35,7 @@ impl Tracer {
     }
 
     fn interrupt(&mut self) {
-        let _ = Command::new("sh")
-            .args(["-c", &format!("kill -INT {}", self.child.id())])
-            .status();
+        let _ = Command::new("sh").args(["-c", &format!("kill -INT {}", self.child.id())]).status();
         let start = Instant::now();
         while self.child.try_wait().expect("wait for strace").is_none() {
             assert!(start.elapsed() < DEADLINE, "strace does not end");

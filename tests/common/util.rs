@@ -25,10 +25,7 @@ pub fn counted(what: &str, done: usize, wanted: usize) {
 pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
-        assert!(
-            start.elapsed() < DEADLINE,
-            "waited {DEADLINE:?} in vain: {what}"
-        );
+        assert!(start.elapsed() < DEADLINE, "waited {DEADLINE:?} in vain: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -69,9 +66,7 @@ pub fn random_bytes(seed: u64, len: usize) -> Vec<u8> {
 pub fn text_bytes(seed: u64, len: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(len + 64);
     while bytes.len() < len {
-        bytes.extend_from_slice(
-            format!("value {seed} at {:012} ...............\r\n", bytes.len()).as_bytes(),
-        );
+        bytes.extend_from_slice(format!("value {seed} at {:012} ...............\r\n", bytes.len()).as_bytes());
     }
     bytes.truncate(len);
     bytes
@@ -79,9 +74,7 @@ pub fn text_bytes(seed: u64, len: usize) -> Vec<u8> {
 
 /// FNV-1a, to compare what is too long to keep.
 pub fn fnv(hash: u64, bytes: &[u8]) -> u64 {
-    bytes.iter().fold(hash, |hash, &byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
-    })
+    bytes.iter().fold(hash, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3))
 }
 
 /// Where [`fnv`] starts.
@@ -89,16 +82,9 @@ pub const FNV: u64 = 0xCBF2_9CE4_8422_2325;
 
 /// The number on the line of /proc/PID/status that starts with `name`, in its unit (kB for memory).
 pub fn proc_status(pid: u32, name: &str) -> u64 {
-    let status =
-        std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the server is alive");
-    let line = status
-        .lines()
-        .find(|line| line.starts_with(name))
-        .expect("a line of that name");
-    line.split_whitespace()
-        .nth(1)
-        .and_then(|word| word.parse().ok())
-        .expect("a number")
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the server is alive");
+    let line = status.lines().find(|line| line.starts_with(name)).expect("a line of that name");
+    line.split_whitespace().nth(1).and_then(|word| word.parse().ok()).expect("a number")
 }
 
 /// Resident anonymous memory of a process: what it allocated, its own code and files aside. Bytes.
@@ -114,15 +100,8 @@ pub fn resident_memory(pid: u32) -> u64 {
 /// Lets this process open as many descriptors as it may ever: shells give 1,024.
 pub fn raise_descriptor_limit() {
     let own = format!("--pid={}", std::process::id());
-    let asked = std::process::Command::new("prlimit")
-        .args([&own, "--nofile", "--noheadings", "-o", "HARD"])
-        .output();
+    let asked = std::process::Command::new("prlimit").args([&own, "--nofile", "--noheadings", "-o", "HARD"]).output();
     let hard = String::from_utf8(asked.expect("run prlimit").stdout).expect("a number");
-    let raised = std::process::Command::new("prlimit")
-        .args([own, format!("--nofile={}:", hard.trim())])
-        .status();
-    assert!(
-        raised.expect("run prlimit").success(),
-        "raise the limit of descriptors to {hard}"
-    );
+    let raised = std::process::Command::new("prlimit").args([own, format!("--nofile={}:", hard.trim())]).status();
+    assert!(raised.expect("run prlimit").success(), "raise the limit of descriptors to {hard}");
 }
