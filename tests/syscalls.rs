@@ -8,6 +8,13 @@ use common::strace::Tracer;
 use common::util::random_bytes;
 use common::{Client, Server};
 use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// One at a time: the syncs of one test would make the log writes of another slow, and slow ones take another way.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Calls of each name in a summary of `strace -c`.
 fn summary(table: &str) -> BTreeMap<String, u64> {
@@ -72,6 +79,7 @@ fn at_most(limit: f64, run: impl Fn() -> f64) {
 
 #[test]
 fn unpipelined_gets() {
+    let _alone = alone();
     for connections in [1, 10] {
         at_most(3.2, || unpipelined(connections, |_| b"get a\r\n".to_vec(), 3));
     }
@@ -80,6 +88,7 @@ fn unpipelined_gets() {
 /// A set adds its log write.
 #[test]
 fn unpipelined_sets() {
+    let _alone = alone();
     let set = |i| storage("set a 0 0 100", &random_bytes(i as u64, 100));
     for connections in [1, 10] {
         at_most(4.2, || unpipelined(connections, set, 1));
@@ -88,6 +97,7 @@ fn unpipelined_sets() {
 
 #[test]
 fn hot_gets_do_not_touch_the_disk() {
+    let _alone = alone();
     let server = Server::start(&[]);
     let mut c = server.client();
     for i in 0..1000 {
@@ -110,6 +120,7 @@ fn hot_gets_do_not_touch_the_disk() {
 
 #[test]
 fn one_log_write_per_turn() {
+    let _alone = alone();
     let server = Server::start(&["-t", "1"]);
     let mut c = server.client();
     let (batches, each) = (100, 64);
@@ -132,6 +143,7 @@ fn one_log_write_per_turn() {
 /// The order on which "acknowledged is kept" stands: between two replies to writes there is a log write, and under `always` a sync.
 #[test]
 fn the_log_is_written_before_the_reply() {
+    let _alone = alone();
     for (mode, wanted) in [("interval", "pwrite"), ("none", "pwrite"), ("always", "fdatasync")] {
         let server = Server::start(&["-t", "1", &format!("--db.sync={mode}")]);
         let mut c = server.client();
