@@ -20,8 +20,8 @@
 //! [`Db::write_out`](store::Db::write_out), one `pwrite(2)` for everything that anybody appended, compares [`Db::mark`](store::Db::mark) with the positions
 //! that its replies depend on, and sends those that the mark has passed.
 //!
-//! **Follow a `get`**: the index has the record's place; the record cache or a read that does not sleep has its bytes; else the read becomes a job for the
-//! disk lane, and the connection waits while its worker goes on.
+//! **Follow a `get`**: the record cache has the record, or else the index has its place and a read that does not sleep has its bytes; else the read becomes
+//! a job for the disk lane, and the connection waits while its worker goes on.
 //!
 //! **Follow a start**: `main.rs` parses the options (`server::options`, one table), binds the sockets, and opens the store: the lock on the directory,
 //! then the log's segments in order, whose records rebuild the index; a tail that a crash cut off is cut back. `kingdb(5)` describes the files, `kingdb(7)`
