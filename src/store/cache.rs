@@ -16,15 +16,20 @@ use std::sync::Mutex;
 use super::hash::Hash;
 use super::location::Location;
 use super::ring::{Header, Ring};
+use super::table::{Place, Tables};
 
-/// A shard has about this many bytes, so that locks are many and the largest record is still a small part.
-const SHARD: u64 = 4 << 20;
-/// A shard's table has a row for this many bytes of entries.
-const BYTES_PER_ROW: u64 = 128;
+/// Shards per processor, so that workers seldom meet at a lock.
+const SHARDS: u64 = 4;
+/// Smallest and largest shard. Bytes.
+const SHARD_BYTES: (u64, u64) = (1 << 20, 1 << 30);
+/// A cache of this size or more lies in huge pages. (Smaller hosts rather see memory taken up page by page.)
+const HUGE_FROM: u64 = 64 << 20;
+/// The tables have a row for this many bytes of entries.
+const BYTES_PER_ROW: u64 = 96;
+/// Most rows of a table. One that grows to this size moves 200 KiB.
+const MOST_ROWS: u64 = 32 << 10;
 /// Entries larger than this part of a shard's small queue are not cached.
 const LARGEST_PART: usize = 2;
-/// Rows of a new shard's table.
-const FIRST_ROWS: usize = 64;
 /// Reads counted per entry.
 const MOST_READS: u8 = 3;
 
@@ -46,7 +51,7 @@ pub(crate) struct Cache {
 }
 
 struct Shard {
-    table: Table,
+    tables: Tables,
     small: Ring,
     main: Ring,
     /// Fingerprints of what left the small queue unread, each in the one place its tag leads to.
@@ -57,18 +62,24 @@ struct Shard {
 
 impl Cache {
     /// A cache of `bytes` bytes, tables included. Fewer than 256 KiB hold nothing.
-    pub fn new(bytes: u64) -> Cache {
+    ///
+    /// # Errors
+    /// The kernel's, when there is no memory.
+    pub fn new(bytes: u64) -> std::io::Result<Cache> {
         if bytes < 256 << 10 {
-            return Cache { shards: Box::default() };
+            return Ok(Cache { shards: Box::default() });
         }
-        let count = (bytes / SHARD).max(1);
-        Cache { shards: (0..count).map(|_| Mutex::new(Shard::new(bytes / count))).collect() }
+        let processors = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
+        let (smallest, largest) = SHARD_BYTES;
+        let count = (SHARDS * processors).min(bytes / smallest).max(bytes.div_ceil(largest)).max(1);
+        let shard = |_| Shard::new(bytes / count, bytes >= HUGE_FROM).map(Mutex::new);
+        Ok(Cache { shards: (0..count).map(shard).collect::<std::io::Result<_>>()? })
     }
 
     /// Shows the entry of `key`, if it is there, to `visit` (value, facts), under the shard's lock.
     pub fn get<R>(&self, hash: Hash, key: &[u8], visit: impl FnOnce(&[u8], Facts) -> R) -> Option<R> {
         let mut shard = self.shard(hash)?;
-        let Some(place) = shard.table.find(hash.tag) else {
+        let Some(place) = shard.tables.find(hash.tag) else {
             shard.counts.1 += 1;
             return None;
         };
@@ -88,7 +99,7 @@ impl Cache {
             return;
         };
         let header = Header::new(hash.tag, key.len(), value.len(), facts);
-        match shard.table.find(hash.tag) {
+        match shard.tables.find(hash.tag) {
             Some(place) => shard.replace(place, header, key, value),
             None => shard.add(header, key, value),
         }
@@ -123,17 +134,18 @@ impl Cache {
 }
 
 impl Shard {
-    fn new(bytes: u64) -> Shard {
-        let rows = (bytes / BYTES_PER_ROW).next_power_of_two() as usize / 2;
-        let ghosts = rows / 2;
-        let rings = bytes as usize - rows * size_of::<u64>() - ghosts * size_of::<u32>();
-        Shard {
-            table: Table::new(rows),
-            small: Ring::new(rings / 10),
-            main: Ring::new(rings - rings / 10),
+    fn new(bytes: u64, huge: bool) -> std::io::Result<Shard> {
+        let tables = (bytes / BYTES_PER_ROW).div_ceil(MOST_ROWS).next_power_of_two() as usize;
+        let most_rows = (bytes / BYTES_PER_ROW / tables as u64).next_power_of_two() as usize;
+        let ghosts = tables * most_rows / 2;
+        let rings = bytes as usize - tables * most_rows * size_of::<u64>() - ghosts * size_of::<u32>();
+        Ok(Shard {
+            tables: Tables::new(tables, most_rows),
+            small: Ring::new(rings / 10, huge)?,
+            main: Ring::new(rings - rings / 10, huge)?,
             ghosts: vec![0; ghosts].into_boxed_slice(),
             counts: (0, 0),
-        }
+        })
     }
 
     fn ring(&mut self, main: bool) -> &mut Ring {
@@ -164,20 +176,20 @@ impl Shard {
     }
 
     fn remove(&mut self, tag: u64) {
-        if let Some(place) = self.table.remove(tag) {
+        if let Some(place) = self.tables.remove(tag) {
             self.ring(place.main).kill(place.at);
         }
     }
 
     fn append(&mut self, main: bool, header: Header, key: &[u8], value: &[u8]) {
         self.make_room(main, header.len());
-        while self.table.is_full() {
+        while self.tables.is_full() {
             if !self.evict(main) {
                 self.evict(!main);
             }
         }
         let at = self.ring(main).push(&header, key, value);
-        self.table.insert(header.tag, Place { main, at });
+        self.tables.insert(header.tag, Place { main, at });
     }
 
     fn make_room(&mut self, main: bool, len: usize) {
@@ -193,10 +205,11 @@ impl Shard {
         };
         let header = self.ring(main).header(at);
         if header.live {
-            self.table.remove(header.tag);
+            self.tables.remove(header.tag);
         }
         match (header.live, main, header.reads) {
             (false, ..) => self.ring(main).pop(),
+            (true, false, _) if self.main.has_room(header.len()) => self.promote(header),
             (true, false, 0..=1) => self.bury(header.tag),
             (true, false, _) => self.promote(header),
             (true, true, 0) => self.main.pop(),
@@ -205,18 +218,18 @@ impl Shard {
         true
     }
 
-    /// Read again while in the small queue: on to the main one.
+    /// Read again while in the small queue, or room to spare: on to the main one.
     fn promote(&mut self, header: Header) {
         self.make_room(true, header.len());
-        let at = self.main.push_from(&self.small, header.reads - 1);
+        let at = self.main.push_from(&self.small, header.reads.saturating_sub(1));
         self.small.pop();
-        self.table.insert(header.tag, Place { main: true, at });
+        self.tables.insert(header.tag, Place { main: true, at });
     }
 
     /// Read since it last came round: once more through the main queue.
     fn recycle(&mut self, header: Header) {
         let at = self.main.rotate(header.reads - 1);
-        self.table.insert(header.tag, Place { main: true, at });
+        self.tables.insert(header.tag, Place { main: true, at });
     }
 
     fn bury(&mut self, tag: u64) {
@@ -233,123 +246,6 @@ impl Shard {
     fn ghost_of(&self, tag: u64) -> (usize, u32) {
         (tag as usize & (self.ghosts.len() - 1), (tag >> 32) as u32 | 1)
     }
-}
-
-/// Where an entry stands.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Place {
-    main: bool,
-    /// Offset in the ring. Bytes, a multiple of 8.
-    at: usize,
-}
-
-/// Open addressing with linear probing and no tombstones: a row is 40 bits of the key's tag, never all zero, ring (1 bit),
-/// offset / 8 (23). Keys that agree in these bits push each other out: this is a cache.
-/// It doubles as the shard fills, so that the rows in use stay close together in the processor's caches; at its limit it has a
-/// quarter of a megabyte to move, once.
-struct Table {
-    rows: Box<[u64]>,
-    used: usize,
-    most_rows: usize,
-}
-
-const EMPTY: u64 = 0;
-
-impl Table {
-    fn new(most_rows: usize) -> Table {
-        let rows = vec![EMPTY; FIRST_ROWS].into_boxed_slice();
-        Table { rows, used: 0, most_rows: most_rows.max(FIRST_ROWS) }
-    }
-
-    /// No room for another row, not by growing either.
-    fn is_full(&self) -> bool {
-        self.is_loaded() && self.rows.len() >= self.most_rows
-    }
-
-    fn is_loaded(&self) -> bool {
-        self.used >= self.rows.len() / 4 * 3
-    }
-
-    fn grow(&mut self) {
-        assert!(self.rows.len() < self.most_rows, "callers make room at the limit");
-        let rows = vec![EMPTY; self.rows.len() * 2].into_boxed_slice();
-        let old = std::mem::replace(&mut self.rows, rows);
-        self.used = 0;
-        for packed in old.into_iter().filter(|&packed| packed != EMPTY) {
-            self.insert(packed, place_of(packed));
-        }
-    }
-
-    fn find(&self, tag: u64) -> Option<Place> {
-        self.row_of(tag).ok().map(|row| place_of(self.rows[row]))
-    }
-
-    fn insert(&mut self, tag: u64, place: Place) {
-        match self.row_of(tag) {
-            Ok(row) => self.rows[row] = pack(tag, place),
-            Err(_) if self.is_loaded() => {
-                self.grow();
-                self.insert(tag, place);
-            }
-            Err(row) => {
-                self.rows[row] = pack(tag, place);
-                self.used += 1;
-            }
-        }
-    }
-
-    /// Closes the gap by moving later rows of the same run back (Knuth, 6.4 algorithm R).
-    fn remove(&mut self, tag: u64) -> Option<Place> {
-        let mut gap = self.row_of(tag).ok()?;
-        let place = place_of(self.rows[gap]);
-        let mask = self.rows.len() - 1;
-        let mut row = gap;
-        loop {
-            row = (row + 1) & mask;
-            if self.rows[row] == EMPTY {
-                break;
-            }
-            let home = self.home(self.rows[row]);
-            if (row.wrapping_sub(home) & mask) >= (row.wrapping_sub(gap) & mask) {
-                self.rows[gap] = self.rows[row];
-                gap = row;
-            }
-        }
-        self.rows[gap] = EMPTY;
-        self.used -= 1;
-        Some(place)
-    }
-
-    fn row_of(&self, tag: u64) -> Result<usize, usize> {
-        let mask = self.rows.len() - 1;
-        let mut row = self.home(tag);
-        loop {
-            match self.rows[row] {
-                EMPTY => return Err(row),
-                packed if short(packed) == short(tag) => return Ok(row),
-                _ => row = (row + 1) & mask,
-            }
-        }
-    }
-
-    fn home(&self, tag: u64) -> usize {
-        short(tag) as usize & (self.rows.len() - 1)
-    }
-}
-
-/// The bits of a tag, or of a row, that tell keys apart.
-fn short(tag: u64) -> u64 {
-    (tag & ((1 << 40) - 1)).max(1)
-}
-
-fn pack(tag: u64, place: Place) -> u64 {
-    let offset = (place.at / 8) as u64;
-    assert!(offset < 1 << 23, "a shard's ring is smaller than 64 MiB");
-    short(tag) | u64::from(place.main) << 40 | offset << 41
-}
-
-fn place_of(packed: u64) -> Place {
-    Place { main: (packed >> 40) & 1 != 0, at: (packed >> 41) as usize * 8 }
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
     fn an_entry_is_the_newest_or_absent(steps in proptest::collection::vec((0_u64..400, 0_usize..9000, 0..3_u8), 1..3000)) {
-        let cache = Cache::new(512 << 10);
+        let cache = Cache::new(512 << 10).unwrap();
         let mut model: HashMap<u64, (u64, Vec<u8>)> = HashMap::new();
         for (step, (number, len, what)) in steps.into_iter().enumerate() {
             let (hash, bytes) = key(number);
@@ -50,7 +50,7 @@ proptest! {
 
 #[test]
 fn a_scan_does_not_drive_out_what_is_read_often() {
-    let cache = Cache::new(4 << 20);
+    let cache = Cache::new(4 << 20).unwrap();
     let value = [1; 400];
     for round in 0..4 {
         for number in 0..2000 {
@@ -71,7 +71,7 @@ fn a_scan_does_not_drive_out_what_is_read_often() {
 
 #[test]
 fn a_cache_too_small_to_be_of_use_holds_nothing() {
-    let cache = Cache::new(1000);
+    let cache = Cache::new(1000).unwrap();
     let (hash, bytes) = key(1);
     cache.insert(hash, &bytes, b"v", FACTS);
     assert!(!present(&cache, 1));

@@ -394,13 +394,16 @@ fn open_core(options: Options, home: Home, lane: &Lane) -> Result<Arc<Core>> {
         None => begin(&options, home.store, &segments)?,
     };
     extents.sync_all()?;
+    let cache = Cache::new(options.cache_bytes).map_err(|error| {
+        Error::other(format!("cannot get {} bytes for the record cache: {error}", options.cache_bytes))
+    })?;
     let log = Log::new(active, offset, options.segment_bytes, segments, lane.clone(), options.sync);
     let counters =
         Counters { recovered: index.inserted(), damaged_records: AtomicU64::new(damaged), ..Counters::default() };
     Ok(Arc::new(Core {
         time: StoreTime::start(time),
         index,
-        cache: Cache::new(options.cache_bytes),
+        cache,
         log: Arc::new(log),
         extents,
         flushes: Flushes::new(flushed, flush_due),

@@ -26,6 +26,7 @@ mod recovery;
 mod ring;
 mod segment;
 mod syncer;
+mod table;
 mod time;
 mod write;
 

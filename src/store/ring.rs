@@ -4,13 +4,14 @@
 use super::cache::Facts;
 use super::location::Location;
 use super::record::{le_u32, le_u64};
+use crate::sys::memory::Region;
 
 /// Bytes before the key of an entry.
 const HEADER: usize = 40;
 
 /// The bytes and which of them are in use: `[tail, head)`, or, wrapped, `[tail, end)` and `[0, head)`.
 pub(crate) struct Ring {
-    bytes: Box<[u8]>,
+    bytes: Region,
     head: usize,
     tail: usize,
     /// Wrapped: where the entries before the array's end stop.
@@ -80,9 +81,12 @@ impl Header {
 
 impl Ring {
     /// A queue of at most `capacity` bytes; pages of it are touched only when first used.
-    pub fn new(capacity: usize) -> Ring {
-        let bytes = vec![0; capacity / 8 * 8].into_boxed_slice();
-        Ring { bytes, head: 0, tail: 0, end: None, live: 0 }
+    ///
+    /// # Errors
+    /// The kernel's, when there is no memory.
+    pub fn new(capacity: usize, huge: bool) -> std::io::Result<Ring> {
+        let bytes = Region::new(capacity / 8 * 8, huge)?;
+        Ok(Ring { bytes, head: 0, tail: 0, end: None, live: 0 })
     }
 
     pub fn capacity(&self) -> usize {

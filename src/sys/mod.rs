@@ -7,6 +7,7 @@ pub mod clock;
 pub mod epoll;
 pub mod event;
 pub mod file;
+pub mod memory;
 pub mod process;
 pub mod resource;
 pub mod signal;
