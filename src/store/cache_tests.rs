@@ -49,6 +49,7 @@ proptest! {
 }
 
 #[test]
+#[cfg(not(feature = "tiny-tags"))]
 fn a_scan_does_not_drive_out_what_is_read_often() {
     let cache = Cache::new(4 << 20).unwrap();
     let value = [1; 400];

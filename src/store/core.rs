@@ -13,7 +13,7 @@ use super::index::Index;
 use super::lane::Lane;
 use super::location::Position;
 use super::log::Log;
-use super::options::{Options, Sync};
+use super::options::Options;
 use super::syncer::Bell;
 use super::time::StoreTime;
 
@@ -28,7 +28,7 @@ pub(crate) struct Core {
     pub extents: Arc<Extents>,
     pub flushes: Flushes,
     pub lane: Lane,
-    pub bell: Bell,
+    pub bell: Arc<Bell>,
     /// The last version sequence that was given out.
     pub sequence: AtomicU64,
     pub counters: Counters,
@@ -49,14 +49,6 @@ impl Core {
         self.sequence.fetch_add(1, Relaxed) + 1
     }
 
-    /// Phase two of an event loop's turn.
-    pub fn write_out(&self) {
-        self.log.write_out();
-        if self.needs_syncer() {
-            self.bell.ring();
-        }
-    }
-
     /// Waits until the store acknowledges `position`. Threads that wait at the same time share one `fdatasync`.
     pub fn wait_for(&self, position: Position) -> Result<()> {
         self.log.write_all();
@@ -66,9 +58,7 @@ impl Core {
             }
             self.sync(position)?;
         }
-        if self.needs_syncer() {
-            self.bell.ring();
-        }
+        self.log.call_syncer();
         Ok(())
     }
 
@@ -95,18 +85,5 @@ impl Core {
             segment.file.sync_data().map_err(|error| Error::io("fdatasync", &segment.path, &error))?;
         }
         Ok(())
-    }
-
-    fn needs_syncer(&self) -> bool {
-        let progress = &self.log.progress;
-        match self.options.sync {
-            Sync::None => self.log.wants_spare() || self.log.wants_write_back(),
-            Sync::Always => progress.durable() < progress.written() || self.log.wants_spare(),
-            Sync::Interval => {
-                (progress.durable() < progress.written() && !self.bell.is_armed())
-                    || self.log.wants_spare()
-                    || self.log.wants_write_back()
-            }
-        }
     }
 }

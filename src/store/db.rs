@@ -265,7 +265,7 @@ impl Db {
     /// Phase two of a turn: writes the log up to its end, whoever appended, usually with one `pwrite`. While the disk is slow, or
     /// another thread is writing, it only sees to it that the writing happens. Afterwards look at [`Db::mark`].
     pub fn write_out(&self) {
-        self.core.write_out();
+        self.core.log.write_out();
     }
 
     /// How far replies may leave: written, or durable under [`super::Sync::Always`]. One load.
@@ -397,7 +397,9 @@ fn open_core(options: Options, home: Home, lane: &Lane) -> Result<Arc<Core>> {
     let cache = Cache::new(options.cache_bytes).map_err(|error| {
         Error::other(format!("cannot get {} bytes for the record cache: {error}", options.cache_bytes))
     })?;
-    let log = Log::new(active, offset, options.segment_bytes, segments, lane.clone(), options.sync);
+    let bell = Arc::new(Bell::default());
+    let size = options.segment_bytes;
+    let log = Log::new(active, offset, size, segments, lane.clone(), bell.clone(), options.sync);
     let counters =
         Counters { recovered: index.inserted(), damaged_records: AtomicU64::new(damaged), ..Counters::default() };
     Ok(Arc::new(Core {
@@ -408,7 +410,7 @@ fn open_core(options: Options, home: Home, lane: &Lane) -> Result<Arc<Core>> {
         extents,
         flushes: Flushes::new(flushed, flush_due),
         lane: lane.clone(),
-        bell: Bell::default(),
+        bell,
         sequence: AtomicU64::new(sequence),
         counters,
         home,

@@ -18,9 +18,11 @@ use std::time::Duration;
 use super::error::{Error, Result};
 use super::lane::Lane;
 use super::location::{Location, Position};
+use super::options::Sync;
 use super::progress::Progress;
 use super::record::{self, Fields, HEADER, Kind, MAX_RECORD};
 use super::segment::{SEGMENT_HEADER, Segment, Segments};
+use super::syncer::Bell;
 use crate::sys::{self, clock};
 
 /// Appended but unwritten bytes at which writers must wait.
@@ -43,6 +45,7 @@ pub(crate) struct Log {
     pub progress: Progress,
     pub segments: Segments,
     lane: Lane,
+    bell: Arc<Bell>,
     /// Offset at which a segment counts as full, if another is ready. The room behind it takes what is appended before one is.
     soft_limit: u64,
     hard_limit: u64,
@@ -99,7 +102,8 @@ impl Log {
         segment_bytes: u64,
         segments: Segments,
         lane: Lane,
-        sync: super::Sync,
+        bell: Arc<Bell>,
+        sync: Sync,
     ) -> Log {
         let end = active.position(offset);
         let reserve = (16 * MAX_RECORD as u64).min(segment_bytes / 4);
@@ -117,6 +121,7 @@ impl Log {
             progress: Progress::new(sync, end),
             segments,
             lane,
+            bell,
             soft_limit: segment_bytes - reserve,
             hard_limit: segment_bytes - HEADER as u64, // room for the seal
             tail: Mutex::new(tail),
@@ -191,6 +196,28 @@ impl Log {
     /// Writes what was appended. Never waits for another thread that does so: that one then writes it all. Sleeps at most once per
     /// slow phase of the disk; afterwards it leaves the writing to the lane and returns.
     pub fn write_out(self: &Arc<Self>) {
+        self.write_inline();
+        self.call_syncer();
+    }
+
+    /// Wakes the syncer if there is something for it to do.
+    pub fn call_syncer(&self) {
+        if self.needs_syncer() {
+            self.bell.ring();
+        }
+    }
+
+    fn needs_syncer(&self) -> bool {
+        let undurable = || self.progress.durable() < self.progress.written();
+        let to_sync = match self.progress.policy {
+            Sync::None => false,
+            Sync::Always => undurable(),
+            Sync::Interval => !self.bell.is_armed() && undurable(),
+        };
+        to_sync || self.wants_spare() || self.wants_write_back()
+    }
+
+    fn write_inline(self: &Arc<Self>) {
         let mut pieces = 0;
         let mut spins = 0;
         // Pairs with the fence below: either we see the writer gone, or it sees what we appended.
@@ -234,6 +261,7 @@ impl Log {
         let log = self.clone();
         self.lane.submit_first(Box::new(move || {
             log.write_all();
+            log.call_syncer();
             log.handed_over.store(false, SeqCst);
             // Somebody may have appended and relied on us in between.
             fence(SeqCst);

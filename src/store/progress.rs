@@ -23,7 +23,7 @@ struct Wait {
 }
 
 pub(crate) struct Progress {
-    policy: Sync,
+    pub policy: Sync,
     written: AtomicU64,
     durable: AtomicU64,
     waiters: Mutex<Vec<Arc<Wait>>>,

@@ -106,6 +106,13 @@ impl<'a> Fields<'a> {
             | (CAS * u8::from(self.cas != self.sequence))
     }
 
+    /// What bytes that are no sound record claim to be, if their fields make sense. To be believed only as far as that something
+    /// is wrong with this key.
+    pub fn claimed(bytes: &'a [u8]) -> Option<(Fields<'a>, usize)> {
+        let header = Header::parse(bytes).ok()?;
+        bytes.get(..header.len).map(|record| (header.fields(record), header.len))
+    }
+
     /// Reads the record at the start of `bytes`; also tells its length on disk.
     pub fn decode(bytes: &'a [u8], salt: u32) -> Result<(Fields<'a>, usize), Defect> {
         let header = Header::parse(bytes)?;

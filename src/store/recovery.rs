@@ -178,9 +178,10 @@ impl<'a> Replay<'a> {
             let Some(found) = reader.next_sound(offset)? else {
                 return self.unsealed(segment, following, offset, reader.is_blank(offset)?);
             };
-            if found > offset && self.is_torn(segment, offset, found)? {
+            if found > offset && self.is_torn(segment, offset, found) {
                 return Ok((offset, Next::LogEnds));
             }
+            self.isolate(segment, &mut reader, offset, found)?;
             let (fields, len) = reader.record(found)?;
             if fields.kind == Kind::Seal {
                 // Without a segment to go on in, the seal makes way for more records.
@@ -219,15 +220,31 @@ impl<'a> Replay<'a> {
     }
 
     /// Bytes between `offset` and the sound record at `found` are no records: a torn tail, or damage.
-    fn is_torn(&mut self, segment: &Segment, offset: u64, found: u64) -> Result<bool> {
+    fn is_torn(&mut self, segment: &Segment, offset: u64, found: u64) -> bool {
         let path = segment.path.display();
         if segment.position(offset) >= self.durable {
             self.say(format_args!("{path}: cut at offset {offset}: what follows was never synced and is not whole"));
-            return Ok(true);
+            return true;
         }
         self.damaged += 1;
         self.say(format_args!("{path}: damaged from offset {offset} to {found}; passed over"));
-        Ok(false)
+        false
+    }
+
+    /// Points the keys that damaged records between `offset` and `end` claim to be about at the damage: reading them is then an error, and
+    /// not an older value.
+    fn isolate(&mut self, segment: &Segment, reader: &mut Reader<'_>, mut offset: u64, end: u64) -> Result<()> {
+        while offset < end {
+            let Some((fields, len)) = Fields::claimed(reader.bytes(offset)?) else { return Ok(()) };
+            if offset + len as u64 > end {
+                return Ok(());
+            }
+            if !fields.key.is_empty() {
+                self.insert(&fields, Location::new(segment.handle, offset), len);
+            }
+            offset += len as u64;
+        }
+        Ok(())
     }
 
     /// Whether the chunks of a value that no sync had covered are all there.
