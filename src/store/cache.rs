@@ -209,7 +209,7 @@ impl Shard {
         }
         match (header.live, main, header.reads) {
             (false, ..) => self.ring(main).pop(),
-            (true, false, _) if self.main.has_room(header.len()) => self.promote(header),
+            (true, false, _) if self.main.has_room(header.len()) && !self.tables.is_full() => self.promote(header),
             (true, false, 0..=1) => self.bury(header.tag),
             (true, false, _) => self.promote(header),
             (true, true, 0) => self.main.pop(),

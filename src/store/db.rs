@@ -1,6 +1,8 @@
 //! The store as its users see it.
 
 use std::cell::RefCell;
+use std::io::ErrorKind;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
@@ -15,12 +17,12 @@ use super::home::Home;
 use super::lane::{Job, Lane};
 use super::large::{Compose, Part, Upload};
 use super::location::Position;
-use super::log::Log;
+use super::log::{self, Log};
 use super::lookup::{Body, Fetched, Key, Lookup, Record, Scratch};
 use super::options::Options;
 use super::progress::{Waiter, Wake};
 use super::recovery::{Recovered, recover};
-use super::segment::{SEGMENT_HEADER, Segment, Segments};
+use super::segment::{SEGMENT_HEADER, Segment};
 use super::syncer::{Bell, Syncer};
 use super::time::StoreTime;
 use super::write::{Expect, NewBody, Outcome, Removed, Write};
@@ -67,6 +69,8 @@ impl Db {
         let start = Lane::start(options.lane_threads);
         let (lane, mut threads) = start.map_err(|error| Error::other(format!("cannot start a thread: {error}")))?;
         let core = open_core(options, home, &lane).inspect_err(|_| lane.close())?;
+        // Recovery made all of it durable. Said at once, so that a crash is never judged by an older checkpoint.
+        core.append_checkpoint(core.log.end())?;
         core.tick(core.time.now())?;
         core.log.write_all();
         let syncer = Syncer::new(core.clone());
@@ -388,11 +392,8 @@ fn check(options: &Options) -> Result<()> {
 fn open_core(options: Options, home: Home, lane: &Lane) -> Result<Arc<Core>> {
     let extents = Arc::new(Extents::open(&options.path, home.store, options.compression, lane.clone())?);
     let recovered = recover(&options, &home, &extents)?;
-    let Recovered { segments, newest, index, sequence, time, flushed, flush_due, damaged } = recovered;
-    let (active, offset) = match newest {
-        Some((segment, end)) => resume(segment, end, &options)?,
-        None => begin(&options, home.store, &segments)?,
-    };
+    let (active, offset) = first_segment(&recovered, &options, home.store)?;
+    let Recovered { segments, index, sequence, time, flushed, flush_due, damaged, .. } = recovered;
     extents.sync_all()?;
     let cache = Cache::new(options.cache_bytes).map_err(|error| {
         Error::other(format!("cannot get {} bytes for the record cache: {error}", options.cache_bytes))
@@ -418,22 +419,35 @@ fn open_core(options: Options, home: Home, lane: &Lane) -> Result<Arc<Core>> {
     }))
 }
 
-/// Cuts what follows the last record and prepares the newest segment for more.
-fn resume(segment: Arc<Segment>, end: u64, options: &Options) -> Result<(Arc<Segment>, u64)> {
-    let prepare = || {
-        segment.file.set_len(end)?;
-        sys::file::preallocate(&segment.file, options.segment_bytes.max(end))?;
-        segment.file.sync_all()
+/// The segment to go on with, and where: the newest one, or, if there is none or it is full, another.
+fn first_segment(recovered: &Recovered, options: &Options, store: u64) -> Result<(Arc<Segment>, u64)> {
+    let Some((newest, end)) = &recovered.newest else { return begin(recovered, options, store, 1) };
+    if *end < log::soft_limit(options.segment_bytes) {
+        resume(newest, *end, options)?;
+        return Ok((newest.clone(), *end));
+    }
+    let seal = || {
+        newest.file.set_len(*end)?;
+        newest.file.write_all_at(&log::seal_record(newest), *end)?;
+        newest.file.sync_all()
     };
-    prepare()
-        .map_err(|error| Error::io(format!("prepare {} bytes of", options.segment_bytes), &segment.path, &error))?;
-    Ok((segment, end))
+    seal().map_err(|error| Error::io(format!("seal at offset {end}"), &newest.path, &error))?;
+    begin(recovered, options, store, newest.order + 1)
 }
 
-fn begin(options: &Options, store: u64, segments: &Segments) -> Result<(Arc<Segment>, u64)> {
-    let segment = Segment::create(&options.path, store, 0, 0, 1, options.segment_bytes)?;
-    let segment = Arc::new(segment);
-    segments.add(&segment);
+/// Cuts what follows the last record and reserves room for more. A full disk does not keep the store from opening.
+fn resume(newest: &Segment, end: u64, options: &Options) -> Result<()> {
+    let failed = |error| Error::io(format!("prepare {} bytes of", options.segment_bytes), &newest.path, &error);
+    newest.file.set_len(end).map_err(failed)?;
+    match sys::file::preallocate(&newest.file, options.segment_bytes) {
+        Err(error) if error.kind() == ErrorKind::StorageFull => (options.report)(&failed(error).to_string()),
+        prepared => drop(prepared.map_err(failed)?),
+    }
+    newest.file.sync_all().map_err(failed)
+}
+
+fn begin(recovered: &Recovered, options: &Options, store: u64, order: u64) -> Result<(Arc<Segment>, u64)> {
+    let segment = super::syncer::next_segment(options, store, &recovered.segments, order)?;
     Ok((segment, SEGMENT_HEADER))
 }
 

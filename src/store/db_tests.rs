@@ -292,3 +292,36 @@ fn colliding_keys_never_get_each_others_values() {
     }
     assert!(found > keys / 2 && found < keys, "{found} of {keys} keys were left; collisions must have happened");
 }
+
+#[test]
+fn a_full_newest_segment_is_sealed_and_the_next_one_begun() {
+    let dir = tempfile::tempdir().unwrap();
+    let large_segments = Options { segment_bytes: 4 << 20, ..options(dir.path()) };
+    let db = Db::open(large_segments).unwrap();
+    for number in 0..30_u64 {
+        db.put(&number.to_le_bytes(), &noise(CHUNK, number)).unwrap();
+    }
+    assert_eq!(segments(dir.path()).len(), 1);
+    let crash = crashed_copy(&db);
+    for _ in 0..3 {
+        let db = open(crash.path());
+        assert_eq!(segments(crash.path()).len(), 2);
+        assert!((0..30_u64).all(|number| db.get(&number.to_le_bytes()).unwrap() == Some(noise(CHUNK, number))));
+        assert_eq!(db.stats().damaged_records, 0);
+    }
+}
+
+#[test]
+fn a_missing_segment_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = open(dir.path());
+    (0..60_u64).for_each(|number| db.put(&number.to_le_bytes(), &noise(CHUNK, number)).unwrap());
+    db.close().unwrap();
+    drop(db);
+    let all = segments(dir.path());
+    assert!(all.len() > 3);
+    std::fs::remove_file(&all[1]).unwrap();
+    let db = open(dir.path());
+    assert_eq!(db.stats().damaged_records, 1);
+    assert_eq!(db.get(&59_u64.to_le_bytes()).unwrap(), Some(noise(CHUNK, 59)));
+}

@@ -106,7 +106,6 @@ impl Log {
         sync: Sync,
     ) -> Log {
         let end = active.position(offset);
-        let reserve = (16 * MAX_RECORD as u64).min(segment_bytes / 4);
         let tail = Tail {
             offset,
             pending: Vec::new(),
@@ -122,13 +121,13 @@ impl Log {
             segments,
             lane,
             bell,
-            soft_limit: segment_bytes - reserve,
+            soft_limit: soft_limit(segment_bytes),
             hard_limit: segment_bytes - HEADER as u64, // room for the seal
             tail: Mutex::new(tail),
             writer: Mutex::new(()),
             end: AtomicU64::new(end.0),
             salt: AtomicU32::new(active.salt),
-            room: AtomicBool::new(offset < segment_bytes - reserve),
+            room: AtomicBool::new(offset < soft_limit(segment_bytes)),
             wants_spare: AtomicBool::new(offset > segment_bytes / 2),
             full: AtomicBool::new(false),
             slow: AtomicBool::new(false),
@@ -377,7 +376,8 @@ impl Log {
             return;
         }
         self.write_back.store(self.progress.written().0, Relaxed);
-        for segment in self.unsynced() {
+        // Earlier ones were started with before.
+        for segment in self.unsynced().iter().rev().take(2) {
             sys::file::start_write_back(&segment.file, 0, self.hard_limit);
         }
     }
@@ -418,6 +418,19 @@ impl Log {
     }
 }
 
+/// Where a segment of this size counts as full. What is left takes the records of several threads that found room just before.
+pub(crate) fn soft_limit(segment_bytes: u64) -> u64 {
+    segment_bytes - (16 * MAX_RECORD as u64).min(segment_bytes / 4)
+}
+
+/// The record that ends a segment.
+pub(crate) fn seal_record(segment: &Segment) -> Vec<u8> {
+    let mut record = Vec::new();
+    Fields::control(Kind::Seal, b"", 0).encode(&mut record);
+    record::seal(&mut record, segment.salt);
+    record
+}
+
 impl Tail {
     fn end(&self) -> Position {
         self.active.position(self.offset)
@@ -425,9 +438,7 @@ impl Tail {
 
     /// Ends the active segment: recovery can then tell a segment that was left from one whose end was lost.
     fn seal(&mut self) {
-        let mut record = Vec::new();
-        Fields::control(Kind::Seal, b"", 0).encode(&mut record);
-        record::seal(&mut record, self.active.salt);
+        let record = seal_record(&self.active);
         self.pending.extend_from_slice(&record);
         self.offset += record.len() as u64;
     }

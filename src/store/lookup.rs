@@ -1,4 +1,4 @@
-//! Finding a record: index, then RAM cache, then the log's own buffers, then the page cache, all without sleeping; what only the disk
+//! Finding a record: in the RAM cache, or by the index in the log's own buffers, then in the page cache, all without sleeping; what only the disk
 //! has becomes a job ([`ColdRead`]) that the caller runs where sleeping is allowed.
 
 use std::os::unix::fs::FileExt;
@@ -174,7 +174,7 @@ impl Core {
 
     fn entry(&self, key: &Key<'_>) -> (Option<Entry>, Position) {
         let stripe = self.index.stripe(key.hash);
-        (stripe.find(key.hash.tag), stripe.last_removal)
+        (stripe.find(key.hash.tag), stripe.last_removal.max(self.flushes.fired()))
     }
 
     /// Drops a record that is gone anyway; tells when a key of the same stripe was last removed.
@@ -183,6 +183,8 @@ impl Core {
         if stripe.find(key.hash.tag).is_some_and(|entry| entry.location == location) {
             stripe.remove(key.hash.tag);
             self.cache.remove(key.hash);
+            // Its expiry may stand in a record that is not written yet, and an older one in the log may have none.
+            stripe.last_removal = stripe.last_removal.max(self.log.depends(location));
         }
         stripe.last_removal
     }

@@ -18,7 +18,7 @@ use super::hash::Seed;
 use super::home::Home;
 use super::index::{Entry, Index, size_class};
 use super::large::Large;
-use super::location::{Location, Position};
+use super::location::{Location, MAX_SEGMENT, Position};
 use super::options::Options;
 use super::record::{ALIGNMENT, Fields, HEADER, Kind, MAX_RECORD, le_u64};
 use super::segment::{SEGMENT_HEADER, Segment, Segments, numbers};
@@ -51,6 +51,7 @@ pub(crate) fn recover(options: &Options, home: &Home, extents: &Extents) -> Resu
     let mut newest: Option<(Arc<Segment>, u64)> = None;
     for (number, segment) in segments.iter().enumerate() {
         replay.say_progress(number, segments.len());
+        replay.notice_gap(number.checked_sub(1).map(|before| &segments[before]), segment);
         let (end, next) = replay.segment(segment, segments.get(number + 1))?;
         newest = Some((segment.clone(), end));
         if let Next::LogEnds = next {
@@ -61,7 +62,10 @@ pub(crate) fn recover(options: &Options, home: &Home, extents: &Extents) -> Resu
     let kept =
         segments.iter().take_while(|segment| newest.as_ref().is_some_and(|(last, _)| segment.order <= last.order));
     let table = Segments::default();
-    kept.for_each(|segment| table.add(segment));
+    for segment in kept {
+        make_durable(segment, replay.durable)?;
+        table.add(segment);
+    }
     extents.remove_unnamed(|number| replay.named.contains(&number))?;
     replay.summary(began, segments.len());
     Ok(Recovered {
@@ -91,13 +95,11 @@ fn open_segments(dir: &Path, store: u64) -> Result<Vec<Arc<Segment>>> {
     Ok(found)
 }
 
-/// How far the last checkpoint says that the log was durable. It stands in one of the last two segments that hold records,
-/// or else nothing was ever synced since the last segment began.
+/// How far the last checkpoint says that the log was durable; found from the end, usually in the last segment. (Every opening
+/// writes one.)
 fn durable_mark(segments: &[Arc<Segment>]) -> Result<Position> {
-    let mut mark = Position(0);
-    let mut looked_at = 0;
     for segment in segments.iter().rev() {
-        let (mut reader, mut offset) = (Reader::new(segment), SEGMENT_HEADER);
+        let (mut reader, mut offset, mut mark) = (Reader::new(segment), SEGMENT_HEADER, Position(0));
         while let Some(found) = reader.next_sound(offset)? {
             let (fields, len) = reader.record(found)?;
             if fields.kind == Kind::Checkpoint && fields.body.len() == 16 {
@@ -105,12 +107,19 @@ fn durable_mark(segments: &[Arc<Segment>]) -> Result<Position> {
             }
             offset = found + len as u64;
         }
-        looked_at += u32::from(offset > SEGMENT_HEADER);
-        if looked_at == 2 {
-            break;
+        if mark > Position(0) {
+            return Ok(mark);
         }
     }
-    Ok(mark)
+    Ok(Position(0))
+}
+
+/// What was recovered counts as durable from now on, so it must be: the last life of the store may have ended before its sync.
+fn make_durable(segment: &Segment, durable: Position) -> Result<()> {
+    if segment.position(MAX_SEGMENT) <= durable {
+        return Ok(());
+    }
+    segment.file.sync_all().map_err(|error| Error::io("sync", &segment.path, &error))
 }
 
 /// Removes segments that follow the log's end: what is in them was never durable in the right order.
@@ -170,6 +179,14 @@ impl<'a> Replay<'a> {
         }
     }
 
+    /// Segments follow each other without a gap, or a file is missing.
+    fn notice_gap(&mut self, before: Option<&Arc<Segment>>, segment: &Segment) {
+        if before.is_some_and(|before| before.order + 1 != segment.order) {
+            self.damaged += 1;
+            self.say(format_args!("{}: a segment before this one is missing", segment.path.display()));
+        }
+    }
+
     /// Reads one segment; tells where its records end.
     fn segment(&mut self, segment: &Arc<Segment>, following: Option<&Arc<Segment>>) -> Result<(u64, Next)> {
         let mut reader = Reader::new(segment);
@@ -207,11 +224,10 @@ impl<'a> Replay<'a> {
         offset: u64,
         blank: bool,
     ) -> Result<(u64, Next)> {
-        let durable_past = |position: Position| self.durable > position;
-        if following.is_some_and(|next| durable_past(next.position(SEGMENT_HEADER))) {
+        if self.durable > segment.position(offset) {
             self.damaged += 1;
             self.say(format_args!("{}: damaged from offset {offset} to its end", segment.path.display()));
-            return Ok((offset, Next::Segment));
+            return Ok((offset, if following.is_some() { Next::Segment } else { Next::LogEnds }));
         }
         if !blank {
             self.say(format_args!("{}: cut a torn record at offset {offset}", segment.path.display()));

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use super::core::Core;
 use super::error::{Error, Result};
 use super::location::Position;
-use super::options::Sync;
+use super::options::{Options, Sync};
 use super::record::Kind;
-use super::segment::Segment;
+use super::segment::{self, Segment, Segments};
 use crate::sys;
 
 /// Pause before another try where no segment could be made.
@@ -164,15 +164,8 @@ impl Core {
         self.append_control(Kind::Checkpoint, &body)
     }
 
-    /// Makes the segment that follows the active one.
     fn make_segment(&self) -> Result<Arc<Segment>> {
-        let (dir, segments) = (&self.options.path, &self.log.segments);
-        let (handle, order) = (segments.free_handle()?, self.log.next_order());
-        let number = super::segment::numbers(dir)?.into_iter().max().map_or(0, |number| number + 1);
-        let size = self.options.segment_bytes;
-        let segment = Arc::new(Segment::create(dir, self.home.store, number, handle, order, size)?);
-        segments.add(&segment);
-        Ok(segment)
+        next_segment(&self.options, self.home.store, &self.log.segments, self.log.next_order())
     }
 
     /// The clean end: gives back the room that was reserved for more, and the segment that was never used.
@@ -185,4 +178,13 @@ impl Core {
         std::fs::remove_file(&spare.path).map_err(failed)?;
         sys::file::sync_directory(&self.options.path).map_err(failed)
     }
+}
+
+/// Makes the segment that stands at `order` in the log, and adds it to the table.
+pub(crate) fn next_segment(options: &Options, store: u64, segments: &Segments, order: u64) -> Result<Arc<Segment>> {
+    let (dir, handle) = (&options.path, segments.free_handle()?);
+    let number = segment::numbers(dir)?.into_iter().max().map_or(0, |number| number + 1);
+    let made = Arc::new(Segment::create(dir, store, number, handle, order, options.segment_bytes)?);
+    segments.add(&made);
+    Ok(made)
 }

@@ -144,14 +144,14 @@ impl Core {
             return Err(Error::ReadOnly(why));
         }
         let mut stripe = self.index.stripe(key.hash);
-        let depends = stripe.last_removal;
+        let depends = stripe.last_removal.max(self.flushes.fired());
         let Some(entry) = stripe.find(key.hash.tag) else {
             return Ok(Removed::Absent { depends });
         };
         match expect {
             Expect::Anything if self.is_flushed(entry.location) => {
                 stripe.remove(key.hash.tag);
-                return Ok(Removed::Absent { depends: depends.max(self.flushes.fired()) });
+                return Ok(Removed::Absent { depends });
             }
             Expect::Anything if entry.expires => return Ok(Removed::Unsure),
             Expect::Unchanged(seen) if seen.location != Some(entry.location) => {
