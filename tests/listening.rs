@@ -64,10 +64,19 @@ fn socket_path_that_is_something_else() {
     let plan = Plan::new(&[]);
     let socket = plan.root().join("precious");
     std::fs::write(&socket, "do not touch").expect("write a file");
-    let (status, messages) = plan.listen(&["-s", socket.to_str().expect("UTF-8")]).refused();
-    assert_eq!(status, 1, "{messages}");
-    assert_eq!(messages.lines().count(), 1, "{messages}");
-    assert_eq!(std::fs::read(&socket).expect("still there"), b"do not touch");
+    let link = plan.root().join("link");
+    std::os::unix::fs::symlink(&socket, &link).expect("make a link");
+    let data = plan.data();
+    // The plan owns the directory: it has to outlive the looks at what is left there.
+    for path in [&socket, &link, &plan.root().to_path_buf()] {
+        let path = path.to_str().expect("UTF-8");
+        let (status, messages) = plan.clone().listen(&["-s", path]).refused();
+        assert_eq!(status, 1, "{messages}");
+        assert_eq!(messages.lines().count(), 1, "{messages}");
+        assert!(messages.contains(path) && messages.contains("not a socket"), "{messages}");
+        assert_eq!(std::fs::read(&socket).expect("still there"), b"do not touch");
+        assert!(link.is_symlink() && !data.exists());
+    }
 }
 
 #[test]
