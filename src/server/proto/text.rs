@@ -186,13 +186,10 @@ pub struct Number {
     pub padded: usize,
 }
 
-/// incr and decr on the bytes of a value: unsigned 64 bits, incr wraps, decr stops at 0. `None`: not a number (at most 20 digits,
-/// spaces after them allowed).
+/// incr and decr on the bytes of a value: unsigned 64 bits, incr wraps, decr stops at 0. `None`: not a number. White space around the
+/// digits and zeros before them are allowed, as with memcached; whatever else it would overlook is not, since the new value overwrites it.
 pub fn arithmetic(value: &[u8], delta: u64, decrement: bool) -> Option<Number> {
-    let old = match value.trim_ascii_end() {
-        digits if digits.len() <= 20 => number(digits)?,
-        _ => return None,
-    };
+    let old = number(value.trim_ascii())?;
     let new = if decrement { old.saturating_sub(delta) } else { old.wrapping_add(delta) };
     let (digits, len) = decimal(new);
     Some(Number { digits, len, padded: len.max(value.len()) })
