@@ -208,14 +208,17 @@ impl Keys {
         Found::Answered
     }
 
+    /// As memcached counts: `gat` is a touch that answers, not a get.
     #[inline]
     fn count(&self, hit: bool, ctx: &Context) {
-        ctx.count(Counter::CmdGet);
-        ctx.count(if hit { Counter::GetHits } else { Counter::GetMisses });
-        if self.touch.is_some() {
-            ctx.count(Counter::CmdTouch);
-            ctx.count(if hit { Counter::TouchHits } else { Counter::TouchMisses });
-        }
+        let (command, outcome) = match (self.touch, hit) {
+            (None, true) => (Counter::CmdGet, Counter::GetHits),
+            (None, false) => (Counter::CmdGet, Counter::GetMisses),
+            (Some(_), true) => (Counter::CmdTouch, Counter::TouchHits),
+            (Some(_), false) => (Counter::CmdTouch, Counter::TouchMisses),
+        };
+        ctx.count(command);
+        ctx.count(outcome);
     }
 }
 

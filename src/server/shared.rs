@@ -7,7 +7,7 @@ use super::log;
 use super::settings::Settings;
 use kingdb::sys::clock;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +28,8 @@ pub struct Shared {
     /// What the counters' sums were at the last `stats reset`: a reset subtracts, so that no worker writes
     /// another's counters.
     baseline: Mutex<Values>,
+    /// The same for the store's count of values written.
+    items_before: AtomicU64,
 }
 
 impl Shared {
@@ -42,6 +44,7 @@ impl Shared {
             connections: AtomicUsize::new(0),
             failure_told: AtomicBool::new(false),
             baseline: Mutex::new(ZERO),
+            items_before: AtomicU64::new(0),
         })
     }
 
@@ -77,8 +80,14 @@ impl Shared {
         sum
     }
 
-    /// `stats reset`.
-    pub fn reset(&self) {
+    /// Values written since the last reset, of `total` that the store has counted.
+    pub fn items_since_reset(&self, total: u64) -> u64 {
+        total.saturating_sub(self.items_before.load(Ordering::Relaxed))
+    }
+
+    /// `stats reset`, when the store has counted `total_items` values written.
+    pub fn reset(&self, total_items: u64) {
+        self.items_before.store(total_items, Ordering::Relaxed);
         let mut sum = self.sum();
         GAUGES.iter().for_each(|gauge| sum[*gauge as usize] = 0);
         *self.baseline.lock().unwrap_or_else(PoisonError::into_inner) = sum;

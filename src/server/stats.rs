@@ -17,7 +17,7 @@ pub fn tell(what: &[u8], ctx: &mut Context) {
         b"" => general(&mut text, ctx),
         b"settings" => settings(&mut text, &ctx.settings),
         b"reset" => {
-            ctx.shared.reset();
+            ctx.shared.reset(ctx.db.stats().total_items);
             return ctx.say(reply::RESET);
         }
         b"items" | b"slabs" | b"sizes" | b"conns" => {}
@@ -103,7 +103,7 @@ fn store(out: &mut String, ctx: &Context) {
     let stats = ctx.db.stats();
     line(out, "bytes", stats.live_bytes);
     line(out, "curr_items", stats.items);
-    line(out, "total_items", stats.total_items);
+    line(out, "total_items", ctx.shared.items_since_reset(stats.total_items));
     line(out, "evictions", 0);
     line(out, "db_live_bytes", stats.live_bytes);
     line(out, "db_cache_bytes", stats.cache_bytes);
