@@ -105,6 +105,22 @@ impl Cache {
         }
     }
 
+    /// Begins to bring what [`Cache::insert`] will look for near: a first call the table's row, a second one the entry.
+    pub fn prefetch_row(&self, hash: Hash) {
+        if let Some(shard) = self.shard(hash) {
+            shard.tables.prefetch(hash.tag);
+        }
+    }
+
+    /// See [`Cache::prefetch_row`].
+    pub fn prefetch_entry(&self, hash: Hash) {
+        if let Some(mut shard) = self.shard(hash)
+            && let Some(place) = shard.tables.find(hash.tag)
+        {
+            shard.ring(place.main).prefetch(place.at);
+        }
+    }
+
     /// Forgets the entry of a key. The caller holds the key's stripe of the index, or knows the entry to be of no more use.
     pub fn remove(&self, hash: Hash) {
         if let Some(mut shard) = self.shard(hash) {

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::hash::Hash;
 use super::location::{Location, Position};
+use crate::sys::prefetch::prefetch;
 
 const STRIPES: usize = 1024;
 const SLOT: usize = 14;
@@ -81,6 +82,14 @@ impl Index {
     /// Locks the stripe that the hash belongs to. Hold it briefly and enter no system call with it.
     pub fn stripe(&self, hash: Hash) -> MutexGuard<'_, Stripe> {
         super::lock(&self.stripes[hash.place as usize % STRIPES].0)
+    }
+
+    /// Begins to bring the slot near that the stripe will look for.
+    pub fn prefetch(&self, hash: Hash) {
+        let stripe = self.stripe(hash);
+        let page = &stripe.pages[stripe.page_of(hash.tag)];
+        let guess = page.guess(hash.tag);
+        page.0[guess.saturating_sub(4)..].iter().step_by(4).take(3).for_each(prefetch);
     }
 
     /// Keys in the index. Walks over the stripes: for statistics.
@@ -195,7 +204,7 @@ impl Page {
     /// Where `tag` stands, or where it would. Tags are evenly spread, so the first guess is a few slots off at most.
     fn search(&self, tag: u64) -> Result<usize, usize> {
         let slots = &self.0;
-        let mut at = ((u128::from(tag) * slots.len() as u128) >> 64) as usize;
+        let mut at = self.guess(tag);
         while at > 0 && tag_of(&slots[at - 1]) >= tag {
             at -= 1;
         }
@@ -206,6 +215,10 @@ impl Page {
             Some(slot) if tag_of(slot) == tag => Ok(at),
             _ => Err(at),
         }
+    }
+
+    fn guess(&self, tag: u64) -> usize {
+        ((u128::from(tag) * self.0.len() as u128) >> 64) as usize
     }
 
     fn replace(&mut self, at: usize, tag: u64, entry: Entry) -> Entry {

@@ -5,6 +5,7 @@ use super::cache::Facts;
 use super::location::Location;
 use super::record::{le_u32, le_u64};
 use crate::sys::memory::Region;
+use crate::sys::prefetch::prefetch;
 
 /// Bytes before the key of an entry.
 const HEADER: usize = 40;
@@ -178,6 +179,12 @@ impl Ring {
         }
         self.write(at, &Header { reads: old.reads, ..*header }, key, value);
         true
+    }
+
+    /// Brings an entry near that is about to be read or overwritten.
+    pub fn prefetch(&self, at: usize) {
+        let end = self.bytes.len().min(at + 3 * 64);
+        self.bytes[at..end].iter().step_by(64).for_each(prefetch);
     }
 
     pub fn header(&self, at: usize) -> Header {

@@ -1,6 +1,8 @@
 //! Where a cache shard's entries stand: from a key's tag to a place in a ring. Many small tables, each of which grows by itself, so that no
 //! insertion has much to move and rows in use stay close together in the processor's caches. Used under the shard's lock.
 
+use crate::sys::prefetch::prefetch;
+
 /// Rows of a new table.
 const FIRST_ROWS: usize = 64;
 
@@ -44,6 +46,12 @@ impl Tables {
         let place = self.tables[self.table_of(tag)].remove(tag);
         self.used -= usize::from(place.is_some());
         place
+    }
+
+    /// Brings the row that `find` will look at first near.
+    pub fn prefetch(&self, tag: u64) {
+        let table = &self.tables[self.table_of(tag)];
+        prefetch(&table.rows[table.home(tag)]);
     }
 
     fn table_of(&self, tag: u64) -> usize {

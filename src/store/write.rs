@@ -93,6 +93,8 @@ impl Core {
             NewBody::Same(large) => (Kind::Large, large.table()),
         };
         check_sizes(&write.key, value)?;
+        self.cache.prefetch_row(write.key.hash);
+        self.index.prefetch(write.key.hash);
         let worth_it = self.options.compression && kind == Kind::Value && value.len() >= COMPRESS_FROM;
         let packed = if worth_it { compress(encoder, value, packed) } else { None };
         let mut fields = Fields {
@@ -121,6 +123,7 @@ impl Core {
         record: &mut Vec<u8>,
     ) -> Result<Option<Position>> {
         let hash = write.key.hash;
+        self.cache.prefetch_entry(hash);
         let mut stripe = self.index.stripe(hash);
         if let Expect::Unchanged(seen) = write.expect
             && stripe.find(hash.tag).map(|entry| entry.location) != seen.location

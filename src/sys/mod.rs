@@ -8,6 +8,7 @@ pub mod epoll;
 pub mod event;
 pub mod file;
 pub mod memory;
+pub mod prefetch;
 pub mod process;
 pub mod resource;
 pub mod signal;
