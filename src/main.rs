@@ -1,7 +1,7 @@
 //! KingServer: a durable key-value server that speaks the memcached protocols.
 //!
 //! The start, in the one order that works: everything that needs root or can be refused comes before the fork or is told through
-//! it, and no thread exists until the store is opened. Exit status 2 is a wrong command line, 1 a start that failed.
+//! it, and no thread exists until the store is being opened. Exit status 2 is a wrong command line, 1 a start that failed.
 #![forbid(unsafe_code)]
 
 mod server;
@@ -14,7 +14,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use kingdb::Db;
 use kingdb::sys::process::{self, Identity};
 
 use crate::server::log::{self, Target};
@@ -63,7 +62,10 @@ fn start(launch: Launch) -> Result<(), String> {
     if let Some(identity) = &identity {
         take_identity(identity, &settings.db_path)?;
     }
-    let db = Db::open(store_options(&settings)).map_err(|error| error.to_string())?;
+    let Some(db) = server::open(&listeners, store_options(&settings))? else {
+        log::info("stopped before the store was open");
+        return Ok(());
+    };
     let db = Arc::new(db);
     OPEN.store(true, Ordering::Relaxed);
     log::info(format_args!("listening on {}; data in {}", listeners.describe(), settings.db_path.display()));

@@ -3,9 +3,10 @@
 mod common;
 
 use common::server::Plan;
-use common::util::wait_until;
+use common::util::{proc_status, wait_until};
 use common::{Client, Server};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::process::Command;
 
 #[test]
 fn one_line_says_where() {
@@ -145,6 +146,48 @@ fn signals_that_end_it() {
         let server = server.plan().start();
         assert_eq!(server.client().get("a"), Some(signal.as_bytes().to_vec()));
     }
+}
+
+/// The store takes for ever to open: one of its files is a pipe that nobody writes to. Neither the data nor what a start leaves behind
+/// suffers.
+#[test]
+fn signals_that_end_a_start() {
+    let plan = Plan::new(&[]);
+    let socket = plan.root().join("socket");
+    let listen = ["-p", "0", "-l", "127.0.0.1", "-s", socket.to_str().expect("UTF-8"), "-P", "pid"];
+    let server = plan.listen(&listen).start();
+    server.client().set("a", "kept");
+    let plan = server.stop();
+    let (file, aside) = (plan.data().join("STORE"), plan.root().join("STORE"));
+    for signal in ["TERM", "INT"] {
+        std::fs::rename(&file, &aside).expect("put the file aside");
+        assert!(Command::new("mkfifo").arg(&file).status().expect("run mkfifo").success());
+        let mut server = plan.spawn();
+        let pid_file = plan.root().join("pid");
+        wait_until("it opens the store", || pid_file.exists() && proc_status(server.pid(), "Threads:") > 1);
+        assert!(socket.exists());
+        server.signal("HUP");
+        server.signal(signal);
+        let status = server.await_exit();
+        assert_eq!(status.code(), Some(0), "SIG{signal}: {}", server.messages());
+        assert!(!server.messages().contains("listening"), "{}", server.messages());
+        assert!(!socket.exists() && !pid_file.exists(), "what a start made goes with it");
+        std::fs::rename(&aside, &file).expect("put the file back");
+    }
+    assert_eq!(plan.start().client().get("a").as_deref(), Some(&b"kept"[..]));
+}
+
+/// A start that fails late takes away what it made.
+#[test]
+fn failed_start_leaves_nothing() {
+    let first = Server::start(&[]);
+    let socket = first.plan().root().join("socket");
+    let args = ["-p", "0", "-l", "127.0.0.1", "-s", socket.to_str().expect("UTF-8"), "-P", "pid"];
+    let (status, messages) = first.plan().listen(&args).refused();
+    assert_eq!(status, 1, "two servers on one directory: {messages}");
+    assert_eq!(messages.lines().count(), 1, "{messages}");
+    assert!(!socket.exists() && !first.plan().root().join("pid").exists());
+    first.client().set("a", "the first one still serves");
 }
 
 #[test]

@@ -38,7 +38,7 @@ pub struct Listeners {
 impl Listeners {
     /// Binds all that the settings ask for. It also blocks the signals that [`super::run`] reads, in this
     /// thread and in those it starts from here on, and raises the limit on descriptors: call it before the
-    /// store is opened. The error is one sentence.
+    /// store is opened, see [`super::open`]. The error is one sentence.
     pub fn bind(settings: &Settings) -> Result<Self, String> {
         let signals = SignalFd::block().map_err(|e| format!("cannot take signals: {e}"))?;
         raise_limit(settings);

@@ -1,7 +1,10 @@
 //! The server: loops that speak the memcached protocols, in front of the store.
 //!
-//! `main` calls [`Listeners::bind`], opens the store, and calls [`run`], which returns when the server was
+//! `main` calls [`Listeners::bind`], [`open`]s the store, and calls [`run`], which returns when the server was
 //! told to stop. Below this module nothing blocks and nothing is unsafe.
+//!
+//! Signals are blocked in every thread and read by the main thread alone, which therefore does nothing that
+//! may take long: not even open the store, or a server that reads a long log could not be stopped.
 #![forbid(unsafe_code)]
 
 mod buffer;
@@ -30,15 +33,35 @@ mod worker;
 pub use listen::Listeners;
 pub use settings::Settings;
 
-use kingdb::Db;
 use kingdb::sys::epoll::{Epoll, Interest};
 use kingdb::sys::event::EventFd;
 use kingdb::sys::signal::{Signal, SignalFd};
+use kingdb::{Db, Options};
 use shared::Shared;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use worker::Worker;
+
+/// Opens the store on a thread of its own. `None`: the server was told to stop meanwhile. The caller then ends the process, and the
+/// thread with it; to the store that is a crash like any other.
+pub fn open(listeners: &Listeners, options: Options) -> Result<Option<Db>, String> {
+    let fail = |e: io::Error| format!("cannot start: {e}");
+    let ended = Arc::new(EventFd::new().map_err(fail)?);
+    let bell = Bell(ended.clone());
+    let opening = std::thread::Builder::new().name("opener".to_owned()).spawn(move || {
+        let _bell = bell;
+        Db::open(options)
+    });
+    let opening = opening.map_err(fail)?;
+    match wait(&listeners.signals, &ended).map_err(|e| format!("cannot wait for signals: {e}"))? {
+        Waited::Stop => Ok(None),
+        Waited::Ended => match opening.join() {
+            Ok(opened) => opened.map(Some).map_err(|error| error.to_string()),
+            Err(_) => Err("opening the store panicked; the message is above".to_owned()),
+        },
+    }
+}
 
 /// Serves until SIGTERM or SIGINT, or until a loop fails. When it returns, no thread of the server is left,
 /// replies in hand have been sent as far as possible, and the caller closes the store.
@@ -67,26 +90,42 @@ pub fn run(settings: Settings, db: Arc<Db>, mut listeners: Listeners) -> Result<
 }
 
 fn start(number: usize, worker: Worker, ended: Arc<EventFd>) -> io::Result<JoinHandle<io::Result<()>>> {
+    let bell = Bell(ended);
     std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-        let outcome = worker.run();
-        ended.ring();
-        outcome
+        let _bell = bell;
+        worker.run()
     })
 }
 
-/// Waits for a signal to stop, or for a worker to end by itself.
-fn wait(signals: &SignalFd, ended: &EventFd) -> io::Result<()> {
+/// Rings when its thread ends, be it by a panic.
+struct Bell(Arc<EventFd>);
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        self.0.ring();
+    }
+}
+
+/// What the main thread waits for.
+enum Waited {
+    /// A signal to stop.
+    Stop,
+    /// The end of a thread that it started.
+    Ended,
+}
+
+fn wait(signals: &SignalFd, ended: &EventFd) -> io::Result<Waited> {
     let mut epoll = Epoll::new(2)?;
     epoll.add(signals, Interest::LEVEL_IN, 0)?;
     epoll.add(ended, Interest::LEVEL_IN, 1)?;
     loop {
         let events = epoll.wait(None)?;
         if (0..events).any(|index| epoll.event(index).token == 1) {
-            return Ok(());
+            return Ok(Waited::Ended);
         }
         while let Some(signal) = signals.read()? {
             match signal {
-                Signal::Stop => return Ok(()),
+                Signal::Stop => return Ok(Waited::Stop),
                 Signal::Reload | Signal::User => log::info("signal received; there is nothing to reload"),
             }
         }
