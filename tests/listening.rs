@@ -3,10 +3,13 @@
 mod common;
 
 use common::server::Plan;
-use common::util::{proc_status, wait_until};
+use common::util::{proc_status, random_bytes, wait_until};
 use common::{Client, Server};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::process::Command;
+use std::time::Duration;
 
 #[test]
 fn one_line_says_where() {
@@ -199,6 +202,45 @@ fn signals_that_do_not() {
         assert!(c.ask("version").starts_with("VERSION"), "after SIG{signal}");
     }
     assert!(server.is_running());
+}
+
+/// Replies that are due when the server is told to stop reach whoever reads them, to the last byte, although there are commands behind
+/// them that nobody executes any more. Who reads nothing does not hold the end up for ever.
+#[test]
+fn stop_with_replies_due() {
+    let mut server = Server::start(&["-t", "1"]);
+    let mut c = server.client();
+    let value = random_bytes(1, 1 << 20);
+    c.set("big", &value);
+    let (mut slow, slow_bytes) = hog(&server, &mut c);
+    let (never, _) = hog(&server, &mut c);
+    server.signal("TERM");
+    wait_until("it is stopping", || server.messages().contains("stopping"));
+    let mut got = Vec::new();
+    slow.read_to_end(&mut got).expect("an end in good order: a reset would take replies with it");
+    println!("{} bytes came, {slow_bytes} of them had left the server before the signal", got.len());
+    assert!(got.len() as u64 > slow_bytes, "{} bytes came, {slow_bytes} were sent before the signal", got.len());
+    let reply = [format!("VALUE big 0 {}\r\n", value.len()).as_bytes(), &value, b"\r\nEND\r\n"].concat();
+    assert!(got.iter().zip(reply.iter().cycle()).all(|(got, wanted)| got == wanted));
+    let status = server.await_exit();
+    assert_eq!(status.code(), Some(0), "{}", server.messages());
+    drop(never);
+    assert!(server.plan().start().client().get("big") == Some(value));
+}
+
+/// A client that asks for gigabytes and reads nothing, when the server can send no more to it; and how much it has sent.
+fn hog(server: &Server, c: &mut Client) -> (TcpStream, u64) {
+    let before = c.stat("bytes_written");
+    let mut hog = TcpStream::connect(server.address()).expect("connect");
+    hog.write_all("get big\r\n".repeat(10_000).as_bytes()).expect("send");
+    let mut sent = 0;
+    wait_until("its socket is full", || {
+        std::thread::sleep(Duration::from_millis(100));
+        let last = std::mem::replace(&mut sent, c.stat("bytes_written") - before);
+        // The replies to `stat` count, too.
+        last > 0 && sent < last + 16_384
+    });
+    (hog, sent)
 }
 
 /// A client in the middle of everything does not hold up the end.

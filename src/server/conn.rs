@@ -494,6 +494,11 @@ impl Connection {
         }
     }
 
+    /// Closes the socket of a server that stops: what was sent still arrives, although commands may be waiting unread.
+    pub fn leave(self, scratch: &mut [u8]) {
+        last_words(&self.stream, scratch);
+    }
+
     /// Gives its memory back to the worker and closes the socket.
     pub fn close(mut self, scratch: &mut [u8], pool: &mut Pool) {
         self.output.truncate(0, pool);

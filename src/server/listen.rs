@@ -195,10 +195,10 @@ impl Door {
         Ok(Some(now.saturating_sub(since)))
     }
 
-    /// Closes the sockets for good.
-    pub fn shut(&mut self) {
-        self.entrances.clear();
-        self.closed = None;
+    /// Closes the sockets for good. The Unix socket is open as long as another worker has it: it must not be announced here any more.
+    pub fn shut(&mut self, epoll: &Epoll) -> io::Result<()> {
+        let registered = self.entrances.drain(..).filter(|_| self.closed.is_none());
+        registered.into_iter().try_for_each(|entrance| epoll.delete(&*entrance.listener))
     }
 
     /// How many connections to accept at entrance `index` per wake.

@@ -449,7 +449,7 @@ impl Worker {
     /// Nothing is accepted, read or executed any more; what was said leaves as far as the log and the peers
     /// allow within a bounded time.
     fn finish(&mut self) -> io::Result<()> {
-        self.door.shut();
+        self.door.shut(&self.epoll)?;
         self.ctx.db.write_out();
         let end = clock::monotonic() + STOP_WAIT;
         let mut unsent: Vec<_> = self.table.tokens().collect();
@@ -457,7 +457,7 @@ impl Worker {
             unsent.retain(|token| self.send_last(*token));
             let now = clock::monotonic();
             if unsent.is_empty() || now >= end {
-                return Ok(());
+                break;
             }
             let events = self.epoll.wait(Some((end - now).min(ROOM_RETRY)))?;
             for index in 0..events {
@@ -467,6 +467,11 @@ impl Worker {
                 }
             }
         }
+        let all: Vec<_> = self.table.tokens().collect();
+        all.into_iter().filter_map(|token| self.table.remove(token)).for_each(|connection| {
+            connection.leave(&mut self.scratch);
+        });
+        Ok(())
     }
 
     /// Whether the connection still has something to send.
