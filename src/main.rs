@@ -12,16 +12,13 @@ use std::os::unix::fs::{DirBuilderExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
+use kingdb::store::Severity;
 use kingdb::sys::process::{self, Identity};
 
 use crate::server::log::{self, Target};
 use crate::server::options::{self, Asked, Launch};
 use crate::server::{Listeners, Settings};
-
-/// Whether the store has been opened.
-static OPEN: AtomicBool = AtomicBool::new(false);
 
 fn main() -> ExitCode {
     match options::parse(std::env::args_os().skip(1)) {
@@ -67,7 +64,6 @@ fn start(launch: Launch) -> Result<(), String> {
         return Ok(());
     };
     let db = Arc::new(db);
-    OPEN.store(true, Ordering::Relaxed);
     log::info(format_args!("listening on {}; data in {}", listeners.describe(), settings.db_path.display()));
     if let Some(daemon) = daemon {
         daemon.ready().map_err(|error| format!("cannot leave the terminal: {error}"))?;
@@ -120,12 +116,11 @@ fn store_options(settings: &Settings) -> kingdb::Options {
     }
 }
 
-/// While it opens, the store tells how it gets on; once it is open, it speaks only of failures.
-fn report(message: &str) {
-    if OPEN.load(Ordering::Relaxed) {
-        log::error(message);
-    } else {
-        log::info(message);
+fn report(severity: Severity, message: &str) {
+    match severity {
+        Severity::Info => log::info(message),
+        Severity::Warning => log::warn(message),
+        Severity::Error => log::error(message),
     }
 }
 

@@ -13,7 +13,7 @@ use super::index::Index;
 use super::lane::Lane;
 use super::location::Position;
 use super::log::Log;
-use super::options::Options;
+use super::options::{Options, Severity};
 use super::syncer::Bell;
 use super::time::StoreTime;
 
@@ -58,7 +58,6 @@ impl Core {
             }
             self.sync(position)?;
         }
-        self.log.call_syncer();
         Ok(())
     }
 
@@ -68,10 +67,14 @@ impl Core {
         if self.log.progress.durable() >= position {
             return Ok(());
         }
+        // The kernel reports a failed write-back once: the next call would "succeed" without the data.
+        if let Some(why) = self.log.progress.failure() {
+            return Err(Error::ReadOnly(why));
+        }
         let target = self.log.progress.written();
         self.sync_files().inspect_err(|error| {
             self.log.fail(error);
-            (self.options.report)(&error.to_string());
+            (self.options.report)(Severity::Error, &error.to_string());
         })?;
         self.log.synced(target);
         Ok(())

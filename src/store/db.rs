@@ -19,7 +19,7 @@ use super::large::{Compose, Part, Upload};
 use super::location::Position;
 use super::log::{self, Log};
 use super::lookup::{Body, Fetched, Key, Lookup, Record, Scratch};
-use super::options::Options;
+use super::options::{Options, Severity};
 use super::progress::{Waiter, Wake};
 use super::recovery::{Recovered, recover};
 use super::segment::{SEGMENT_HEADER, Segment};
@@ -66,16 +66,11 @@ impl Db {
     pub fn open(options: Options) -> Result<Db> {
         check(&options)?;
         let home = Home::open(&options.path)?;
-        let start = Lane::start(options.lane_threads);
-        let (lane, mut threads) = start.map_err(|error| Error::other(format!("cannot start a thread: {error}")))?;
-        let core = open_core(options, home, &lane).inspect_err(|_| lane.close())?;
-        // Recovery made all of it durable. Said at once, so that a crash is never judged by an older checkpoint.
-        core.append_checkpoint(core.log.end())?;
-        core.tick(core.time.now())?;
-        core.log.write_all();
-        let syncer = Syncer::new(core.clone());
-        let thread = std::thread::Builder::new().name("syncer".into()).stack_size(256 << 10).spawn(|| syncer.run());
-        threads.push(thread.map_err(|error| Error::other(format!("cannot start a thread: {error}")))?);
+        let lane = Lane::start(options.lane_threads);
+        let (lane, mut threads) = lane.map_err(|error| Error::other(format!("cannot start a thread: {error}")))?;
+        let started = open_core(options, home, &lane).and_then(|core| Ok((start(&core)?, core)));
+        let (syncer, core) = started.inspect_err(|_| lane.close())?;
+        threads.push(syncer);
         Ok(Db { core, threads: Mutex::new(threads) })
     }
 
@@ -109,6 +104,8 @@ impl Db {
         self.flush()?;
         self.core.append_checkpoint(self.core.log.end())?;
         self.flush()?;
+        // From here on nothing may be appended: the room for it is given back.
+        self.core.log.progress.fail("it is closed".into());
         self.core.trim()
     }
 }
@@ -129,9 +126,11 @@ impl Db {
                     Body::Large(large) => Err(large.clone()),
                 };
                 match self.lookup(&key, self.now(), fetched.as_ref(), scratch, take)? {
-                    Lookup::Miss(_) => return Ok(None),
-                    Lookup::Hit(_, Ok(value)) => return Ok(Some(value)),
-                    Lookup::Hit(_, Err(large)) => return read_whole(&large).map(Some),
+                    Lookup::Miss(seen) => return self.core.wait_for(seen.depends).map(|()| None),
+                    Lookup::Hit(seen, found) => {
+                        self.core.wait_for(seen.depends)?;
+                        return found.or_else(|large| read_whole(&large)).map(Some);
+                    }
                     Lookup::Cold(job) => fetched = Some(job.run()),
                 }
             }
@@ -169,21 +168,22 @@ impl Db {
                 Removed::Done { depends } => return self.core.wait_for(depends).map(|()| true),
                 Removed::Absent { depends } => return self.core.wait_for(depends).map(|()| false),
                 Removed::Unsure | Removed::Conflict => match self.see(&key)? {
-                    Some(seen) => expect = Expect::Unchanged(seen),
-                    None => return Ok(false),
+                    Ok(seen) => expect = Expect::Unchanged(seen),
+                    Err(depends) => return self.core.wait_for(depends).map(|()| false),
                 },
             }
         }
     }
 
-    fn see(&self, key: &Key<'_>) -> Result<Option<Seen>> {
+    /// What is there; or, where nothing is, what saying so waits for.
+    fn see(&self, key: &Key<'_>) -> Result<std::result::Result<Seen, Position>> {
         let mut fetched: Option<Fetched> = None;
         loop {
             let found =
                 SCRATCH.with_borrow_mut(|scratch| self.lookup(key, self.now(), fetched.as_ref(), scratch, |_| ()));
             match found? {
-                Lookup::Hit(seen, ()) => return Ok(Some(seen)),
-                Lookup::Miss(_) => return Ok(None),
+                Lookup::Hit(seen, ()) => return Ok(Ok(seen)),
+                Lookup::Miss(seen) => return Ok(Err(seen.depends)),
                 Lookup::Cold(job) => fetched = Some(job.run()),
             }
         }
@@ -252,11 +252,11 @@ impl Db {
         self.core.flush_all(at)
     }
 
-    /// To be called at the start of each turn: fires a pending flush that is due at `now`.
+    /// To be called at the start of each turn: fires a pending flush that is due at `now`, and tells whether it did.
     ///
     /// # Errors
     /// [`Error::ReadOnly`], [`Error::Full`].
-    pub fn tick(&self, now: u64) -> Result<()> {
+    pub fn tick(&self, now: u64) -> Result<bool> {
         self.core.tick(now)
     }
 
@@ -280,11 +280,6 @@ impl Db {
     /// Registers a thread that may wait for the mark. `wake` is called from any thread and must not block.
     pub fn waiter(&self, wake: Wake) -> Waiter {
         self.core.log.progress.waiter(wake)
-    }
-
-    /// Takes a waiter off the list again.
-    pub fn leave(&self, waiter: &Waiter) {
-        self.core.log.progress.leave(waiter);
     }
 
     /// Asks for one wake-up once the mark has reached `position` or the store has failed. `false`: it is so already, and no wake-up
@@ -341,7 +336,7 @@ impl Db {
 impl Drop for Db {
     fn drop(&mut self) {
         if let Err(error) = self.close() {
-            (self.core.options.report)(&format!("closing the store: {error}"));
+            (self.core.options.report)(Severity::Error, &format!("closing the store: {error}"));
         }
     }
 }
@@ -387,6 +382,17 @@ fn check(options: &Options) -> Result<()> {
         0x10_0000..=0x400_0000 => Ok(()),
         bytes => Err(Error::Invalid(format!("a segment has 1 MiB to 64 MiB, not {bytes} bytes").into())),
     }
+}
+
+/// The first records of this life of the store, and its syncer.
+fn start(core: &Arc<Core>) -> Result<JoinHandle<()>> {
+    // Recovery made all of it durable. Said at once, so that a crash is never judged by an older checkpoint.
+    core.append_checkpoint(core.log.end())?;
+    core.tick(core.time.now())?;
+    core.log.write_all();
+    let syncer = Syncer::new(core.clone());
+    let thread = std::thread::Builder::new().name("syncer".into()).stack_size(256 << 10).spawn(|| syncer.run());
+    thread.map_err(|error| Error::other(format!("cannot start a thread: {error}")))
 }
 
 fn open_core(options: Options, home: Home, lane: &Lane) -> Result<Arc<Core>> {
@@ -440,7 +446,9 @@ fn resume(newest: &Segment, end: u64, options: &Options) -> Result<()> {
     let failed = |error| Error::io(format!("prepare {} bytes of", options.segment_bytes), &newest.path, &error);
     newest.file.set_len(end).map_err(failed)?;
     match sys::file::preallocate(&newest.file, options.segment_bytes) {
-        Err(error) if error.kind() == ErrorKind::StorageFull => (options.report)(&failed(error).to_string()),
+        Err(error) if error.kind() == ErrorKind::StorageFull => {
+            (options.report)(Severity::Warning, &failed(error).to_string());
+        }
         prepared => drop(prepared.map_err(failed)?),
     }
     newest.file.sync_all().map_err(failed)

@@ -116,12 +116,22 @@ impl Extents {
 
     /// Makes durable what was written before the call; may sleep. Must come before the log is synced up to records that name it.
     pub fn sync(&self) -> Result<()> {
-        let dirty = std::mem::take(&mut *super::lock(&self.dirty));
+        let mut list = super::lock(&self.dirty);
+        let dirty = std::mem::take(&mut *list);
+        dirty.iter().for_each(|file| file.dirty.store(false, SeqCst));
+        drop(list);
         for file in dirty {
-            file.dirty.store(false, SeqCst);
             file.get()?.sync_data().map_err(|error| Error::io("sync", &file.path, &error))?;
         }
         Ok(())
+    }
+
+    /// The file has bytes that the disk does not. Flag and list change together: a flag that is seen set stands for an entry in the list.
+    fn note_dirty(&self, file: &Arc<ExtentFile>) {
+        let mut list = super::lock(&self.dirty);
+        if !file.dirty.swap(true, SeqCst) {
+            list.push(file.clone());
+        }
     }
 
     /// Makes every file durable, whoever wrote it: the last life of the store may have ended before its syncer came round.
@@ -195,9 +205,7 @@ impl Reservation {
             let attempt = format!("write {} bytes at offset {offset} of", bytes.len());
             full_or_other(&attempt, &self.file.path, &error)
         })?;
-        if !self.file.dirty.swap(true, SeqCst) {
-            super::lock(&self.extents.dirty).push(self.file.clone());
-        }
+        self.extents.note_dirty(&self.file);
         Ok(())
     }
 }

@@ -54,14 +54,14 @@ impl Core {
         }
     }
 
-    /// Fires the pending flush if it is due.
-    pub fn tick(&self, now: u64) -> Result<()> {
+    /// Fires the pending flush if it is due; tells whether it did.
+    pub fn tick(&self, now: u64) -> Result<bool> {
         let is_due = || matches!(self.flushes.due.load(SeqCst), due if due != 0 && due <= now);
         if !is_due() {
-            return Ok(());
+            return Ok(false);
         }
         let _order = super::lock(&self.flushes.order);
-        if is_due() { self.fire().map(drop) } else { Ok(()) }
+        if is_due() { self.fire().map(|_| true) } else { Ok(false) }
     }
 
     fn fire(&self) -> Result<Position> {

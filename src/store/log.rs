@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use super::error::{Error, Result};
 use super::lane::Lane;
-use super::location::{Location, Position};
+use super::location::{Location, MAX_SEGMENT, Position};
 use super::options::Sync;
 use super::progress::Progress;
 use super::record::{self, Fields, HEADER, Kind, MAX_RECORD};
@@ -195,31 +195,9 @@ impl Log {
     /// Writes what was appended. Never waits for another thread that does so: that one then writes it all. Sleeps at most once per
     /// slow phase of the disk; afterwards it leaves the writing to the lane and returns.
     pub fn write_out(self: &Arc<Self>) {
-        self.write_inline();
-        self.call_syncer();
-    }
-
-    /// Wakes the syncer if there is something for it to do.
-    pub fn call_syncer(&self) {
-        if self.needs_syncer() {
-            self.bell.ring();
-        }
-    }
-
-    fn needs_syncer(&self) -> bool {
-        let undurable = || self.progress.durable() < self.progress.written();
-        let to_sync = match self.progress.policy {
-            Sync::None => false,
-            Sync::Always => undurable(),
-            Sync::Interval => !self.bell.is_armed() && undurable(),
-        };
-        to_sync || self.wants_spare() || self.wants_write_back()
-    }
-
-    fn write_inline(self: &Arc<Self>) {
         let mut pieces = 0;
         let mut spins = 0;
-        // Pairs with the fence below: either we see the writer gone, or it sees what we appended.
+        // Pairs with the fences after the writers' turns: either we see the writer gone, or it sees what we appended.
         fence(SeqCst);
         while !self.is_clean() && spins < SPINS {
             if self.slow.load(Relaxed) || pieces >= INLINE_PIECES {
@@ -239,11 +217,30 @@ impl Log {
         }
     }
 
+    /// Wakes the syncer if there is something for it to do.
+    pub fn call_syncer(&self) {
+        if self.needs_syncer() {
+            self.bell.ring();
+        }
+    }
+
+    fn needs_syncer(&self) -> bool {
+        let undurable = || self.progress.durable() < self.progress.written();
+        let to_sync = match self.progress.policy {
+            Sync::None => false,
+            Sync::Always => undurable(),
+            Sync::Interval => !self.bell.is_armed() && undurable(),
+        };
+        to_sync || self.wants_spare() || self.wants_write_back()
+    }
+
     /// Writes all that was appended before the call; sleeps as long as that takes. Not for event loops.
     pub fn write_all(&self) {
         while !self.is_clean() {
-            let _turn = super::lock(&self.writer);
+            let turn = super::lock(&self.writer);
             self.write_piece();
+            drop(turn);
+            fence(SeqCst);
         }
     }
 
@@ -260,7 +257,6 @@ impl Log {
         let log = self.clone();
         self.lane.submit_first(Box::new(move || {
             log.write_all();
-            log.call_syncer();
             log.handed_over.store(false, SeqCst);
             // Somebody may have appended and relied on us in between.
             fence(SeqCst);
@@ -270,8 +266,12 @@ impl Log {
         }));
     }
 
-    /// Writes the oldest unwritten piece; the caller holds the writer lock. `false`: there is none, or it failed.
+    /// Writes the oldest unwritten piece; the caller holds the writer lock. `false`: there is none, or it failed, now or before: nothing
+    /// may be written behind a gap.
     fn write_piece(&self) -> bool {
+        if self.progress.failure().is_some() {
+            return false;
+        }
         let Some(piece) = self.next_piece() else {
             return false;
         };
@@ -284,7 +284,10 @@ impl Log {
         self.note_speed(clock::monotonic() - before);
         self.writes.fetch_add(1, Relaxed);
         self.bytes.fetch_add(piece.bytes.len() as u64, Relaxed);
+        assert!(piece.segment.position(piece.offset) >= self.progress.written(), "pieces are written in order");
         self.progress.advance_written(piece.segment.position(piece.offset + piece.bytes.len() as u64));
+        // Whoever moves the mark calls: another's records may be among those written, and that other is not waiting to see.
+        self.call_syncer();
         true
     }
 
@@ -367,7 +370,7 @@ impl Log {
 
     /// Whether enough was written to start write-back early.
     pub fn wants_write_back(&self) -> bool {
-        self.progress.written().0 - self.write_back.load(Relaxed) >= WRITE_BACK
+        self.progress.written().0.saturating_sub(self.write_back.load(Relaxed)) >= WRITE_BACK
     }
 
     /// Lets the disk begin with what was written, so that the next `fdatasync` has little left to do. For the syncer.
@@ -405,7 +408,7 @@ impl Log {
     /// Everything before `position` is on the disk.
     pub fn synced(&self, position: Position) {
         let mut tail = super::lock(&self.tail);
-        tail.unsynced.retain(|segment| segment.position(self.hard_limit) > position);
+        tail.unsynced.retain(|segment| segment.position(MAX_SEGMENT) > position);
         drop(tail);
         self.progress.advance_durable(position);
     }

@@ -12,7 +12,7 @@ use super::hash::Hash;
 use super::index::{Entry, size_bound};
 use super::large::Large;
 use super::location::{Location, Position};
-use super::record::{Defect, Fields, Kind};
+use super::record::{self, Fields, Kind};
 use super::segment::Segment;
 use crate::sys;
 
@@ -180,7 +180,8 @@ impl Core {
     /// Drops a record that is gone anyway; tells when a key of the same stripe was last removed.
     fn forget(&self, key: &Key<'_>, location: Location) -> Position {
         let mut stripe = self.index.stripe(key.hash);
-        if stripe.find(key.hash.tag).is_some_and(|entry| entry.location == location) {
+        let newest = stripe.find(key.hash.tag).map(|entry| entry.location);
+        if newest.is_none_or(|newest| newest == location) {
             stripe.remove(key.hash.tag);
             self.cache.remove(key.hash);
             // Its expiry may stand in a record that is not written yet, and an older one in the log may have none.
@@ -226,13 +227,11 @@ impl Core {
         let count = sys::file::read_nowait(&segment.file, &mut scratch.read, location.offset())
             .map_err(|error| cannot_read(&segment, most, location.offset(), &error))?;
         scratch.read.truncate(count.unwrap_or(0));
-        match Fields::decode(&scratch.read, segment.salt) {
-            Err(Defect::Short(_)) => {
-                self.counters.cold_reads.fetch_add(1, Relaxed);
-                Ok(Source::Cold(ColdRead { segment, location, most }))
-            }
-            _ => Ok(Source::Read),
+        if record::is_whole(&scratch.read) {
+            return Ok(Source::Read);
         }
+        self.counters.cold_reads.fetch_add(1, Relaxed);
+        Ok(Source::Cold(ColdRead { segment, location, most }))
     }
 
     /// Checks and shows the record in `scratch.read`; keeps it in the cache. `None`: it is another key's.

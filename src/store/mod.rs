@@ -39,7 +39,7 @@ pub use self::lane::Job;
 pub use self::large::{ChunkRead, ChunkWrite, ChunkWritten, Compose, Large, Part, Upload, Uploaded};
 pub use self::location::Position;
 pub use self::lookup::{Body, ColdRead, Fetched, Key, Lookup, Record, Scratch, Seen};
-pub use self::options::{Options, Report, Sync};
+pub use self::options::{Options, Report, Severity, Sync};
 pub use self::progress::{Waiter, Wake};
 pub use self::write::{Expect, NewBody, Outcome, Removed, Write};
 

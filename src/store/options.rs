@@ -16,8 +16,19 @@ pub enum Sync {
     Always,
 }
 
+/// How grave a message is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Severity {
+    /// How things go on.
+    Info,
+    /// Something was lost or is amiss, and the store has dealt with it.
+    Warning,
+    /// The store cannot do what it should.
+    Error,
+}
+
 /// Receives messages about recovery and failures, a line each; called from any thread.
-pub type Report = Arc<dyn Fn(&str) + Send + std::marker::Sync>;
+pub type Report = Arc<dyn Fn(Severity, &str) + Send + std::marker::Sync>;
 
 /// Options of [`super::Db::open`]; start from [`Options::new`].
 #[derive(Clone)]
@@ -51,7 +62,7 @@ impl Options {
             compression: true,
             lane_threads: 2,
             segment_bytes: 64 << 20,
-            report: Arc::new(|_| ()),
+            report: Arc::new(|_, _| ()),
         }
     }
 }

@@ -93,30 +93,22 @@ impl Progress {
         Waiter(wait)
     }
 
-    /// Forgets a waiter.
-    pub fn leave(&self, waiter: &Waiter) {
-        self.cancel(&waiter.0);
-        super::lock(&self.waiters).retain(|wait| !Arc::ptr_eq(wait, &waiter.0));
-    }
-
     /// Asks for one wake-up when the mark has reached `position` or the store has failed. `false`: it has already, none will come.
     pub fn await_mark(&self, waiter: &Waiter, position: Position) -> bool {
         if self.reached(position.0) {
             return false;
         }
-        // Registered first and looked at again: whoever moves the mark in between sees one or the other.
-        if waiter.0.wanted.swap(position.0, SeqCst) == 0 {
-            self.waiting.fetch_add(1, SeqCst);
+        // Counted, registered, and then looked at again: whoever moves the mark in between sees one or the other.
+        self.waiting.fetch_add(1, SeqCst);
+        if waiter.0.wanted.swap(position.0, SeqCst) != 0 {
+            self.waiting.fetch_sub(1, SeqCst);
         }
-        if self.reached(position.0) {
-            return !self.cancel(&waiter.0);
-        }
-        true
+        !(self.reached(position.0) && self.cancel(&waiter.0, position.0))
     }
 
-    /// `true`: the waiter was still registered and will not be woken.
-    fn cancel(&self, wait: &Wait) -> bool {
-        let cancelled = wait.wanted.swap(0, SeqCst) != 0;
+    /// Takes back the registration for `wanted`, not one that has replaced it. `true`: it stood, and nobody else will act on it.
+    fn cancel(&self, wait: &Wait, wanted: u64) -> bool {
+        let cancelled = wait.wanted.compare_exchange(wanted, 0, SeqCst, SeqCst).is_ok();
         if cancelled {
             self.waiting.fetch_sub(1, SeqCst);
         }
@@ -133,7 +125,7 @@ impl Progress {
         }
         for wait in super::lock(&self.waiters).iter() {
             let wanted = wait.wanted.load(SeqCst);
-            if wanted != 0 && self.reached(wanted) && self.cancel(wait) {
+            if wanted != 0 && self.reached(wanted) && self.cancel(wait, wanted) {
                 (wait.wake)();
             }
         }

@@ -124,6 +124,14 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// Whether `bytes` are as long as the record at their start says; its checksum is not looked at.
+pub(crate) fn is_whole(bytes: &[u8]) -> bool {
+    match Header::parse(bytes) {
+        Ok(header) => bytes.len() >= header.len,
+        Err(defect) => !matches!(defect, Defect::Short(_)),
+    }
+}
+
 /// Puts the checksum into an encoded record.
 pub(crate) fn seal(record: &mut [u8], salt: u32) {
     let crc = checksum(record, salt);

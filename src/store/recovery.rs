@@ -19,7 +19,7 @@ use super::home::Home;
 use super::index::{Entry, Index, size_class};
 use super::large::Large;
 use super::location::{Location, MAX_SEGMENT, Position};
-use super::options::Options;
+use super::options::{Options, Severity};
 use super::record::{ALIGNMENT, Fields, HEADER, Kind, MAX_RECORD, le_u64};
 use super::segment::{SEGMENT_HEADER, Segment, Segments, numbers};
 use crate::sys;
@@ -122,9 +122,19 @@ fn make_durable(segment: &Segment, durable: Position) -> Result<()> {
     segment.file.sync_all().map_err(|error| Error::io("sync", &segment.path, &error))
 }
 
-/// Removes segments that follow the log's end: what is in them was never durable in the right order.
+/// Takes segments that follow the log's end out of it. Empty ones go; what is in others was never durable in the right order, and stays
+/// beside the store as `NNNNNNNN.log.cut` for whoever wants to look.
 fn discard(segments: &[Arc<Segment>], dir: &Path) -> Result<()> {
-    segments.iter().try_for_each(|segment| remove(&segment.path, dir))
+    for segment in segments {
+        if Reader::new(segment).is_blank(SEGMENT_HEADER)? {
+            remove(&segment.path, dir)?;
+            continue;
+        }
+        let aside = segment.path.with_extension("log.cut");
+        std::fs::rename(&segment.path, &aside).map_err(|error| Error::io("rename", &segment.path, &error))?;
+        sys::file::sync_directory(dir).map_err(|error| Error::io("sync directory", dir, &error))?;
+    }
+    Ok(())
 }
 
 fn remove(path: &Path, dir: &Path) -> Result<()> {
@@ -183,7 +193,7 @@ impl<'a> Replay<'a> {
     fn notice_gap(&mut self, before: Option<&Arc<Segment>>, segment: &Segment) {
         if before.is_some_and(|before| before.order + 1 != segment.order) {
             self.damaged += 1;
-            self.say(format_args!("{}: a segment before this one is missing", segment.path.display()));
+            self.warn(format_args!("{}: a segment before this one is missing", segment.path.display()));
         }
     }
 
@@ -204,8 +214,8 @@ impl<'a> Replay<'a> {
                 // Without a segment to go on in, the seal makes way for more records.
                 return Ok(following.map_or((found, Next::LogEnds), |_| (found + len as u64, Next::Segment)));
             }
-            if fields.kind == Kind::Large && !self.is_whole(segment.position(found), fields.body) {
-                self.say(format_args!(
+            if fields.kind == Kind::Large && !self.is_whole(segment.position(found), fields.body)? {
+                self.warn(format_args!(
                     "{}: a large value at offset {found} was not whole; cut",
                     segment.path.display()
                 ));
@@ -226,11 +236,11 @@ impl<'a> Replay<'a> {
     ) -> Result<(u64, Next)> {
         if self.durable > segment.position(offset) {
             self.damaged += 1;
-            self.say(format_args!("{}: damaged from offset {offset} to its end", segment.path.display()));
+            self.warn(format_args!("{}: damaged from offset {offset} to its end", segment.path.display()));
             return Ok((offset, if following.is_some() { Next::Segment } else { Next::LogEnds }));
         }
         if !blank {
-            self.say(format_args!("{}: cut a torn record at offset {offset}", segment.path.display()));
+            self.warn(format_args!("{}: cut a torn record at offset {offset}", segment.path.display()));
         }
         Ok((offset, Next::LogEnds))
     }
@@ -239,11 +249,11 @@ impl<'a> Replay<'a> {
     fn is_torn(&mut self, segment: &Segment, offset: u64, found: u64) -> bool {
         let path = segment.path.display();
         if segment.position(offset) >= self.durable {
-            self.say(format_args!("{path}: cut at offset {offset}: what follows was never synced and is not whole"));
+            self.warn(format_args!("{path}: cut at offset {offset}: what follows was never synced and is not whole"));
             return true;
         }
         self.damaged += 1;
-        self.say(format_args!("{path}: damaged from offset {offset} to {found}; passed over"));
+        self.warn(format_args!("{path}: damaged from offset {offset} to {found}; passed over"));
         false
     }
 
@@ -264,8 +274,15 @@ impl<'a> Replay<'a> {
     }
 
     /// Whether the chunks of a value that no sync had covered are all there.
-    fn is_whole(&mut self, at: Position, table: &[u8]) -> bool {
-        at < self.durable || Large::decode(table, self.extents).and_then(|large| large.verify()).is_ok()
+    fn is_whole(&mut self, at: Position, table: &[u8]) -> Result<bool> {
+        if at < self.durable {
+            return Ok(true);
+        }
+        match Large::decode(table, self.extents).and_then(|large| large.verify()) {
+            Ok(()) => Ok(true),
+            Err(Error::Damaged(_)) => Ok(false),
+            Err(other) => Err(other),
+        }
     }
 
     fn apply(&mut self, fields: &Fields<'_>, segment: &Segment, offset: u64, len: usize) {
@@ -304,7 +321,11 @@ impl<'a> Replay<'a> {
     }
 
     fn say(&self, text: std::fmt::Arguments<'_>) {
-        (self.options.report)(&text.to_string());
+        (self.options.report)(Severity::Info, &text.to_string());
+    }
+
+    fn warn(&self, text: std::fmt::Arguments<'_>) {
+        (self.options.report)(Severity::Warning, &text.to_string());
     }
 
     fn say_progress(&mut self, done: usize, of: usize) {
@@ -327,12 +348,14 @@ struct Reader<'a> {
     segment: &'a Segment,
     file: &'a File,
     window: Vec<u8>,
+    /// Bytes of the window that hold what the file has from `start` on.
+    filled: usize,
     start: u64,
 }
 
 impl<'a> Reader<'a> {
     fn new(segment: &'a Segment) -> Reader<'a> {
-        Reader { segment, file: &segment.file, window: Vec::new(), start: 0 }
+        Reader { segment, file: &segment.file, window: vec![0; WINDOW], filled: 0, start: 0 }
     }
 
     /// Offset of the first sound record at or after `offset`.
@@ -380,29 +403,26 @@ impl<'a> Reader<'a> {
 
     /// The bytes from `offset` on: at least the longest record, or what is left of the file.
     fn bytes(&mut self, offset: u64) -> Result<&[u8]> {
-        let skip = offset.checked_sub(self.start).map(|skip| skip as usize);
-        let have = skip.and_then(|skip| self.window.len().checked_sub(skip));
-        if have.is_none_or(|have| have < MAX_RECORD) {
+        let skip = offset.checked_sub(self.start).map_or(usize::MAX, |skip| skip as usize);
+        let at_end = self.filled > 0 && self.filled < WINDOW;
+        let enough = skip <= self.filled && (at_end || self.filled - skip >= MAX_RECORD);
+        if !enough {
             self.fill(offset)?;
         }
-        Ok(&self.window[(offset - self.start) as usize..])
+        Ok(&self.window[(offset - self.start) as usize..self.filled])
     }
 
     fn fill(&mut self, offset: u64) -> Result<()> {
-        self.window.resize(WINDOW, 0);
-        let mut filled = 0;
-        while filled < WINDOW {
-            match self.file.read_at(&mut self.window[filled..], offset + filled as u64) {
+        self.start = offset;
+        self.filled = 0;
+        while self.filled < WINDOW {
+            match self.file.read_at(&mut self.window[self.filled..], offset + self.filled as u64) {
                 Ok(0) => break,
-                Ok(count) => filled += count,
+                Ok(count) => self.filled += count,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    return Err(Error::io(format!("read at offset {offset} of"), &self.segment.path, &error));
-                }
+                Err(error) => return Err(Error::io(format!("read at offset {offset} of"), &self.segment.path, &error)),
             }
         }
-        self.window.truncate(filled);
-        self.start = offset;
         Ok(())
     }
 }

@@ -153,6 +153,10 @@ impl Ring {
             self.tail = 0;
             self.end = None;
         }
+        // An empty ring starts over: nothing may ever be wrapped around a gap.
+        if self.end.is_none() && self.tail == self.head {
+            (self.tail, self.head) = (0, 0);
+        }
     }
 
     /// Marks an entry as forgotten; its bytes come free when it is the oldest.
@@ -215,5 +219,52 @@ impl Ring {
         self.bytes[at..key_at].copy_from_slice(&header.encode());
         self.bytes[key_at..value_at].copy_from_slice(key);
         self.bytes[value_at..value_at + value.len()].copy_from_slice(value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
+
+    const CAPACITY: usize = 4096;
+
+    fn header(tag: u64, value_len: usize) -> Header {
+        let facts = Facts { location: Location::FIRST, client_flags: 1, cas: 2, expires: 3, large: true };
+        Header::new(tag, 3, value_len, facts)
+    }
+
+    proptest! {
+        #[test]
+        fn a_ring_is_a_queue_for_entries_up_to_half_its_size(
+            steps in proptest::collection::vec((0_usize..=CAPACITY / 2 - HEADER - 8, 0..4_u8), 1..400),
+        ) {
+            let mut ring = Ring::new(CAPACITY, false).unwrap();
+            let mut model: VecDeque<(usize, u64, usize)> = VecDeque::new();
+            for (tag, (len, what)) in steps.into_iter().enumerate() {
+                match (what, model.pop_front()) {
+                    (0, Some(_)) => ring.pop(),
+                    (1, Some((_, tag, len))) => model.push_back((ring.rotate(1), tag, len)),
+                    (_, oldest) => {
+                        model.extend(oldest);
+                        model.rotate_right(usize::from(oldest.is_some()));
+                        let new = header(tag as u64, len);
+                        while !ring.has_room(new.len()) {
+                            ring.pop();
+                            prop_assert!(model.pop_front().is_some());
+                        }
+                        model.push_back((ring.push(&new, b"key", &vec![tag as u8; len]), tag as u64, len));
+                    }
+                }
+                prop_assert_eq!(ring.oldest(), model.front().map(|(at, ..)| *at));
+                prop_assert_eq!(ring.live(), model.iter().map(|(_, tag, len)| header(*tag, *len).len()).sum::<usize>());
+                for (at, tag, len) in &model {
+                    let (found, key, value) = ring.entry(*at);
+                    prop_assert_eq!((found.tag, key), (*tag, &b"key"[..]));
+                    prop_assert_eq!(value, &vec![*tag as u8; *len][..]);
+                }
+            }
+        }
     }
 }

@@ -71,7 +71,14 @@ impl Segment {
             Err(error) if error.kind() != ErrorKind::UnexpectedEof => {
                 return Err(Error::io("read the header of", &path, &error));
             }
-            _ => return Ok(None),
+            _ if is_blank(&mut file).map_err(|error| Error::io("read", &path, &error))? => return Ok(None),
+            _ => {
+                return Err(Error::damaged(
+                    &path,
+                    0,
+                    "the header is gone; move the file away to open the store without it",
+                ));
+            }
         }
         let FileHeader { order, salt, .. } = FileHeader::decode(&header, MAGIC, store, number, &path)?;
         Ok(Some(Segment { file, path, handle, number, order, salt }))
@@ -127,6 +134,18 @@ impl Segments {
     }
 }
 
+/// Whether nothing but zeros follows.
+fn is_blank(file: &mut File) -> std::io::Result<bool> {
+    let mut window = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut window)? {
+            0 => return Ok(true),
+            count if window[..count].iter().any(|&byte| byte != 0) => return Ok(false),
+            _ => {}
+        }
+    }
+}
+
 /// Numbers of the segment files in `dir`, in no particular order.
 pub(crate) fn numbers(dir: &Path) -> Result<Vec<u32>> {
     files(dir, SUFFIX)
@@ -138,8 +157,10 @@ pub(crate) fn files(dir: &Path, suffix: &str) -> Result<Vec<u32>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
-        let number = name.to_str().and_then(|name| name.split_once('.')).filter(|(_, end)| *end == suffix);
-        found.extend(number.and_then(|(stem, _)| u32::from_str_radix(stem, 16).ok()));
+        let stem = name.to_str().and_then(|name| name.split_once('.')).filter(|(_, end)| *end == suffix);
+        let number = stem.and_then(|(stem, _)| u32::from_str_radix(stem, 16).ok());
+        // Only names that this program would give: whatever else lies in the directory is not ours.
+        found.extend(number.filter(|&number| numbered(dir, number, suffix).file_name() == Some(&name)));
     }
     Ok(found)
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::core::Core;
 use super::error::{Error, Result};
 use super::location::Position;
-use super::options::{Options, Sync};
+use super::options::{Options, Severity, Sync};
 use super::record::Kind;
 use super::segment::{self, Segment, Segments};
 use crate::sys;
@@ -95,11 +95,11 @@ impl Syncer {
     /// The thread's body.
     pub fn run(mut self) {
         loop {
-            self.prepare_segment();
+            let prepared = self.prepare_segment();
             self.core.log.start_write_back();
             self.core.sweep();
             // A failure was reported where it happened, and has ended all writing: reads go on without this thread.
-            let failed = self.sync_if_due().is_err();
+            let failed = prepared.and_then(|()| self.sync_if_due()).is_err();
             if failed || !self.core.bell.wait(self.due.into_iter().chain(self.retry).min()) {
                 return;
             }
@@ -114,8 +114,17 @@ impl Syncer {
             Sync::Interval if self.due.is_some_and(|due| due <= now) => {}
             Sync::Interval => return self.arm(now),
         }
+        self.sync()?;
         self.due = None;
         self.core.bell.armed.store(false, SeqCst);
+        // What was written meanwhile found the syncer armed and did not ring.
+        match self.core.options.sync {
+            Sync::Interval => self.arm(Instant::now()),
+            Sync::Always | Sync::None => Ok(()),
+        }
+    }
+
+    fn sync(&mut self) -> Result<()> {
         let target = self.core.log.progress.written();
         self.core.sync(target)?;
         self.write_checkpoint(target)
@@ -141,17 +150,19 @@ impl Syncer {
         Ok(())
     }
 
-    fn prepare_segment(&mut self) {
+    fn prepare_segment(&mut self) -> Result<()> {
         let waiting = self.retry.is_some_and(|retry| retry > Instant::now());
         if !self.core.log.wants_spare() || waiting {
-            return;
+            return Ok(());
         }
         let made = self.core.make_segment();
         self.retry = made.is_err().then(|| Instant::now() + RETRY);
         if let Err(error) = &made {
-            (self.core.options.report)(&format!("no new log segment: {error}"));
+            (self.core.options.report)(Severity::Error, &format!("no new log segment: {error}"));
         }
         self.core.log.set_spare(made);
+        // Where nothing else is ever synced, once per segment is, so that recovery knows a torn tail from damage.
+        if self.core.options.sync == Sync::None { self.sync() } else { Ok(()) }
     }
 }
 
