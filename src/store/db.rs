@@ -282,6 +282,11 @@ impl Db {
         self.core.log.progress.waiter(wake)
     }
 
+    /// Forgets a waiter whose thread ends.
+    pub fn leave(&self, waiter: &Waiter) {
+        self.core.log.progress.leave(waiter);
+    }
+
     /// Asks for one wake-up once the mark has reached `position` or the store has failed. `false`: it is so already, and no wake-up
     /// will come. A later call replaces an earlier one.
     pub fn await_mark(&self, waiter: &Waiter, position: Position) -> bool {

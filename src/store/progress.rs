@@ -93,6 +93,15 @@ impl Progress {
         Waiter(wait)
     }
 
+    /// Forgets a waiter.
+    pub fn leave(&self, waiter: &Waiter) {
+        super::lock(&self.waiters).retain(|wait| !Arc::ptr_eq(wait, &waiter.0));
+        let wanted = waiter.0.wanted.load(SeqCst);
+        if wanted != 0 {
+            self.cancel(&waiter.0, wanted);
+        }
+    }
+
     /// Asks for one wake-up when the mark has reached `position` or the store has failed. `false`: it has already, none will come.
     pub fn await_mark(&self, waiter: &Waiter, position: Position) -> bool {
         if self.reached(position.0) {
