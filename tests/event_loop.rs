@@ -269,6 +269,37 @@ fn out_of_descriptors() {
     }
 }
 
+/// Both kinds of listening sockets have somebody waiting in the very turn in which the descriptors run out.
+#[test]
+fn out_of_descriptors_at_two_entrances() {
+    let plan = Plan::new(&["-t", "1"]);
+    let socket = plan.root().join("socket");
+    let path = socket.to_str().expect("UTF-8");
+    let mut server = plan.listen(&["-p", "0", "-l", "127.0.0.1", "-s", path]).start();
+    let mut inside = server.client();
+    inside.set("a", "x");
+    wait_until("the harness' probe is gone", || inside.stat("curr_connections") == 1);
+    let soft = server.descriptors();
+    limit_descriptors(&server, &format!("{soft}:"));
+    server.signal("STOP");
+    let mut waiting = [server.client(), Client::connect_unix(&socket)];
+    waiting.iter_mut().for_each(|c| c.send("version\r\n"));
+    server.signal("CONT");
+    wait_until("it has run out", || inside.stat("listen_disabled_num") > 0);
+    assert!(server.is_running(), "{}", server.messages());
+    limit_descriptors(&server, &format!("{}:", soft + 10));
+    for c in &mut waiting {
+        assert!(c.line().starts_with("VERSION"));
+    }
+}
+
+/// Sets a running server's limit on descriptors, in prlimit's notation.
+fn limit_descriptors(server: &Server, limit: &str) {
+    let pid = format!("--pid={}", server.pid());
+    let limited = std::process::Command::new("prlimit").args([pid, format!("--nofile={limit}")]).status();
+    assert!(limited.expect("run prlimit").success());
+}
+
 #[test]
 fn connections_spread_over_workers() {
     let server = Server::start(&["-t", "4"]);

@@ -359,6 +359,10 @@ impl Worker {
     // ---- connections come and go
 
     fn accept(&mut self, entrance: usize) -> io::Result<()> {
+        // Another entrance's event, earlier in this very batch, may have closed the door.
+        if self.door.is_closed() {
+            return Ok(());
+        }
         for _ in 0..self.door.accepts(entrance) {
             match self.door.accept(entrance) {
                 Accepted::Stream(stream, tcp) => self.welcome(stream, tcp),
