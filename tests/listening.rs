@@ -20,6 +20,37 @@ fn one_line_says_where() {
     assert!(messages.contains(&server.plan().data().display().to_string()), "{messages}");
 }
 
+/// With -v the life of connections is told, and what was refused: in one line each, whatever bytes are in it.
+#[test]
+fn verbose_tells_of_connections() {
+    for verbose in [false, true] {
+        let server = Server::start(if verbose { &["-v"] } else { &["-t", "1"] });
+        let mut c = server.client();
+        let port = c.tcp().local_addr().expect("an address").port();
+        assert_eq!(c.ask("nonsense \u{1b}[1m"), "ERROR");
+        assert_eq!(c.talk("set a 0 0 1\r\nxyz"), b"CLIENT_ERROR bad data chunk\r\n");
+        assert!(c.talk(format!("get {}\r\n", "k".repeat(251))).starts_with(b"CLIENT_ERROR"));
+        let mut quitter = server.client();
+        quitter.send("quit\r\n");
+        assert_eq!(quitter.until_closed(), b"");
+        drop(c);
+        let told = [
+            &format!("opened from 127.0.0.1:{port}"),
+            "'nonsense \\x1b[1m' refused: ERROR",
+            "'a' refused: CLIENT_ERROR bad data chunk",
+            "kkk' refused: CLIENT_ERROR bad command line format",
+            "closed after its last reply",
+            "closed by the client",
+        ];
+        if verbose {
+            wait_until("all is told", || told.iter().all(|line| server.messages().contains(line)));
+        } else {
+            wait_until("they are gone", || server.client().stat("curr_connections") == 1);
+            assert_eq!(server.messages().lines().count(), 1, "{}", server.messages());
+        }
+    }
+}
+
 #[test]
 fn ipv4_ipv6_and_unix_together() {
     let plan = Plan::new(&[]);

@@ -69,6 +69,19 @@ fn writers_are_answered_under_always() {
     }
 }
 
+/// Who waits for the disk is not idle, however silent.
+#[test]
+fn writers_are_not_idle_while_they_wait() {
+    let server = Server::start(&["-t", "1", "-o", "idle_timeout=1"]);
+    let mut c = server.client();
+    let slow = ["-e", "trace=pwrite64", "-e", "inject=pwrite64:delay_enter=2500000"];
+    let _tracer = Tracer::attach(server.pid(), &slow);
+    // The first one holds up the loop; the second one waits for the lane beside it.
+    c.set("a", "x");
+    c.set("b", "y");
+    assert_eq!(server.client().stat("idle_kicks"), 0);
+}
+
 /// And under `interval` what the lane wrote last is synced soon, though nobody writes again.
 #[test]
 fn the_last_write_is_synced_under_interval() {

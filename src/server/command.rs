@@ -48,6 +48,7 @@ pub fn take(input: &mut Input<'_>, supply: &mut Option<Box<Supply>>, ctx: &mut C
             if reply == reply::TOO_LARGE {
                 ctx.count(Counter::StoreTooLarge);
             }
+            ctx.refused(&input.rest()[..used], reply);
             input.advance(used);
             ctx.say(reply);
             match close {

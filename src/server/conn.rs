@@ -138,6 +138,11 @@ impl Connection {
         self.waiting
     }
 
+    /// Whether it is the server's turn, so that the peer's silence means nothing.
+    pub fn waits_for_server(&self) -> bool {
+        self.corked || matches!(self.waiting, Waiting::Turn | Waiting::Room | Waiting::Lane)
+    }
+
     /// Whether there is output, or an end, that [`Connection::send`] has to see to.
     #[inline]
     pub fn has_unsent(&self) -> bool {
@@ -206,6 +211,7 @@ impl Connection {
     fn run_socket(&mut self, scratch: &mut [u8], mut filled: usize, budget: &mut Budget, ctx: &mut Context) -> Fate {
         while self.waiting == Waiting::Input && self.readable {
             if filled == scratch.len() {
+                ctx.refused(scratch, reply::LINE_TOO_LONG);
                 ctx.say(reply::LINE_TOO_LONG);
                 return self.begin_close();
             }
@@ -491,6 +497,15 @@ impl Connection {
     pub fn resume_if_sent(&mut self) {
         if self.waiting == Waiting::Peer && self.output.len() < UNSENT_LIMIT {
             self.waiting = Waiting::Turn;
+        }
+    }
+
+    /// How it came to its end, for messages.
+    pub fn ending(&self) -> &'static str {
+        match (self.waiting, self.ended) {
+            (Waiting::Close, true) => "closed by the client",
+            (Waiting::Close, false) => "closed after its last reply",
+            _ => "lost",
         }
     }
 

@@ -4,6 +4,7 @@
 
 use super::counters::{Counter, Counters};
 use super::inbox::{Answer, Inbox, Letter};
+use super::log::{self, Level};
 use super::settings::Settings;
 use super::shared::Shared;
 use super::table::Token;
@@ -139,6 +140,18 @@ impl Context {
     #[inline]
     pub fn depend(&mut self, position: Position) {
         self.depends = self.depends.max(position);
+    }
+
+    /// Tells whoever debugs a client that its line, or the data block of its key, was refused with this reply.
+    #[cold]
+    pub fn refused(&self, line: &[u8], reply: &[u8]) {
+        /// Of the line and of the reply, what is shown. Bytes.
+        const SHOWN: usize = 120;
+        if log::enabled(Level::Debug) {
+            let shown = |text: &[u8]| text[..text.len().min(SHOWN)].trim_ascii().escape_ascii().to_string();
+            let line = shown(line.split(|byte| *byte == b'\n').next().unwrap_or_default());
+            log::debug(format_args!("connection {}/{}: '{line}' refused: {}", self.worker, self.token, shown(reply)));
+        }
     }
 
     /// Whether a command that writes may be executed now.

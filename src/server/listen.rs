@@ -216,7 +216,9 @@ impl Door {
         match entrance.listener.accept() {
             Ok(stream) => Accepted::Stream(stream, entrance.tcp),
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                self.exhausted = false;
+                if std::mem::take(&mut self.exhausted) {
+                    log::info("file descriptors are free again; all who waited at this door are in");
+                }
                 Accepted::Nobody
             }
             Err(e) if resource::is_exhaustion(&e) => Accepted::Exhausted,

@@ -77,6 +77,7 @@ impl Gathering {
 pub fn store_block(store: &Store<'_>, block: &[u8], supply: &mut Option<Box<Supply>>, ctx: &mut Context) -> Step {
     let (value, end) = block.split_at(block.len() - reply::LINE_END.len());
     if end != reply::LINE_END {
+        ctx.refused(store.key, reply::BAD_CHUNK);
         ctx.answer(reply::BAD_CHUNK, store.noreply);
         return Step::Done;
     }
@@ -167,7 +168,7 @@ impl Uploading {
                 return Step::Wait(waiting);
             }
             if let Err(refusal) = self.finish() {
-                refusal.tell(self.order.noreply, ctx);
+                refusal.tell(&self.order.store(), ctx);
                 return Step::Done;
             }
         }
@@ -206,10 +207,13 @@ enum Refusal {
 }
 
 impl Refusal {
-    fn tell(self, noreply: bool, ctx: &mut Context) {
+    fn tell(self, store: &Store<'_>, ctx: &mut Context) {
         match self {
-            _ if noreply => {}
-            Refusal::BadChunk => ctx.say(reply::BAD_CHUNK),
+            Refusal::BadChunk => {
+                ctx.refused(store.key, reply::BAD_CHUNK);
+                ctx.answer(reply::BAD_CHUNK, store.noreply);
+            }
+            Refusal::Store(_) if store.noreply => {}
             Refusal::Store(error) => reply::store_error(&mut ctx.replies, &error),
         }
     }

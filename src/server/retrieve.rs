@@ -76,6 +76,7 @@ impl Keys {
                     return KeysStep::End;
                 }
                 NextKey::Bad => {
+                    ctx.refused(input.rest(), reply::BAD_LINE);
                     start.into_iter().for_each(|start| ctx.replies.truncate(start));
                     ctx.say(reply::BAD_LINE);
                     return KeysStep::Skip;

@@ -7,6 +7,7 @@
 //! entry), so that an idle timeout looks at the head alone. Used by one worker thread.
 
 use super::conn::Connection;
+use std::fmt;
 
 /// Entries per slab.
 const SLAB: usize = 64;
@@ -41,6 +42,13 @@ impl Token {
     /// Which reserved token this is, if it is one.
     pub fn as_reserved(self) -> Option<u32> {
         self.index.checked_sub(MAX_ENTRIES)
+    }
+}
+
+/// For messages.
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.index, self.generation)
     }
 }
 

@@ -19,7 +19,7 @@ use super::context::{Context, Waiting};
 use super::counters::Counter;
 use super::inbox::Letter;
 use super::listen::{Accepted, Door};
-use super::log;
+use super::log::{self, Level};
 use super::reply;
 use super::shared::Shared;
 use super::table::{Table, Token};
@@ -78,6 +78,8 @@ pub struct Worker {
     /// Seconds on the monotonic clock; kept where there is an idle timeout.
     second: u32,
     idle_timeout: Option<u32>,
+    /// Second of store time at which [`Worker::watch_log`] looked last, and whether the log was slow then.
+    log_seen: (u64, bool),
     stream_options: StreamOptions,
 }
 
@@ -106,6 +108,7 @@ impl Worker {
             letters: Vec::new(),
             second: 0,
             idle_timeout: settings.idle_timeout.map(seconds),
+            log_seen: (0, false),
             stream_options: StreamOptions {
                 nodelay: settings.nodelay,
                 keepalive: settings.keepalive,
@@ -131,6 +134,10 @@ impl Worker {
         for index in 0..events {
             self.dispatch(self.epoll.event(index))?;
         }
+        // Only who has nothing to say, not who waits to be heard, is idle.
+        if self.idle_timeout.is_some() && events < EVENTS {
+            self.close_idle();
+        }
         self.run_ready();
         self.write_out();
         self.send();
@@ -154,16 +161,33 @@ impl Worker {
         if let Err(error) = self.ctx.db.tick(self.ctx.now) {
             log::error(format_args!("a due flush_all cannot be carried out: {error}"));
         }
+        if log::enabled(Level::Debug) {
+            self.watch_log();
+        }
         if self.door.is_closed() {
             self.reopen_door()?;
         }
         if self.idle_timeout.is_some() {
-            self.close_idle();
+            self.second = clock::monotonic().as_secs() as u32;
         }
         if !self.roomless.is_empty() && self.ctx.db.has_room() {
             self.resume_roomless();
         }
         Ok(())
+    }
+
+    /// Tells of the log's slow phases, as seen once a second by the first worker.
+    fn watch_log(&mut self) {
+        let (second, slow) = self.log_seen;
+        if self.ctx.worker != 0 || second == self.ctx.now {
+            return;
+        }
+        self.log_seen = (self.ctx.now, self.ctx.db.stats().log_slow);
+        match (slow, self.log_seen.1) {
+            (false, true) => log::debug("the disk is slow: the log is written by the disk lane"),
+            (true, false) => log::debug("the disk has recovered: the log is written by the workers"),
+            _ => {}
+        }
     }
 
     #[inline]
@@ -389,13 +413,23 @@ impl Worker {
         let added = self.table.get(token).map(|new| self.epoll.add(new.stream(), Interest::EDGE, token.pack()));
         self.ctx.count(Counter::TotalConnections);
         self.count_connections();
+        if log::enabled(Level::Debug) {
+            self.tell_opened(token, tcp);
+        }
         if let Some(Err(error)) = added {
             log::warn(format_args!("cannot watch a new connection, closed: {error}"));
             self.close(token);
         }
     }
 
+    fn tell_opened(&mut self, token: Token, tcp: bool) {
+        let peer = self.table.get(token).filter(|_| tcp).and_then(|connection| connection.stream().peer().ok());
+        let from = peer.map_or("a local socket".to_owned(), |peer| peer.to_string());
+        log::debug(format_args!("connection {}/{token}: opened from {from}", self.ctx.worker));
+    }
+
     fn turn_away(&mut self, stream: &Stream) {
+        log::debug(format_args!("a connection refused: all {} are in use (-c)", self.ctx.settings.max_connections));
         self.ctx.count(Counter::RejectedConnections);
         // The peer may be gone; there is nobody to tell then.
         let _ = stream.send(&[IoSlice::new(reply::TOO_MANY)]);
@@ -406,6 +440,7 @@ impl Worker {
         let Some(connection) = self.table.remove(token) else {
             return;
         };
+        log::debug(format_args!("connection {}/{token}: {}", self.ctx.worker, connection.ending()));
         connection.close(&mut self.scratch, &mut self.pool);
         self.ctx.shared.leave();
         self.count_connections();
@@ -426,21 +461,19 @@ impl Worker {
         Ok(())
     }
 
-    /// Once a second: closes from the head of the list of activity what has been silent for too long.
+    /// Closes from the head of the list of activity what has been silent for too long.
     fn close_idle(&mut self) {
-        let second = clock::monotonic().as_secs() as u32;
-        let Some(timeout) = self.idle_timeout.filter(|_| second != self.second) else {
+        let (Some(timeout), second) = (self.idle_timeout, self.second) else {
             return;
         };
-        self.second = second;
         while let Some((token, active)) = self.table.oldest() {
             if second.wrapping_sub(active) < timeout {
                 return;
             }
-            match self.table.get(token).map(|connection| connection.waiting()) {
-                // It is the server that is slow.
-                Some(Waiting::Lane | Waiting::Room) => self.table.touch(token, second),
-                _ => {
+            match self.table.get(token).is_some_and(|connection| connection.waits_for_server()) {
+                true => self.table.touch(token, second),
+                false => {
+                    log::debug(format_args!("connection {}/{token}: idle for {timeout} s", self.ctx.worker));
                     self.ctx.count(Counter::IdleKicks);
                     self.close(token);
                 }

@@ -6,7 +6,7 @@
 
 use std::ffi::c_int;
 use std::io::{self, ErrorKind, IoSlice};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -124,6 +124,11 @@ impl Stream {
             set_option(&self.0, level, name, value)?;
         }
         Ok(())
+    }
+
+    /// The address of a TCP peer. For messages: it costs a descriptor for a moment.
+    pub fn peer(&self) -> io::Result<SocketAddr> {
+        TcpStream::from(self.0.try_clone()?).peer_addr()
     }
 
     /// Reads what there is, at most the buffer's length. 0: the peer has shut down. `WouldBlock`: nothing yet.
@@ -306,7 +311,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
     use std::io::{Read, Write};
-    use std::net::{Ipv4Addr, TcpStream};
+    use std::net::Ipv4Addr;
 
     fn loopback() -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
