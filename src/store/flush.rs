@@ -82,8 +82,7 @@ impl Core {
 
     /// Appends a record without a key.
     pub fn append_control(&self, kind: Kind, body: &[u8]) -> Result<Position> {
-        let mut record = Vec::new();
-        Fields::control(kind, body, self.next_sequence()).encode(&mut record);
-        self.log.append(&mut record).map(|(_, position)| position)
+        let record = Fields::control(kind, body, self.next_sequence());
+        self.log.append(&record).map(|(_, position)| position)
     }
 }

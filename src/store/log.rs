@@ -20,7 +20,7 @@ use super::lane::Lane;
 use super::location::{Location, MAX_SEGMENT, Position};
 use super::options::Sync;
 use super::progress::Progress;
-use super::record::{self, Fields, HEADER, Kind, MAX_RECORD};
+use super::record::{Fields, HEADER, Kind, MAX_RECORD};
 use super::segment::{SEGMENT_HEADER, Segment, Segments};
 use super::syncer::Bell;
 use crate::sys::{self, clock};
@@ -29,7 +29,7 @@ use crate::sys::{self, clock};
 const MOST_UNWRITTEN: usize = 8 << 20;
 /// A buffer that grew past this is given back to the system.
 const KEPT_BUFFER: usize = 1 << 20;
-/// A write that takes longer is slow.
+/// A write that takes longer is slow; copying a megabyte may take as long again.
 const SLOW: Duration = Duration::from_millis(1);
 /// So many writes in a row that are not slow end a slow phase.
 const RECOVERED_AFTER: u32 = 16;
@@ -139,18 +139,19 @@ impl Log {
         }
     }
 
-    /// Puts the encoded record at the end of the log, its checksum filled in. Tells where it lies and the position to wait for.
-    pub fn append(&self, record: &mut [u8]) -> Result<(Location, Position)> {
+    /// Puts a record at the end of the log. Tells where it lies and the position to wait for.
+    pub fn append(&self, record: &Fields<'_>) -> Result<(Location, Position)> {
         let salt = self.salt.load(Relaxed);
-        record::seal(record, salt);
+        let len = record.encoded_len() as u64;
+        let mut head = record.head(salt);
         let mut tail = super::lock(&self.tail);
-        self.make_room(&mut tail, record.len() as u64)?;
+        self.make_room(&mut tail, len)?;
         if tail.active.salt != salt {
-            record::seal(record, tail.active.salt);
+            head = record.head(tail.active.salt);
         }
         let location = Location::new(tail.active.handle, tail.offset);
-        tail.pending.extend_from_slice(record);
-        tail.offset += record.len() as u64;
+        record.put(&head, &mut tail.pending);
+        tail.offset += len;
         let end = tail.end();
         self.end.store(end.0, SeqCst);
         self.note_room(&tail);
@@ -281,7 +282,7 @@ impl Log {
             self.fail(&Error::io(attempt, &piece.segment.path, &error));
             return false;
         }
-        self.note_speed(clock::monotonic() - before);
+        self.note_speed(piece.bytes.len(), clock::monotonic() - before);
         self.writes.fetch_add(1, Relaxed);
         self.bytes.fetch_add(piece.bytes.len() as u64, Relaxed);
         assert!(piece.segment.position(piece.offset) >= self.progress.written(), "pieces are written in order");
@@ -304,8 +305,8 @@ impl Log {
         Some(piece)
     }
 
-    fn note_speed(&self, took: Duration) {
-        if took > SLOW {
+    fn note_speed(&self, len: usize, took: Duration) {
+        if took > SLOW * (1 + (len >> 20) as u32) {
             self.slow.store(true, Relaxed);
             self.fast_writes.store(0, Relaxed);
         } else if self.slow.load(Relaxed) && self.fast_writes.fetch_add(1, Relaxed) + 1 >= RECOVERED_AFTER {
@@ -428,9 +429,9 @@ pub(crate) fn soft_limit(segment_bytes: u64) -> u64 {
 
 /// The record that ends a segment.
 pub(crate) fn seal_record(segment: &Segment) -> Vec<u8> {
+    let fields = Fields::control(Kind::Seal, b"", 0);
     let mut record = Vec::new();
-    Fields::control(Kind::Seal, b"", 0).encode(&mut record);
-    record::seal(&mut record, segment.salt);
+    fields.put(&fields.head(segment.salt), &mut record);
     record
 }
 

@@ -105,7 +105,6 @@ impl ColdRead {
 pub struct Scratch {
     pub(crate) read: Vec<u8>,
     pub(crate) raw: Vec<u8>,
-    pub(crate) record: Vec<u8>,
     pub(crate) packed: Vec<u8>,
     pub(crate) encoder: snap::raw::Encoder,
 }
@@ -113,7 +112,7 @@ pub struct Scratch {
 impl Default for Scratch {
     fn default() -> Scratch {
         let encoder = snap::raw::Encoder::new();
-        Scratch { read: Vec::new(), raw: Vec::new(), record: Vec::new(), packed: Vec::new(), encoder }
+        Scratch { read: Vec::new(), raw: Vec::new(), packed: Vec::new(), encoder }
     }
 }
 

@@ -51,6 +51,19 @@ pub(crate) struct Fields<'a> {
     pub expires: u64,
 }
 
+/// The beginning of a record, before its key.
+pub(crate) struct Head {
+    bytes: [u8; HEADER + 16],
+    len: usize,
+}
+
+impl Head {
+    fn put(&mut self, bytes: &[u8]) {
+        self.bytes[self.len..self.len + bytes.len()].copy_from_slice(bytes);
+        self.len += bytes.len();
+    }
+}
+
 /// Why bytes are no record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Defect {
@@ -76,28 +89,41 @@ impl<'a> Fields<'a> {
         padded(HEADER + optional + self.key.len() + self.body.len())
     }
 
-    /// Replaces `out` by the record, all but its checksum, which [`seal`] puts in.
+    /// The record's beginning up to the key, with the checksum of all of it.
     ///
     /// # Panics
     /// If key or body exceed the format's limits: callers check what users send.
-    pub fn encode(&self, out: &mut Vec<u8>) {
+    pub fn head(&self, salt: u32) -> Head {
         assert!(self.key.len() <= super::MAX_KEY && self.body.len() <= super::CHUNK);
-        out.clear();
-        out.reserve(self.encoded_len());
-        out.extend_from_slice(&[0, 0, 0, 0, self.kind as u8, self.flag_byte()]);
-        out.extend_from_slice(&(self.key.len() as u16).to_le_bytes());
-        out.extend_from_slice(&(self.body.len() as u32).to_le_bytes());
-        out.extend_from_slice(&self.client_flags.to_le_bytes());
-        out.extend_from_slice(&self.sequence.to_le_bytes());
+        let mut head = Head { bytes: [0; HEADER + 16], len: 4 };
+        head.put(&[self.kind as u8, self.flag_byte()]);
+        head.put(&(self.key.len() as u16).to_le_bytes());
+        head.put(&(self.body.len() as u32).to_le_bytes());
+        head.put(&self.client_flags.to_le_bytes());
+        head.put(&self.sequence.to_le_bytes());
         if self.expires != 0 {
-            out.extend_from_slice(&self.expires.to_le_bytes());
+            head.put(&self.expires.to_le_bytes());
         }
         if self.cas != self.sequence {
-            out.extend_from_slice(&self.cas.to_le_bytes());
+            head.put(&self.cas.to_le_bytes());
         }
+        let parts = [&head.bytes[4..head.len], self.key, self.body, self.padding(&head)];
+        let crc = parts.into_iter().fold(salt, crc32c::crc32c_append);
+        head.bytes[..4].copy_from_slice(&crc.to_le_bytes());
+        head
+    }
+
+    /// Appends the record to `out`: the one time that key and body are copied.
+    pub fn put(&self, head: &Head, out: &mut Vec<u8>) {
+        out.extend_from_slice(&head.bytes[..head.len]);
         out.extend_from_slice(self.key);
         out.extend_from_slice(self.body);
-        out.resize(padded(out.len()), 0);
+        out.extend_from_slice(self.padding(head));
+    }
+
+    fn padding(&self, head: &Head) -> &'static [u8] {
+        let len = head.len + self.key.len() + self.body.len();
+        &[0; ALIGNMENT][..padded(len) - len]
     }
 
     fn flag_byte(&self) -> u8 {
@@ -130,12 +156,6 @@ pub(crate) fn is_whole(bytes: &[u8]) -> bool {
         Ok(header) => bytes.len() >= header.len,
         Err(defect) => !matches!(defect, Defect::Short(_)),
     }
-}
-
-/// Puts the checksum into an encoded record.
-pub(crate) fn seal(record: &mut [u8], salt: u32) {
-    let crc = checksum(record, salt);
-    record[..4].copy_from_slice(&crc.to_le_bytes());
 }
 
 /// `len` rounded up to the alignment.
@@ -225,6 +245,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn encoded(fields: &Fields<'_>, salt: u32) -> Vec<u8> {
+        let mut out = Vec::new();
+        fields.put(&fields.head(salt), &mut out);
+        out
+    }
+
     fn sample<'a>(key: &'a [u8], body: &'a [u8]) -> Fields<'a> {
         let (sequence, cas, expires) = (0x0102_0304_0506_0708, 9, 77);
         Fields { kind: Kind::Value, compressed: false, key, body, client_flags: 0xdead_beef, sequence, cas, expires }
@@ -232,9 +258,7 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_is_noticed() {
-        let mut record = Vec::new();
-        sample(b"key", b"the value").encode(&mut record);
-        seal(&mut record, 42);
+        let mut record = encoded(&sample(b"key", b"the value"), 42);
         assert!(Fields::decode(&record, 42).is_ok());
         assert_eq!(Fields::decode(&record, 43), Err(Defect::Checksum));
         for bit in 0..record.len() * 8 {
@@ -246,9 +270,7 @@ mod tests {
 
     #[test]
     fn a_record_cut_short_says_how_much_is_missing() {
-        let mut record = Vec::new();
-        sample(b"key", b"value").encode(&mut record);
-        seal(&mut record, 1);
+        let record = encoded(&sample(b"key", b"value"), 1);
         assert_eq!(Fields::decode(&record[..HEADER - 1], 1), Err(Defect::Short(HEADER)));
         assert_eq!(Fields::decode(&record[..HEADER], 1), Err(Defect::Short(record.len())));
         assert_eq!(Fields::decode(&[0; 64], 1), Err(Defect::Blank));
@@ -266,9 +288,7 @@ mod tests {
             let fields = Fields {
                 kind: Kind::Value, compressed, key: &key, body: &body, client_flags, sequence, cas, expires,
             };
-            let mut record = Vec::new();
-            fields.encode(&mut record);
-            seal(&mut record, 7);
+            let record = encoded(&fields, 7);
             prop_assert_eq!(record.len(), fields.encoded_len());
             prop_assert_eq!(Fields::decode(&record, 7), Ok((fields, record.len())));
         }

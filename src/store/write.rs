@@ -86,7 +86,7 @@ pub enum Removed {
 impl Core {
     /// See [`super::Db::write`].
     pub fn write(&self, write: &Write<'_>, scratch: &mut Scratch) -> Result<Outcome> {
-        let Scratch { record, packed, encoder, .. } = scratch;
+        let Scratch { packed, encoder, .. } = scratch;
         let (kind, value) = match write.body {
             NewBody::Inline(value) => (Kind::Value, value),
             NewBody::Uploaded(uploaded) => (Kind::Large, uploaded.table()),
@@ -107,7 +107,7 @@ impl Core {
             cas: 0,
             expires: write.expires,
         };
-        let Some(end) = self.place(write, &mut fields, value, record)? else { return Ok(Outcome::Conflict) };
+        let Some(end) = self.place(write, &mut fields, value)? else { return Ok(Outcome::Conflict) };
         if let NewBody::Uploaded(uploaded) = write.body {
             uploaded.keep();
         }
@@ -115,13 +115,7 @@ impl Core {
     }
 
     /// The part under the stripe's lock. `None`: the condition does not hold.
-    fn place(
-        &self,
-        write: &Write<'_>,
-        fields: &mut Fields<'_>,
-        value: &[u8],
-        record: &mut Vec<u8>,
-    ) -> Result<Option<Position>> {
+    fn place(&self, write: &Write<'_>, fields: &mut Fields<'_>, value: &[u8]) -> Result<Option<Position>> {
         let hash = write.key.hash;
         self.cache.prefetch_entry(hash);
         let mut stripe = self.index.stripe(hash);
@@ -132,10 +126,9 @@ impl Core {
         }
         fields.sequence = self.next_sequence();
         fields.cas = write.cas.unwrap_or(fields.sequence);
-        fields.encode(record);
-        let (location, end) = self.log.append(record)?;
+        let (location, end) = self.log.append(fields)?;
         let (expires, large) = (write.expires != 0, fields.kind == Kind::Large);
-        stripe.insert(hash.tag, Entry { location, size_class: size_class(record.len()), expires, large });
+        stripe.insert(hash.tag, Entry { location, size_class: size_class(fields.encoded_len()), expires, large });
         let facts = Facts { location, client_flags: write.flags, cas: fields.cas, expires: write.expires, large };
         self.cache.insert(hash, write.key.bytes, value, facts);
         Ok(Some(end))
@@ -165,9 +158,7 @@ impl Core {
         let sequence = self.next_sequence();
         let tombstone =
             Fields { kind: Kind::Tombstone, key: key.bytes, ..Fields::control(Kind::Tombstone, b"", sequence) };
-        let mut record = Vec::with_capacity(tombstone.encoded_len());
-        tombstone.encode(&mut record);
-        let (_, end) = self.log.append(&mut record)?;
+        let (_, end) = self.log.append(&tombstone)?;
         stripe.remove(key.hash.tag);
         stripe.last_removal = end;
         self.cache.remove(key.hash);
