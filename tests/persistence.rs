@@ -148,6 +148,20 @@ fn flush_all() {
     }
 }
 
+/// Nobody waits for a reply and nothing else happens: the record of the flush is written all the same.
+#[test]
+fn flush_all_without_a_reply() {
+    let server = Server::start(&["-t", "1"]);
+    let mut c = server.client();
+    c.set("a", "x");
+    c.send("flush_all noreply\r\n");
+    // Another connection's `stats` tells of nothing that is in the log: it does not have it written out.
+    let mut other = server.client();
+    wait_until("it is flushed", || other.stat("cmd_flush") > 0);
+    let (_server, mut c) = again(server, Server::kill);
+    assert_eq!(c.get("a"), None);
+}
+
 #[test]
 fn delayed_flush_that_is_pending_at_the_restart() {
     for (how, end) in ENDS {

@@ -16,6 +16,9 @@ use super::update;
 use super::verdict::{Attempt, Supply, Verdict, conclude};
 use kingdb::store::CHUNK;
 
+/// The record of a flush, roughly. Bytes.
+pub const FLUSH: usize = 64;
+
 /// Where a connection stands after a command line.
 pub enum Next {
     /// At the next command.
@@ -125,6 +128,7 @@ fn change(
 fn flush_all(delay: i64, ctx: &mut Context) -> Attempt {
     let at = text::deadline(delay, ctx.now);
     let position = ctx.db.flush_all((at > ctx.now).then_some(at))?;
+    ctx.appended += FLUSH;
     ctx.depend(position);
     ctx.count(Counter::CmdFlush);
     Ok(Verdict::Say(reply::OK))

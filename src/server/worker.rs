@@ -14,6 +14,7 @@
 //! then only asked, not waited for.
 
 use super::buffer::Pool;
+use super::command::FLUSH;
 use super::conn::{Connection, Fate, last_words};
 use super::context::{Context, Waiting};
 use super::counters::Counter;
@@ -158,8 +159,10 @@ impl Worker {
     fn start_turn(&mut self) -> io::Result<()> {
         self.ctx.start_turn(self.ctx.db.now());
         self.ctx.count(Counter::Turns);
-        if let Err(error) = self.ctx.db.tick(self.ctx.now) {
-            log::error(format_args!("a due flush_all cannot be carried out: {error}"));
+        match self.ctx.db.tick(self.ctx.now) {
+            // Then the log is written out although nobody may wait for a reply.
+            Ok(fired) => self.ctx.appended += if fired { FLUSH } else { 0 },
+            Err(error) => log::error(format_args!("a due flush_all cannot be carried out: {error}")),
         }
         if log::enabled(Level::Debug) {
             self.watch_log();
