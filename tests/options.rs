@@ -276,10 +276,23 @@ fn an_unknown_user_is_refused() {
 #[test]
 fn descriptors_fit_the_connections() {
     let server = Plan::new(&["-c", "3000"]).under(&["prlimit", "--nofile=500:500"]).start();
-    let limits = fs::read_to_string(format!("/proc/{}/limits", server.pid())).expect("read its limits");
-    let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("the line");
-    let soft: u64 = line.split_whitespace().nth(3).and_then(|word| word.parse().ok()).expect("a number");
+    let soft = descriptor_limit(&server);
     let warned = server.messages().contains("the limit on open files is 500");
     assert_eq!(warned, soft < 3256, "limit {soft}: {}", server.messages());
     assert!(server.client().ask("version").starts_with("VERSION"));
+}
+
+/// The store's files need descriptors, too, the more of them the more there is: all that the hard limit allows is taken.
+#[test]
+fn descriptors_up_to_the_hard_limit() {
+    let server = Plan::new(&["-c", "100"]).under(&["prlimit", "--nofile=1500:5000"]).start();
+    assert_eq!(descriptor_limit(&server), 5000);
+    assert!(!server.messages().contains("limit on open files"), "{}", server.messages());
+}
+
+/// A running server's soft limit on descriptors.
+fn descriptor_limit(server: &Server) -> u64 {
+    let limits = fs::read_to_string(format!("/proc/{}/limits", server.pid())).expect("read its limits");
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("the line");
+    line.split_whitespace().nth(3).and_then(|word| word.parse().ok()).expect("a number")
 }

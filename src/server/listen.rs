@@ -22,7 +22,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// there the others get a chance.
 const ACCEPTS: usize = 32;
 const SHARED_ACCEPTS: usize = 2;
-/// Descriptors wanted beside one per connection: listeners, loops, the store's files.
+/// Descriptors wanted at least beside one per connection: listeners, loops, the store's files, of which there is one per
+/// segment and per large value.
 const OTHER_DESCRIPTORS: u64 = 1024;
 
 /// Every listening socket, bound. Dropped, it removes the Unix socket's file.

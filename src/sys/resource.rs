@@ -3,23 +3,19 @@
 use std::io;
 use std::time::Duration;
 
-/// Raises the soft limit on open descriptors to `wanted`, or as near to it as is allowed (the hard limit is
-/// raised too where the process may do that). Returns the limit that then holds.
+/// Raises the soft limit on open descriptors to the hard one, which is raised to `wanted` first if it is below and the
+/// process may do that. Returns the limit that then holds.
 pub fn raise_descriptor_limit(wanted: u64) -> io::Result<u64> {
     let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a valid, writable rlimit64.
     if unsafe { libc::getrlimit64(libc::RLIMIT_NOFILE, &mut limit) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    if limit.rlim_cur >= wanted {
-        return Ok(limit.rlim_cur);
-    }
-    let beyond = libc::rlimit64 { rlim_cur: wanted, rlim_max: limit.rlim_max.max(wanted) };
-    let within = libc::rlimit64 { rlim_cur: wanted.min(limit.rlim_max), rlim_max: limit.rlim_max };
-    for attempt in [beyond, within] {
+    for most in [limit.rlim_max.max(wanted), limit.rlim_max] {
+        let attempt = libc::rlimit64 { rlim_cur: most, rlim_max: most };
         // SAFETY: `attempt` is a valid rlimit64, only read.
         if unsafe { libc::setrlimit64(libc::RLIMIT_NOFILE, &attempt) } == 0 {
-            return Ok(attempt.rlim_cur);
+            return Ok(most);
         }
     }
     Ok(limit.rlim_cur)
