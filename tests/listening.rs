@@ -224,6 +224,27 @@ fn failed_start_leaves_nothing() {
     first.client().set("a", "the first one still serves");
 }
 
+/// The second worker can not be started: the first one ends before the store is closed, not with the process.
+#[test]
+fn failed_start_of_a_worker_ends_the_others() {
+    let plan = Plan::new(&["-t", "2"]);
+    let trace = plan.root().join("trace");
+    let strace = ["strace", "-D", "-f", "-q", "-o", trace.to_str().expect("UTF-8")];
+    // The main thread's first epoll waits for the store, the next ones are the workers'.
+    let inject = ["-e", "trace=prctl,epoll_create1,ftruncate,exit", "-e", "inject=epoll_create1:error=EMFILE:when=3"];
+    let (status, messages) = plan.clone().under(&[&strace[..], &inject[..]].concat()).refused();
+    assert_eq!(status, 1, "{messages}");
+    assert!(messages.lines().last().is_some_and(|line| line.contains("cannot start")), "{messages}");
+    let read = || std::fs::read_to_string(&trace).expect("strace's output");
+    wait_until("strace has written all", || read().contains("+++ exited with 1 +++"));
+    let trace = read();
+    let worker = trace.lines().find(|line| line.contains("\"worker-0\"")).expect("the first worker");
+    let id = worker.split_whitespace().next().expect("its thread's id");
+    let ended = trace.lines().position(|line| line.starts_with(id) && line.contains(" exit("));
+    let trimmed = trace.lines().position(|line| line.contains("ftruncate("));
+    assert!(ended.is_some() && trimmed.is_some() && ended < trimmed, "{ended:?} {trimmed:?}\n{trace}");
+}
+
 #[test]
 fn signals_that_do_not() {
     let mut server = Server::start(&[]);

@@ -70,23 +70,30 @@ pub fn run(settings: Settings, db: Arc<Db>, mut listeners: Listeners) -> Result<
     let ended = Arc::new(EventFd::new().map_err(fail)?);
     let shared = Arc::new(Shared::new(settings).map_err(fail)?);
     let mut workers = Vec::new();
-    for number in 0..shared.settings.threads {
+    let started = (0..shared.settings.threads).try_for_each(|number| {
         let door = listeners.door(number);
-        let worker = Worker::new(number, shared.clone(), db.clone(), door).map_err(fail)?;
-        workers.push(start(number, worker, ended.clone()).map_err(fail)?);
+        let worker = Worker::new(number, shared.clone(), db.clone(), door)?;
+        start(number, worker, ended.clone()).map(|thread| workers.push(thread))
+    });
+    // Those that run are stopped whatever happened to the others: the caller closes the store.
+    let waited = match started.map_err(fail) {
+        Ok(()) => wait(&listeners.signals, &ended).map_err(|e| format!("cannot wait for signals: {e}")),
+        Err(why) => Err(why),
+    };
+    if waited.is_ok() {
+        log::info("stopping");
     }
-    let waited = wait(&listeners.signals, &ended);
-    log::info("stopping");
     shared.inboxes.iter().for_each(|inbox| inbox.stop());
-    let outcomes = workers.into_iter().map(JoinHandle::join);
-    let outcomes: Result<Vec<()>, String> = outcomes
-        .map(|outcome| match outcome {
-            Ok(outcome) => outcome.map_err(|e| format!("a worker's loop failed: {e}")),
-            Err(_) => Err("a worker's loop panicked; its message is above".to_owned()),
-        })
-        .collect();
-    waited.map_err(|e| format!("cannot wait for signals: {e}"))?;
-    outcomes.map(|_| ())
+    // All are joined, and the first failure is told.
+    let outcomes = workers.into_iter().map(join);
+    waited.map(|_| ()).and(outcomes.fold(Ok(()), Result::and))
+}
+
+fn join(worker: JoinHandle<io::Result<()>>) -> Result<(), String> {
+    match worker.join() {
+        Ok(outcome) => outcome.map_err(|e| format!("a worker's loop failed: {e}")),
+        Err(_) => Err("a worker's loop panicked; its message is above".to_owned()),
+    }
 }
 
 fn start(number: usize, worker: Worker, ended: Arc<EventFd>) -> io::Result<JoinHandle<io::Result<()>>> {
