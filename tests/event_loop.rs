@@ -5,6 +5,7 @@ mod common;
 
 use common::client::storage;
 use common::server::Plan;
+use common::strace::Tracer;
 use common::util::{anonymous_memory, random_bytes, tier, wait_until};
 use common::{Client, Server};
 use std::io::{Read, Write};
@@ -291,6 +292,24 @@ fn out_of_descriptors_at_two_entrances() {
     for c in &mut waiting {
         assert!(c.line().starts_with("VERSION"));
     }
+}
+
+/// An accept(2) that fails for ever, for whatever reason, is tried again and again, but not as fast as it goes.
+#[test]
+fn accepting_fails() {
+    let server = Server::start(&["-t", "1"]);
+    let mut inside = server.client();
+    inside.set("a", "x");
+    let args = ["-e", "trace=accept4", "-e", "inject=accept4:error=EPERM"];
+    let tracer = Tracer::attach(server.pid(), &args);
+    let mut outside = server.client();
+    outside.send("version\r\n");
+    wait_until("it was tried and tried again", || inside.stat("listen_disabled_num") >= 5);
+    let tries = tracer.finish().lines().filter(|line| line.contains("EPERM")).count();
+    assert!((5..1000).contains(&tries), "{tries} tries in about half a second");
+    assert!(outside.line().starts_with("VERSION"));
+    let messages = server.messages();
+    assert_eq!(messages.lines().filter(|line| line.contains("cannot accept")).count(), 1, "{messages}");
 }
 
 /// Sets a running server's limit on descriptors, in prlimit's notation.

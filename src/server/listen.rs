@@ -1,7 +1,7 @@
 //! Where clients come in. [`Listeners`] binds every address before the server starts, one socket per worker
 //! for TCP (`SO_REUSEPORT`) and one for all for a Unix socket. [`Door`] is one worker's side of it: accepting
-//! a few connections per wake, and standing closed for a moment when the process has run out of descriptors,
-//! so that it neither spins nor needs a client's further knock.
+//! a few connections per wake, and standing closed for a moment when the process has run out of descriptors or
+//! accepting fails for another reason that lasts, so that it neither spins nor needs a client's further knock.
 
 use super::log;
 use super::settings::Settings;
@@ -16,12 +16,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a door stays closed after the process ran out of descriptors.
+/// How long a door stays closed after nobody could be let in.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Connections accepted per wake from a socket of the worker's own, and from one that all workers share:
 /// there the others get a chance.
 const ACCEPTS: usize = 32;
 const SHARED_ACCEPTS: usize = 2;
+/// So many connections in a row may go away before they are accepted.
+const FAILURES: usize = 64;
 /// Descriptors wanted at least beside one per connection: listeners, loops, the store's files, of which there is one per
 /// segment and per large value.
 const OTHER_DESCRIPTORS: u64 = 1024;
@@ -75,7 +77,7 @@ impl Listeners {
         let own = std::mem::take(&mut self.tcp[worker]);
         let own = own.into_iter().map(|listener| Entrance { listener: Arc::new(listener), tcp: true });
         let shared = self.unix.iter().map(|listener| Entrance { listener: listener.clone(), tcp: false });
-        Door { entrances: own.chain(shared).collect(), closed: None, exhausted: false }
+        Door { entrances: own.chain(shared).collect(), state: State::Open, failures: 0 }
     }
 
     fn bind_tcp(&mut self, wanted: SocketAddr, backlog: i32) -> Result<(), String> {
@@ -132,10 +134,17 @@ fn explain(address: &str, error: &io::Error) -> String {
 /// One worker's listening sockets.
 pub struct Door {
     entrances: Vec<Entrance>,
-    /// Since when it stands closed, on the monotonic clock.
-    closed: Option<Duration>,
-    /// Whether it was closed and nobody has been seen to wait in vain since.
-    exhausted: bool,
+    state: State,
+    /// Tries to accept, one after the other, that brought nobody but an error.
+    failures: usize,
+}
+
+enum State {
+    Open,
+    /// Since when, on the monotonic clock.
+    Closed(Duration),
+    /// Open again, and not yet seen without anybody waiting.
+    Reopened,
 }
 
 struct Entrance {
@@ -151,8 +160,8 @@ pub enum Accepted {
     Nobody,
     /// One that waited went away.
     Gone,
-    /// There are no descriptors left.
-    Exhausted,
+    /// Who waits cannot be let in: there are no descriptors left, or nothing but errors comes.
+    Stuck(io::Error),
 }
 
 impl Door {
@@ -162,44 +171,53 @@ impl Door {
             let interest = if entrance.tcp { Interest::LEVEL_IN } else { Interest::SHARED_IN };
             epoll.add(&*entrance.listener, interest, Token::reserved(token).pack())?;
         }
-        self.closed = None;
         Ok(())
     }
 
-    /// Takes the sockets out until [`Door::reopen`]: what waits there goes on waiting. Says so once until all
+    /// Takes the sockets out until [`Door::reopen`]: what waits there goes on waiting. Says why, once until all
     /// who waited are in.
-    pub fn close(&mut self, epoll: &Epoll, now: Duration) -> io::Result<()> {
-        if !std::mem::replace(&mut self.exhausted, true) {
-            log::warn("out of file descriptors; new connections wait (raise the limit on open files or lower -c)");
+    pub fn close(&mut self, epoll: &Epoll, now: Duration, why: &io::Error) -> io::Result<()> {
+        match std::mem::replace(&mut self.state, State::Closed(now)) {
+            State::Open if resource::is_exhaustion(why) => log::warn(format_args!(
+                "out of file descriptors or memory: {why}; new connections wait (raise the limit on open files or lower -c)"
+            )),
+            State::Open => log::warn(format_args!("cannot accept connections: {why}; they wait and are tried again")),
+            State::Closed(_) | State::Reopened => {}
         }
-        self.closed = Some(now);
         self.entrances.iter().try_for_each(|entrance| epoll.delete(&*entrance.listener))
     }
 
     /// How long it stays closed, if it is closed.
     pub fn closed_for(&self, now: Duration) -> Option<Duration> {
-        self.closed.map(|since| PAUSE.saturating_sub(now.saturating_sub(since)))
+        match self.state {
+            State::Closed(since) => Some(PAUSE.saturating_sub(now.saturating_sub(since))),
+            State::Open | State::Reopened => None,
+        }
     }
 
     /// Whether it stands closed.
     pub fn is_closed(&self) -> bool {
-        self.closed.is_some()
+        matches!(self.state, State::Closed(_))
     }
 
     /// Puts the sockets back if it is time. Level-triggered: who waits is announced at once. Returns how long
     /// it was closed.
     pub fn reopen(&mut self, epoll: &Epoll, first: u32, now: Duration) -> io::Result<Option<Duration>> {
-        let Some(since) = self.closed.filter(|since| now.saturating_sub(*since) >= PAUSE) else {
-            return Ok(None);
-        };
-        self.open(epoll, first)?;
-        Ok(Some(now.saturating_sub(since)))
+        match self.state {
+            State::Closed(since) if now.saturating_sub(since) >= PAUSE => {
+                self.open(epoll, first)?;
+                self.state = State::Reopened;
+                Ok(Some(now.saturating_sub(since)))
+            }
+            _ => Ok(None),
+        }
     }
 
-    /// Closes the sockets for good. The Unix socket is open as long as another worker has it: it must not be announced here any more.
+    /// Closes the sockets for good. The Unix socket is open as long as another worker has it: it must
+    /// not be announced here any more.
     pub fn shut(&mut self, epoll: &Epoll) -> io::Result<()> {
-        let registered = self.entrances.drain(..).filter(|_| self.closed.is_none());
-        registered.into_iter().try_for_each(|entrance| epoll.delete(&*entrance.listener))
+        let registered = !self.is_closed();
+        self.entrances.drain(..).filter(|_| registered).try_for_each(|entrance| epoll.delete(&*entrance.listener))
     }
 
     /// How many connections to accept at entrance `index` per wake.
@@ -215,15 +233,30 @@ impl Door {
     pub fn accept(&mut self, index: usize) -> Accepted {
         let entrance = &self.entrances[index];
         match entrance.listener.accept() {
-            Ok(stream) => Accepted::Stream(stream, entrance.tcp),
+            Ok(stream) => {
+                self.failures = 0;
+                Accepted::Stream(stream, entrance.tcp)
+            }
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                if std::mem::take(&mut self.exhausted) {
-                    log::info("file descriptors are free again; all who waited at this door are in");
-                }
+                self.nobody();
                 Accepted::Nobody
             }
-            Err(e) if resource::is_exhaustion(&e) => Accepted::Exhausted,
-            Err(_) => Accepted::Gone,
+            Err(e) if resource::is_exhaustion(&e) => Accepted::Stuck(e),
+            Err(e) => self.failed(e),
         }
+    }
+
+    fn nobody(&mut self) {
+        self.failures = 0;
+        if matches!(self.state, State::Reopened) {
+            self.state = State::Open;
+            log::info("connections are accepted again; all who waited at this door are in");
+        }
+    }
+
+    /// Mostly one that waited went away. Where that seems to be true of everybody, it is something else, and it lasts.
+    fn failed(&mut self, error: io::Error) -> Accepted {
+        self.failures += 1;
+        if self.failures > FAILURES { Accepted::Stuck(error) } else { Accepted::Gone }
     }
 }

@@ -395,9 +395,9 @@ impl Worker {
                 Accepted::Stream(stream, tcp) => self.welcome(stream, tcp),
                 Accepted::Gone => {}
                 Accepted::Nobody => break,
-                Accepted::Exhausted => {
+                Accepted::Stuck(why) => {
                     self.ctx.count(Counter::ListenDisabledNum);
-                    return self.door.close(&self.epoll, clock::monotonic());
+                    return self.door.close(&self.epoll, clock::monotonic(), &why);
                 }
             }
         }
