@@ -76,7 +76,7 @@ pub struct Worker {
     /// Connections that wait for room in the log.
     roomless: Vec<Token>,
     letters: Vec<Letter>,
-    /// Seconds on the monotonic clock; kept where there is an idle timeout.
+    /// The turn's store time in seconds, less what does not fit; kept where there is an idle timeout.
     second: u32,
     idle_timeout: Option<u32>,
     /// Second of store time at which [`Worker::watch_log`] looked last, and whether the log was slow then.
@@ -171,7 +171,7 @@ impl Worker {
             self.reopen_door()?;
         }
         if self.idle_timeout.is_some() {
-            self.second = clock::monotonic().as_secs() as u32;
+            self.second = self.ctx.now as u32;
         }
         if !self.roomless.is_empty() && self.ctx.db.has_room() {
             self.resume_roomless();
