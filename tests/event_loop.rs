@@ -159,6 +159,49 @@ fn writers_that_never_read() {
     assert!(growth < 16 << 20, "{growth} bytes more");
 }
 
+/// Clients that send a long operand up to its last byte but one: some hold the memory for it, the others are not read from. They are
+/// all answered in the end.
+#[test]
+fn operands_that_never_end() {
+    let server = Server::start(&["-t", "1", "-m", "16"]);
+    let mut c = server.client();
+    c.set("a", "x");
+    let before = anonymous_memory(server.pid());
+    let operand = storage("append none 0 0 1000000", &random_bytes(1, 1_000_000));
+    let last = operand.len() - 1;
+    let mut clients: Vec<(Client, usize)> = (0..60).map(|_| (server.client(), 0)).collect();
+    for (c, _) in &clients {
+        c.tcp().set_nonblocking(true).expect("not to block");
+    }
+    let mut push = |upto: usize| {
+        clients.iter_mut().fold(0, |pushed, (c, sent)| {
+            let count = c.tcp().write(&operand[*sent..upto]).unwrap_or(0);
+            *sent += count;
+            pushed + count
+        })
+    };
+    let mut sent = 0;
+    loop {
+        match push(last) {
+            0 => break,
+            pushed => sent += pushed,
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(c.get("a").as_deref(), Some(&b"x"[..]), "others are served");
+    let growth = anonymous_memory(server.pid()).saturating_sub(before);
+    println!("{growth} bytes for 60 operands of a million bytes");
+    assert!(growth < 28 << 20, "{growth} bytes for 60 operands of a million bytes");
+    wait_until("all is sent", || {
+        sent += push(operand.len());
+        sent == 60 * operand.len()
+    });
+    for (c, _) in &mut clients {
+        c.tcp().set_nonblocking(false).expect("to block");
+        assert_eq!(c.line(), "NOT_STORED");
+    }
+}
+
 /// SIGPIPE and resets while replies flow.
 #[test]
 fn clients_that_vanish() {

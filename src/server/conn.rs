@@ -140,7 +140,7 @@ impl Connection {
 
     /// Whether it is the server's turn, so that the peer's silence means nothing.
     pub fn waits_for_server(&self) -> bool {
-        self.corked || matches!(self.waiting, Waiting::Turn | Waiting::Room | Waiting::Lane)
+        self.corked || matches!(self.waiting, Waiting::Turn | Waiting::Room | Waiting::Lane | Waiting::Memory)
     }
 
     /// Whether there is output, or an end, that [`Connection::send`] has to see to.
@@ -179,7 +179,7 @@ impl Connection {
     /// Reads and executes within this turn's budget. `scratch` is the worker's read buffer.
     #[inline]
     pub fn run(&mut self, scratch: &mut [u8], ctx: &mut Context) -> Fate {
-        if matches!(self.waiting, Waiting::Lane | Waiting::Room | Waiting::Close) {
+        if matches!(self.waiting, Waiting::Lane | Waiting::Room | Waiting::Memory | Waiting::Close) {
             return Fate::Open;
         }
         let mut budget = Budget { commands: ctx.settings.commands_per_turn, bytes: ctx.settings.bytes_per_turn };

@@ -2,6 +2,7 @@
 //! the connection that is being worked on. A command is executed with a `&mut Context` and a connection's
 //! state, and with nothing else of the worker.
 
+use super::budget::Budget;
 use super::counters::{Counter, Counters};
 use super::inbox::{Answer, Inbox, Letter};
 use super::log::{self, Level};
@@ -35,6 +36,8 @@ pub enum Waiting {
     Room,
     /// An answer from the disk lane.
     Lane,
+    /// Its turn to take memory for a long operand.
+    Memory,
     /// Nothing: once its output is sent it is closed.
     Close,
 }
@@ -57,6 +60,8 @@ pub struct Context {
     pub inbox: Arc<Inbox>,
     /// The store's reusable buffers.
     pub scratch: Scratch,
+    /// Memory for long operands.
+    pub operands: Budget,
     /// A value being computed.
     pub value: Vec<u8>,
     /// Replies of all connections of this turn, one after the other.
@@ -85,6 +90,7 @@ impl Context {
             shared,
             worker,
             scratch: Scratch::default(),
+            operands: Budget::default(),
             value: Vec::new(),
             replies: Vec::with_capacity(TURN_BUFFER),
             now: 0,

@@ -3,6 +3,7 @@
 //! most two chunks on the disk lane: while both are, nothing more is read and TCP holds the client back. So a
 //! transfer takes the same memory whatever its size.
 
+use super::budget::Share;
 use super::context::{Context, Step, Waiting};
 use super::inbox::Answer;
 use super::input::Input;
@@ -44,12 +45,14 @@ pub struct Gathering {
     bytes: Vec<u8>,
     /// Value and line end.
     want: usize,
+    /// What a long one has of the memory for such.
+    share: Option<Share>,
 }
 
 impl Gathering {
     /// For a value of `len` bytes.
     pub fn new(store: &Store<'_>, len: usize) -> Self {
-        Self { order: Order::new(store), bytes: Vec::new(), want: len + reply::LINE_END.len() }
+        Self { order: Order::new(store), bytes: Vec::new(), want: len + reply::LINE_END.len(), share: None }
     }
 
     /// Where to read the next bytes to, and how many.
@@ -60,6 +63,9 @@ impl Gathering {
 
     /// Takes what has arrived; executes the command once all has.
     pub fn step(&mut self, input: &mut Input<'_>, supply: &mut Option<Box<Supply>>, ctx: &mut Context) -> Step {
+        if !self.has_memory(ctx) {
+            return Step::Wait(Waiting::Memory);
+        }
         let missing = self.want - self.bytes.len();
         if missing > 0 {
             self.bytes.reserve_exact(missing);
@@ -69,6 +75,15 @@ impl Gathering {
             return Step::Wait(Waiting::Input);
         }
         store_block(&self.order.store(), &self.bytes, supply, ctx)
+    }
+
+    /// One of up to a chunk needs none to be set aside.
+    fn has_memory(&mut self, ctx: &mut Context) -> bool {
+        if self.want > CHUNK + reply::LINE_END.len() && self.share.is_none() {
+            self.share = ctx.operands.take(ctx.token, self.want);
+            return self.share.is_some();
+        }
+        true
     }
 }
 

@@ -142,6 +142,7 @@ impl Worker {
         self.run_ready();
         self.write_out();
         self.send();
+        self.resume_memoryless();
         Ok(())
     }
 
@@ -281,6 +282,15 @@ impl Worker {
                 connection.resume(Waiting::Room);
                 self.make_ready(token);
             }
+        }
+    }
+
+    /// The first in line goes on once the operands of others have left it room.
+    fn resume_memoryless(&mut self) {
+        let Some(token) = self.ctx.operands.next() else { return };
+        if let Some(connection) = self.table.get(token).filter(|first| first.waiting() == Waiting::Memory) {
+            connection.resume(Waiting::Memory);
+            self.make_ready(token);
         }
     }
 
@@ -445,6 +455,7 @@ impl Worker {
         };
         log::debug(format_args!("connection {}/{token}: {}", self.ctx.worker, connection.ending()));
         connection.close(&mut self.scratch, &mut self.pool);
+        self.ctx.operands.leave(token);
         self.ctx.shared.leave();
         self.count_connections();
     }
