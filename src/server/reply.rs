@@ -43,19 +43,24 @@ pub fn value_header(out: &mut Vec<u8>, key: &[u8], flags: u32, len: u64, cas: Op
 
 /// A number in decimal.
 #[inline]
-pub fn number(out: &mut Vec<u8>, mut value: u64) {
+pub fn number(out: &mut Vec<u8>, value: u64) {
     if value < 10 {
         out.push(b'0' + value as u8);
         return;
     }
-    let mut digits = [0u8; 20];
-    let mut start = digits.len();
-    while value > 0 {
-        start -= 1;
-        digits[start] = b'0' + (value % 10) as u8;
-        value /= 10;
+    let (digits, len) = decimal(value);
+    out.extend_from_slice(&digits[..len]);
+}
+
+/// `n` in decimal: the first bytes of the array, and how many.
+pub fn decimal(mut n: u64) -> ([u8; 20], usize) {
+    let mut digits = [0; 20];
+    let len = n.checked_ilog10().map_or(1, |log| log as usize + 1);
+    for digit in digits[..len].iter_mut().rev() {
+        *digit = b'0' + (n % 10) as u8;
+        n /= 10;
     }
-    out.extend_from_slice(&digits[start..]);
+    (digits, len)
 }
 
 /// `SERVER_ERROR <why>\r\n`, whatever bytes `why` has: one line of bounded length.

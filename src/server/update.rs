@@ -7,13 +7,14 @@ use super::reply;
 use super::verdict::{Attempt, Particulars, Source, Supply, Verdict, look, write};
 use kingdb::store::{Body, Expect, Lookup, NewBody, Removed};
 
+/// A tombstone, roughly. Bytes.
+const TOMBSTONE: usize = 64;
+
 /// `delete`: blind where the index can tell alone, otherwise after a look.
 pub fn delete(key: &[u8], supply: Option<Box<Supply>>, ctx: &mut Context) -> Attempt {
     let key = ctx.db.key(key);
     let mut expect = Expect::Anything;
     loop {
-        /// A tombstone, roughly. Bytes.
-        const TOMBSTONE: usize = 64;
         match ctx.db.remove(&key, expect)? {
             Removed::Done { depends } => {
                 ctx.appended += TOMBSTONE + key.bytes().len();

@@ -12,6 +12,7 @@ mod scan;
 #[cfg(test)]
 mod tests;
 
+use crate::server::reply::{BAD_LINE, ERROR, LINE_TOO_LONG, TOO_LARGE, decimal};
 use scan::{key_len, newline, number, signed, spaces, word_len};
 
 /// Longest key. Bytes.
@@ -23,13 +24,9 @@ const MAX_SWALLOW: u64 = i32::MAX as u64 - 2;
 /// An expiry time above this is a date, not a distance: 30 days. Seconds.
 const MAX_RELATIVE: i64 = 60 * 60 * 24 * 30;
 
-const ERROR: &[u8] = b"ERROR\r\n";
-const BAD_FORMAT: &[u8] = b"CLIENT_ERROR bad command line format\r\n";
 const BAD_DELETE: &[u8] = b"CLIENT_ERROR bad command line format.  Usage: delete <key> [noreply]\r\n";
 const BAD_DELTA: &[u8] = b"CLIENT_ERROR invalid numeric delta argument\r\n";
 const BAD_EXPTIME: &[u8] = b"CLIENT_ERROR invalid exptime argument\r\n";
-const TOO_LARGE: &[u8] = b"SERVER_ERROR object too large for cache\r\n";
-const LINE_TOO_LONG: &[u8] = b"CLIENT_ERROR line too long\r\n";
 
 /// What stands at the head of the input.
 #[derive(Debug, PartialEq, Eq)]
@@ -195,17 +192,6 @@ pub fn arithmetic(value: &[u8], delta: u64, decrement: bool) -> Option<Number> {
     Some(Number { digits, len, padded: len.max(value.len()) })
 }
 
-/// `n` in decimal: the first bytes of the array, and how many.
-pub fn decimal(mut n: u64) -> ([u8; 20], usize) {
-    let mut digits = [0; 20];
-    let len = n.checked_ilog10().map_or(1, |log| log as usize + 1);
-    for digit in digits[..len].iter_mut().rev() {
-        *digit = b'0' + (n % 10) as u8;
-        n /= 10;
-    }
-    (digits, len)
-}
-
 /// A line that is not executed: what to answer and how to stay in step.
 struct Refusal {
     reply: &'static [u8],
@@ -284,7 +270,7 @@ impl<'a> Line<'a> {
     fn key(&self, noreply: bool) -> Result<&'a [u8], Refusal> {
         let key = self.words[1];
         if key.len() > MAX_KEY || key_len(key) < key.len() {
-            return refuse(BAD_FORMAT, noreply);
+            return refuse(BAD_LINE, noreply);
         }
         Ok(key)
     }
@@ -343,7 +329,7 @@ fn store<'a>(line: &Line<'a>, verb: Verb, max_value: u64) -> Result<Command<'a>,
 fn block_len(word: &[u8], max_value: u64, noreply: bool) -> Result<u64, Refusal> {
     match number(word) {
         Some(len) if len <= MAX_SWALLOW.max(max_value) => Ok(len),
-        _ => refuse(BAD_FORMAT, noreply),
+        _ => refuse(BAD_LINE, noreply),
     }
 }
 
@@ -355,7 +341,7 @@ fn store_fields<'a>(line: &Line<'a>, verb: Verb, noreply: bool) -> Result<(&'a [
     let cas = if verb == Verb::Cas { number(line.words[5]) } else { Some(0) };
     match (flags, exptime, cas) {
         (Some(flags), Some(exptime), Some(cas)) => Ok((key, flags, exptime, cas)),
-        _ => refuse(BAD_FORMAT, noreply),
+        _ => refuse(BAD_LINE, noreply),
     }
 }
 
@@ -418,7 +404,7 @@ fn verbosity<'a>(line: &Line<'a>) -> Result<Command<'a>, Refusal> {
     let noreply = line.noreply(2);
     match number(line.words[1]).and_then(|n| u32::try_from(n).ok()) {
         Some(level) => Ok(Command::Verbosity { level, noreply }),
-        None => refuse(BAD_FORMAT, noreply),
+        None => refuse(BAD_LINE, noreply),
     }
 }
 
