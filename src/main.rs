@@ -1,7 +1,8 @@
 //! KingServer: a durable key-value server that speaks the memcached protocols.
 //!
-//! The start, in the one order that works: everything that needs root or can be refused comes before the fork or is told through
-//! it, and no thread exists until the store is being opened. Exit status 2 is a wrong command line, 1 a start that failed.
+//! The start, in the one order that works: everything that needs root or can be refused comes before the fork or is
+//! told through it, and no thread exists until the store is being opened. Exit status 2 is a wrong command line, 1 a
+//! start that failed.
 #![forbid(unsafe_code)]
 
 mod server;

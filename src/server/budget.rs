@@ -1,7 +1,7 @@
-//! Memory for long operands of append and prepend. They are gathered whole, so that clients that send them slowly could together
-//! hold any amount; therefore each worker has a bound for all of them. An operand takes its share before it is read and gives it
-//! back when it is dropped. Who finds too little left waits in line and is not read from meanwhile: TCP holds the client back.
-//! Used by one worker thread.
+//! Memory for long operands of append and prepend. They are gathered whole, so that clients that send them slowly could
+//! together hold any amount; therefore each worker has a bound for all of them. An operand takes its share before it is
+//! read and gives it back when it is dropped. Who finds too little left waits in line and is not read from meanwhile:
+//! TCP holds the client back. Used by one worker thread.
 
 use super::table::Token;
 use std::collections::VecDeque;

@@ -24,8 +24,8 @@ const ACCEPTS: usize = 32;
 const SHARED_ACCEPTS: usize = 2;
 /// So many connections in a row may go away before they are accepted.
 const FAILURES: usize = 64;
-/// Descriptors wanted at least beside one per connection: listeners, loops, the store's files, of which there is one per
-/// segment and per large value.
+/// Descriptors wanted at least beside one per connection: listeners, loops, the store's files, of which there is one
+/// per segment and per large value.
 const OTHER_DESCRIPTORS: u64 = 1024;
 
 /// Every listening socket, bound. Dropped, it removes the Unix socket's file.

@@ -1,7 +1,8 @@
 //! Messages: one line each, from any thread, to stderr, the system log or a file.
 //!
-//! A message is one write(2), so that lines of several threads never mix. Where stderr is the journal, lines carry its `<priority>` and no
-//! time of their own; elsewhere they begin with the time. Nothing here blocks on another thread; a message that cannot be written is lost.
+//! A message is one write(2), so that lines of several threads never mix. Where stderr is the journal, lines carry its
+//! `<priority>` and no time of their own; elsewhere they begin with the time. Nothing here blocks on another thread; a
+//! message that cannot be written is lost.
 
 use std::fmt::{Display, Write as _};
 use std::fs::{File, OpenOptions};
@@ -103,7 +104,8 @@ pub fn debug(message: impl Display) {
     write(Level::Debug, &message);
 }
 
-/// The program's last words: to stderr under the program's name, for whoever started it, and to the target if that is elsewhere.
+/// The program's last words: to stderr under the program's name, for whoever started it, and to the target if that is
+/// elsewhere.
 pub fn fatal(message: impl Display) {
     let text = one_line(&message);
     let sink = SINK.get();
@@ -194,8 +196,8 @@ fn timestamp(since_1970: Duration) -> String {
     text
 }
 
-/// Year, month and day of a count of days since 1970-01-01. Years are counted from March, so that a leap day is a year's last; 400 of
-/// them have 146,097 days.
+/// Year, month and day of a count of days since 1970-01-01. Years are counted from March, so that a leap day is a
+/// year's last; 400 of them have 146,097 days.
 fn date(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);

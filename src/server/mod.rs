@@ -44,8 +44,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use worker::Worker;
 
-/// Opens the store on a thread of its own. `None`: the server was told to stop meanwhile. The caller then ends the process, and the
-/// thread with it; to the store that is a crash like any other.
+/// Opens the store on a thread of its own. `None`: the server was told to stop meanwhile. The caller then ends the
+/// process, and the thread with it; to the store that is a crash like any other.
 pub fn open(listeners: &Listeners, options: Options) -> Result<Option<Db>, String> {
     let fail = |e: io::Error| format!("cannot start: {e}");
     let ended = Arc::new(EventFd::new().map_err(fail)?);

@@ -1,8 +1,8 @@
 //! What the server is told: command line and configuration file, by one table ([`table`]).
 //!
-//! A row of the table makes the option's letter, its names, its line in `--help`, its key in the configuration file and its effect; the man
-//! page is compared with it by a test. The command line replaces what the file says. Everything here happens once, before the first
-//! thread; errors are whole sentences without the program's name.
+//! A row of the table makes the option's letter, its names, its line in `--help`, its key in the configuration file and
+//! its effect; the man page is compared with it by a test. The command line replaces what the file says. Everything
+//! here happens once, before the first thread; errors are whole sentences without the program's name.
 
 mod config;
 mod listen;

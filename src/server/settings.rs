@@ -1,5 +1,5 @@
-//! What the options come to: plain values that the rest of the server reads. Filled by `options`, read by everybody, changed by
-//! nobody after the start.
+//! What the options come to: plain values that the rest of the server reads. Filled by `options`, read by everybody,
+//! changed by nobody after the start.
 
 use std::net::IpAddr;
 use std::path::PathBuf;

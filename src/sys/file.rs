@@ -8,13 +8,13 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
-/// Reads at `offset` what can be had without sleeping (`preadv2` with `RWF_NOWAIT`). `Ok(None)`: the kernel would have to go to
-/// the disk, or this file system cannot tell; read it where sleeping is allowed. A short count means that only the beginning was
-/// in the page cache, or that the file ends there.
+/// Reads at `offset` what can be had without sleeping (`preadv2` with `RWF_NOWAIT`). `Ok(None)`: the kernel would have
+/// to go to the disk, or this file system cannot tell; read it where sleeping is allowed. A short count means that only
+/// the beginning was in the page cache, or that the file ends there.
 pub fn read_nowait(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<Option<usize>> {
     let slice = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-    // SAFETY: `slice` names exactly the caller's exclusively borrowed buffer, which outlives the call; the kernel writes at most
-    // `iov_len` bytes into it and keeps no pointer afterwards.
+    // SAFETY: `slice` names exactly the caller's exclusively borrowed buffer, which outlives the call; the kernel
+    // writes at most `iov_len` bytes into it and keeps no pointer afterwards.
     let count = unsafe { libc::preadv64v2(file.as_raw_fd(), &slice, 1, to_off64(offset)?, libc::RWF_NOWAIT) };
     match usize::try_from(count) {
         Ok(count) => Ok(Some(count)),
@@ -22,8 +22,8 @@ pub fn read_nowait(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<Op
     }
 }
 
-/// Reserves disk blocks for `[0, len)` and makes the file that long (`fallocate`). `Ok(false)`: this file system cannot.
-/// `ENOSPC` is an error: the point of reserving is to learn it here.
+/// Reserves disk blocks for `[0, len)` and makes the file that long (`fallocate`). `Ok(false)`: this file system
+/// cannot. `ENOSPC` is an error: the point of reserving is to learn it here.
 pub fn preallocate(file: &File, len: u64) -> io::Result<bool> {
     supported(fallocate(file, 0, 0, len))
 }
@@ -34,8 +34,8 @@ pub fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<bool> {
     supported(fallocate(file, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, offset, len))
 }
 
-/// Starts writing the dirty pages of `[offset, offset + len)` to the disk and does not wait for them. A hint: it makes no
-/// promise of durability, and its failure means nothing.
+/// Starts writing the dirty pages of `[offset, offset + len)` to the disk and does not wait for them. A hint: it makes
+/// no promise of durability, and its failure means nothing.
 pub fn start_write_back(file: &File, offset: u64, len: u64) {
     let (Ok(offset), Ok(len)) = (to_off64(offset), to_off64(len)) else {
         return;

@@ -1,5 +1,5 @@
-//! Anonymous memory: `mmap(2)` and `madvise(2)`. For the large arrays of the record cache, which are read at random: with huge pages
-//! a read costs one cache miss and not, on top of it, a walk through page tables.
+//! Anonymous memory: `mmap(2)` and `madvise(2)`. For the large arrays of the record cache, which are read at random:
+//! with huge pages a read costs one cache miss and not, on top of it, a walk through page tables.
 
 use std::io;
 use std::ops::{Deref, DerefMut};
@@ -23,7 +23,8 @@ unsafe impl Send for Region {}
 unsafe impl Sync for Region {}
 
 impl Region {
-    /// `len` bytes; with `huge`, in huge pages where the kernel has them to give (`MADV_HUGEPAGE`), and then RAM is taken up in their size.
+    /// `len` bytes; with `huge`, in huge pages where the kernel has them to give (`MADV_HUGEPAGE`), and then RAM is
+    /// taken up in their size.
     ///
     /// # Errors
     /// The kernel's, when the address space is used up.
@@ -39,7 +40,8 @@ impl Region {
         let Some(mapping) = NonNull::new(address.cast::<u8>()) else { return Err(io::ErrorKind::OutOfMemory.into()) };
         let skip = if huge { mapping.as_ptr().align_offset(HUGE).min(slack) } else { 0 };
         if huge {
-            // SAFETY: the range lies inside the mapping made above; advice changes no contents. A refusal only means small pages.
+            // SAFETY: the range lies inside the mapping made above; advice changes no contents. A refusal only means
+            // small pages.
             unsafe { libc::madvise(mapping.as_ptr().add(skip).cast(), len, libc::MADV_HUGEPAGE) };
         }
         Ok(Region { mapping, mapped, skip, len })
@@ -50,7 +52,8 @@ impl Deref for Region {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: `skip + len <= mapped`; the mapping is readable, initialised (anonymous memory is zero) and lives as long as self.
+        // SAFETY: `skip + len <= mapped`; the mapping is readable, initialised (anonymous memory is zero) and lives as
+        // long as self.
         unsafe { std::slice::from_raw_parts(self.mapping.as_ptr().add(self.skip), self.len) }
     }
 }

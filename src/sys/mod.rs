@@ -1,7 +1,7 @@
 //! The kernel, behind small safe types named after their man pages.
 //!
-//! This is the one module that may say `unsafe` or name `libc`; every other layer forbids both. Nothing here knows what a key
-//! or a connection is.
+//! This is the one module that may say `unsafe` or name `libc`; every other layer forbids both. Nothing here knows what
+//! a key or a connection is.
 
 pub mod clock;
 pub mod epoll;

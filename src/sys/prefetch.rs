@@ -4,7 +4,8 @@
 #[inline(always)]
 pub fn prefetch<T: ?Sized>(place: &T) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: the instruction is part of x86-64's base set and never faults, whatever the address; this one is a live reference's.
+    // SAFETY: the instruction is part of x86-64's base set and never faults, whatever the address; this one is a live
+    // reference's.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(place).cast());

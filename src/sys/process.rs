@@ -1,7 +1,8 @@
-//! What a process is: `fork(2)`, `setsid(2)`, `setuid(2)`, `setgroups(2)`, `umask(2)`, and users as `passwd(5)` has them.
+//! What a process is: `fork(2)`, `setsid(2)`, `setuid(2)`, `setgroups(2)`, `umask(2)`, and users as `passwd(5)` has
+//! them.
 //!
-//! Users are read from `/etc/passwd` and `/etc/group` directly: a static binary cannot load the name-service modules that
-//! `getpwnam(3)` would ask. Everything here is for the start of a program, while it has one thread.
+//! Users are read from `/etc/passwd` and `/etc/group` directly: a static binary cannot load the name-service modules
+//! that `getpwnam(3)` would ask. Everything here is for the start of a program, while it has one thread.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, PipeWriter, Read, Write};
@@ -24,8 +25,8 @@ pub fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
-/// Sets the file-mode creation mask; returns the one before. It belongs to the whole process: call it while no other thread makes
-/// files.
+/// Sets the file-mode creation mask; returns the one before. It belongs to the whole process: call it while no other
+/// thread makes files.
 pub fn umask(mask: u32) -> u32 {
     // SAFETY: umask takes an integer, touches no memory and cannot fail.
     unsafe { libc::umask(mask) }
@@ -51,7 +52,8 @@ fn identity(name: &str, users: &str, groups: &str) -> Option<Identity> {
     Some(Identity { user, group, groups: all })
 }
 
-/// Takes another identity, for good: groups first, the user last, since it takes the right to change the others with it.
+/// Takes another identity, for good: groups first, the user last, since it takes the right to change the others with
+/// it.
 pub fn become_user(identity: &Identity) -> io::Result<()> {
     // SAFETY: setgroups reads `groups.len()` ids from a live slice and keeps no pointer.
     check(unsafe { libc::setgroups(identity.groups.len(), identity.groups.as_ptr()) })?;
@@ -66,14 +68,14 @@ pub fn become_user(identity: &Identity) -> io::Result<()> {
     Ok(())
 }
 
-/// A process in the background whose starter still waits to hear that it is ready. Dropped without that, or killed, the starter exits
-/// with status 1.
+/// A process in the background whose starter still waits to hear that it is ready. Dropped without that, or killed, the
+/// starter exits with status 1.
 pub struct Daemon {
     starter: PipeWriter,
 }
 
-/// Goes on in a process of its own session, without controlling terminal and unable to get one. The calling process never returns from
-/// this: it waits for [`Daemon::ready`] and exits, with 0 if that came.
+/// Goes on in a process of its own session, without controlling terminal and unable to get one. The calling process
+/// never returns from this: it waits for [`Daemon::ready`] and exits, with 0 if that came.
 ///
 /// Fails if there is more than one thread: the others would be missing in the child, their locks would stay locked.
 pub fn daemonize() -> io::Result<Daemon> {
@@ -97,8 +99,8 @@ pub fn daemonize() -> io::Result<Daemon> {
 }
 
 impl Daemon {
-    /// Leaves the starter's directory, standard input and output, and lets it exit with status 0. Relative paths mean something else from here
-    /// on.
+    /// Leaves the starter's directory, standard input and output, and lets it exit with status 0. Relative paths mean
+    /// something else from here on.
     pub fn ready(mut self) -> io::Result<()> {
         std::env::set_current_dir("/")?;
         let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
@@ -119,8 +121,8 @@ enum Side {
 }
 
 fn fork() -> io::Result<Side> {
-    // SAFETY: `daemonize` made sure that this is the only thread, so no lock of the allocator or of ours is held by one that the child
-    // lacks.
+    // SAFETY: `daemonize` made sure that this is the only thread, so no lock of the allocator or of ours is held by one
+    // that the child lacks.
     match check(unsafe { libc::fork() })? {
         0 => Ok(Side::Child),
         _ => Ok(Side::Parent),

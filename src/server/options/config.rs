@@ -1,5 +1,5 @@
-//! The configuration file: one option per line, `name = value` or `name value`, named as on the command line. `#` starts a comment,
-//! at the start of a line or behind a space.
+//! The configuration file: one option per line, `name = value` or `name value`, named as on the command line. `#`
+//! starts a comment, at the start of a line or behind a space.
 
 /// One setting of a file.
 #[derive(Debug, PartialEq, Eq)]

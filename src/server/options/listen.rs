@@ -1,4 +1,5 @@
-//! Listen addresses as people write them: `127.0.0.1`, `0.0.0.0:11211`, `[::1]:11211`, `::1`, `localhost`, `*`; lists with commas.
+//! Listen addresses as people write them: `127.0.0.1`, `0.0.0.0:11211`, `[::1]:11211`, `::1`, `localhost`, `*`; lists
+//! with commas.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 

@@ -1,7 +1,8 @@
 //! The table: a row per option.
 //!
-//! KingServer's own names come first (`--server.port`), memcached's letters and names are beside them (`-p`, `--port`), so that a memcached
-//! unit file needs only its path changed. What memcached knows and KingServer has no use for is accepted with a note, never in silence.
+//! KingServer's own names come first (`--server.port`), memcached's letters and names are beside them (`-p`, `--port`),
+//! so that a memcached unit file needs only its path changed. What memcached knows and KingServer has no use for is
+//! accepted with a note, never in silence.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;

@@ -1,4 +1,5 @@
-//! The protocols: bytes in, commands out. Pure functions without I/O, allocation or a view of the store, so that a test is a table.
+//! The protocols: bytes in, commands out. Pure functions without I/O, allocation or a view of the store, so that a test
+//! is a table.
 #![forbid(unsafe_code)]
 
 pub mod binary;

@@ -1,12 +1,13 @@
 //! memcached's classic text protocol, parsed in place.
 //!
-//! Pure functions over the bytes a connection has received so far: no I/O, no allocation, no store. A command borrows its key from
-//! the input. Workers call [`parse`] at the head of a command and, within a retrieval, [`next_key`] until the line ends; a
-//! retrieval's line may be of any length and is therefore never required to have arrived whole.
+//! Pure functions over the bytes a connection has received so far: no I/O, no allocation, no store. A command borrows
+//! its key from the input. Workers call [`parse`] at the head of a command and, within a retrieval, [`next_key`] until
+//! the line ends; a retrieval's line may be of any length and is therefore never required to have arrived whole.
 //!
-//! Answers are memcached's own, with three differences, all towards safety. Control characters and NUL in keys are refused. A number that does
-//! not fit is refused where memcached cuts it to 32 bits. The data block behind a refused storage line is skipped wherever its length
-//! could be read and is below 2 GiB, so that data is not taken for commands.
+//! Answers are memcached's own, with three differences, all towards safety. Control characters and NUL in keys are
+//! refused. A number that does not fit is refused where memcached cuts it to 32 bits. The data block behind a refused
+//! storage line is skipped wherever its length could be read and is below 2 GiB, so that data is not taken for
+//! commands.
 
 mod scan;
 #[cfg(test)]
@@ -35,11 +36,12 @@ pub enum Parse<'a> {
     Incomplete,
     /// One whole command line; `used` bytes of input, its newline included.
     Command { used: usize, command: Command<'a> },
-    /// The head of get/gets/gat/gats (verb and, for gat, the exptime): keys follow and are taken with [`next_key`]. `used` covers
-    /// the head only.
+    /// The head of get/gets/gat/gats (verb and, for gat, the exptime): keys follow and are taken with [`next_key`].
+    /// `used` covers the head only.
     Retrieval { used: usize, retrieval: Retrieval },
-    /// The line is refused. `used` bytes are to be skipped, then `reply` sent (it ends in `\r\n`, or is empty where the client asked
-    /// for no reply), then `swallow` bytes of data block (its `\r\n` included) skipped. `close`: then the connection is closed.
+    /// The line is refused. `used` bytes are to be skipped, then `reply` sent (it ends in `\r\n`, or is empty where the
+    /// client asked for no reply), then `swallow` bytes of data block (its `\r\n` included) skipped. `close`: then the
+    /// connection is closed.
     Refused { used: usize, reply: &'static [u8], swallow: u64, close: bool },
 }
 
@@ -57,13 +59,13 @@ pub struct Retrieval {
 pub enum NextKey<'a> {
     /// A key; `used` covers it and the spaces before it.
     Key { used: usize, key: &'a [u8] },
-    /// The end of the line (`used` takes the newline). `END\r\n` is the reply, or, where the line held no key at all, `ERROR\r\n`
-    /// (the caller counts).
+    /// The end of the line (`used` takes the newline). `END\r\n` is the reply, or, where the line held no key at all,
+    /// `ERROR\r\n` (the caller counts).
     End { used: usize },
     /// The key at the end of input is not delimited yet.
     Incomplete,
-    /// Key too long or with a control character: `CLIENT_ERROR bad command line format\r\n`; skip to the end of this line (which
-    /// may not have arrived yet).
+    /// Key too long or with a control character: `CLIENT_ERROR bad command line format\r\n`; skip to the end of this
+    /// line (which may not have arrived yet).
     Bad,
 }
 
@@ -160,8 +162,9 @@ pub fn next_key(input: &[u8]) -> NextKey<'_> {
     }
 }
 
-/// memcached's `realtime()`: 0 is never, negative is already gone, up to 30 days counts from `now`, more is Unix time. `now` is store
-/// time in seconds, which counts from 1970 too. Returns the store time at which the item is gone: 0 is never, 1 is already.
+/// memcached's `realtime()`: 0 is never, negative is already gone, up to 30 days counts from `now`, more is Unix time.
+/// `now` is store time in seconds, which counts from 1970 too. Returns the store time at which the item is gone: 0 is
+/// never, 1 is already.
 pub fn deadline(exptime: i64, now: u64) -> u64 {
     match u64::try_from(exptime) {
         Err(_) => 1,
@@ -183,8 +186,9 @@ pub struct Number {
     pub padded: usize,
 }
 
-/// incr and decr on the bytes of a value: unsigned 64 bits, incr wraps, decr stops at 0. `None`: not a number. White space around the
-/// digits and zeros before them are allowed, as with memcached; whatever else it would overlook is not, since the new value overwrites it.
+/// incr and decr on the bytes of a value: unsigned 64 bits, incr wraps, decr stops at 0. `None`: not a number. White
+/// space around the digits and zeros before them are allowed, as with memcached; whatever else it would overlook is
+/// not, since the new value overwrites it.
 pub fn arithmetic(value: &[u8], delta: u64, decrement: bool) -> Option<Number> {
     let old = number(value.trim_ascii())?;
     let new = if decrement { old.saturating_sub(delta) } else { old.wrapping_add(delta) };
@@ -324,8 +328,8 @@ fn store<'a>(line: &Line<'a>, verb: Verb, max_value: u64) -> Result<Command<'a>,
     Err(Refusal { swallow: len + 2, ..refusal })
 }
 
-/// The length of a data block. One that could neither be stored nor skipped in reasonable time is refused as memcached does: what
-/// follows counts as the next line.
+/// The length of a data block. One that could neither be stored nor skipped in reasonable time is refused as memcached
+/// does: what follows counts as the next line.
 fn block_len(word: &[u8], max_value: u64, noreply: bool) -> Result<u64, Refusal> {
     match number(word) {
         Some(len) if len <= MAX_SWALLOW.max(max_value) => Ok(len),
@@ -408,7 +412,8 @@ fn verbosity<'a>(line: &Line<'a>) -> Result<Command<'a>, Refusal> {
     }
 }
 
-/// No such command. A web browser, or a web page's script in one, is sent away before its body could be taken for commands.
+/// No such command. A web browser, or a web page's script in one, is sent away before its body could be taken for
+/// commands.
 fn unknown<'a>(line: &Line<'a>) -> Result<Command<'a>, Refusal> {
     let http = line.words[1..].iter().any(|word| word.starts_with(b"HTTP/"));
     Err(Refusal { reply: ERROR, swallow: 0, close: http })

@@ -30,12 +30,14 @@ pub fn spaces(bytes: &[u8]) -> usize {
 const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGHS: u64 = ONES << 7;
 
-/// The high bit of every zero byte of `word`. Exact up to and including the lowest one; beyond that a borrow may add more.
+/// The high bit of every zero byte of `word`. Exact up to and including the lowest one; beyond that a borrow may add
+/// more.
 fn zero_bytes(word: u64) -> u64 {
     word.wrapping_sub(ONES) & !word & HIGHS
 }
 
-/// How many bytes stand before the first for which `hit` is true; `hits` says the same of eight at once (lowest one exact).
+/// How many bytes stand before the first for which `hit` is true; `hits` says the same of eight at once (lowest one
+/// exact).
 #[inline(always)]
 fn span(bytes: &[u8], hits: impl Fn(u64) -> u64, hit: impl Fn(u8) -> bool) -> usize {
     let (words, tail) = bytes.as_chunks::<8>();
