@@ -2,7 +2,7 @@
 //! owns what its next step needs. It never calls the loop; the loop calls it, at most once per turn to run
 //! and once to send.
 //!
-//! Readiness is edge-triggered. `readable` and `writable` are set by events and cleared here alone: on
+//! Readiness is edge-triggered. `inbound` and `writable` are set by events and cleared here alone: on
 //! `EAGAIN`, on a short write, and on a short read *unless the peer's shutdown has been announced*. A short
 //! read alone would be proof enough that the socket is drained, since whatever comes later comes with a new
 //! edge; but data and FIN that arrive together come with one edge, and then the end of the stream is still to
@@ -52,12 +52,8 @@ enum State {
 /// See the module's head.
 pub struct Connection {
     stream: Stream,
-    readable: bool,
+    inbound: Inbound,
     writable: bool,
-    /// The peer's shutdown was announced.
-    hung_up: bool,
-    /// The end of the stream was read.
-    ended: bool,
     /// Whether it stands on the worker's ready list.
     pub queued: bool,
     /// Whether its unsent output waits for the log; then it executes nothing.
@@ -74,6 +70,19 @@ pub struct Connection {
     /// What the disk lane brought for the command that waits for it.
     supply: Option<Box<Supply>>,
     state: State,
+}
+
+/// What reading will find.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Inbound {
+    /// Nothing, until an event tells otherwise.
+    Drained,
+    /// Something, perhaps.
+    Readable,
+    /// The peer's shutdown was announced: what came before it, perhaps, and then the end.
+    Ending,
+    /// The end was read.
+    Ended,
 }
 
 /// Input of a connection that does not get on. Empty, it holds no memory.
@@ -103,10 +112,8 @@ impl Connection {
     pub fn new(stream: Stream) -> Self {
         Self {
             stream,
-            readable: false,
+            inbound: Inbound::Drained,
             writable: true,
-            hung_up: false,
-            ended: false,
             queued: false,
             corked: false,
             waiting: Waiting::Input,
@@ -127,9 +134,13 @@ impl Connection {
     /// Notes what epoll told.
     #[inline]
     pub fn note(&mut self, event: Event) {
-        self.readable |= event.readable();
         self.writable |= event.writable();
-        self.hung_up |= event.hung_up();
+        self.inbound = match self.inbound {
+            Inbound::Ended => Inbound::Ended,
+            _ if event.hung_up() => Inbound::Ending,
+            Inbound::Drained if event.readable() => Inbound::Readable,
+            before => before,
+        };
     }
 
     /// What it waits for.
@@ -209,7 +220,7 @@ impl Connection {
     /// Reads and executes until there is nothing to read, the budget is used up, or something is to be waited for.
     #[inline]
     fn run_socket(&mut self, scratch: &mut [u8], mut filled: usize, budget: &mut Budget, ctx: &mut Context) -> Fate {
-        while self.waiting == Waiting::Input && self.readable {
+        while self.waiting == Waiting::Input && self.inbound.is_readable() {
             if filled == scratch.len() {
                 ctx.refused(scratch, reply::LINE_TOO_LONG);
                 ctx.say(reply::LINE_TOO_LONG);
@@ -232,7 +243,7 @@ impl Connection {
             }
         }
         self.held = Held::copy(&scratch[..filled]);
-        if self.waiting == Waiting::Input && self.ended {
+        if self.waiting == Waiting::Input && self.inbound == Inbound::Ended {
             return self.begin_close();
         }
         Fate::Open
@@ -260,20 +271,20 @@ impl Connection {
         let (n, sunk) = match result {
             Ok(read) => read,
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                self.readable = false;
+                self.inbound = Inbound::Drained;
                 return Ok(0);
             }
             Err(_) => return Err(Fate::Closed),
         };
         if n == 0 {
-            (self.ended, self.readable) = (true, false);
+            self.inbound = Inbound::Ended;
             return Ok(0);
         }
         if let (State::Upload(uploading), 1..) = (&mut self.state, sunk) {
             uploading.sunk(sunk);
         }
-        if n < asked && !self.hung_up {
-            self.readable = false;
+        if n < asked && self.inbound == Inbound::Readable {
+            self.inbound = Inbound::Drained;
         }
         budget.bytes = budget.bytes.saturating_sub(n);
         ctx.counters().add(Counter::BytesRead, n as u64);
@@ -502,9 +513,9 @@ impl Connection {
 
     /// How it came to its end, for messages.
     pub fn ending(&self) -> &'static str {
-        match (self.waiting, self.ended) {
-            (Waiting::Close, true) => "closed by the client",
-            (Waiting::Close, false) => "closed after its last reply",
+        match (self.waiting, self.inbound) {
+            (Waiting::Close, Inbound::Ended) => "closed by the client",
+            (Waiting::Close, _) => "closed after its last reply",
             _ => "lost",
         }
     }
@@ -517,7 +528,7 @@ impl Connection {
     /// Gives its memory back to the worker and closes the socket.
     pub fn close(mut self, scratch: &mut [u8], pool: &mut Pool) {
         self.output.truncate(0, pool);
-        if matches!(self.state, State::Closing) && !self.ended {
+        if matches!(self.state, State::Closing) && self.inbound != Inbound::Ended {
             last_words(&self.stream, scratch);
         }
     }
@@ -535,6 +546,13 @@ pub fn last_words(stream: &Stream, scratch: &mut [u8]) {
         if !matches!(stream.recv(scratch), Ok(1..)) {
             return;
         }
+    }
+}
+
+impl Inbound {
+    #[inline]
+    fn is_readable(self) -> bool {
+        matches!(self, Inbound::Readable | Inbound::Ending)
     }
 }
 

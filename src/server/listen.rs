@@ -108,7 +108,8 @@ fn raise_limit(settings: &Settings) {
     match resource::raise_descriptor_limit(wanted) {
         Ok(limit) if limit >= wanted => {}
         Ok(limit) => log::warn(format_args!(
-            "the limit on open files is {limit}; {} connections want {wanted}: raise it (ulimit -n, LimitNOFILE=) or lower -c",
+            "the limit on open files is {limit}; {} connections want {wanted}: \
+             raise it (ulimit -n, LimitNOFILE=) or lower -c",
             settings.max_connections
         )),
         Err(e) => log::warn(format_args!("cannot read the limit on open files: {e}")),
@@ -179,7 +180,8 @@ impl Door {
     pub fn close(&mut self, epoll: &Epoll, now: Duration, why: &io::Error) -> io::Result<()> {
         match std::mem::replace(&mut self.state, State::Closed(now)) {
             State::Open if resource::is_exhaustion(why) => log::warn(format_args!(
-                "out of file descriptors or memory: {why}; new connections wait (raise the limit on open files or lower -c)"
+                "out of file descriptors or memory: {why}; new connections wait \
+                 (raise the limit on open files or lower -c)"
             )),
             State::Open => log::warn(format_args!("cannot accept connections: {why}; they wait and are tried again")),
             State::Closed(_) | State::Reopened => {}
