@@ -32,8 +32,8 @@ all: build
 build: ## the optimised, static binary: target/release/kingserver
 	$(CARGO) build --release $(CARGOFLAGS)
 
-run: build ## serve 127.0.0.1:11211 in the foreground, data in ./kingdb-data
-	exec $(BIN) --db.path=kingdb-data -l 127.0.0.1 -p 11211 $(ARGS)
+run: build ## serve 127.0.0.1:11211 in the foreground, data in ./kingdb-data (ARGS='-p 11311')
+	exec $(BIN) --db.path=kingdb-data $(ARGS)
 
 test: build ## everything that proves it, under 5 minutes; installs what it needs (TIER=test|ci|full)
 	tests/setup test

@@ -1,4 +1,4 @@
-//! KingServer: a durable key-value server that speaks the memcached protocols.
+//! KingServer: a durable key-value server that speaks the memcached protocol.
 //!
 //! The start, in the one order that works: everything that needs root or can be refused comes before the fork or is
 //! told through it, and no thread exists until the store is being opened. Exit status 2 is a wrong command line, 1 a

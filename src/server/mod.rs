@@ -1,4 +1,4 @@
-//! The server: loops that speak the memcached protocols, in front of the store.
+//! The server: loops that speak the memcached protocol, in front of the store.
 //!
 //! `main` calls [`Listeners::bind`], [`open`]s the store, and calls [`run`], which returns when the server was
 //! told to stop. Below this module nothing blocks and nothing is unsafe.

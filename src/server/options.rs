@@ -155,7 +155,7 @@ fn describe(fail: getopts::Fail) -> String {
 /// `--help`, out of the table.
 pub fn help() -> String {
     let mut text = String::from(
-        "Usage: kingserver [OPTION]...\nA durable key-value server that speaks the memcached protocols.\n",
+        "Usage: kingserver [OPTION]...\nA durable key-value server that speaks the memcached protocol.\n",
     );
     for group in GROUPS {
         text += &format!("\n{}:\n", group.title);
