@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use super::error::{Error, Result};
 use super::header::{FileHeader, HEADER};
+use super::home::FILE_MODE;
 use super::lane::Lane;
 use super::segment::{files, numbered};
 use crate::sys;
@@ -186,7 +187,8 @@ impl ExtentFile {
             return Ok(file);
         }
         let failed = |attempt, error: &std::io::Error| full_or_other(attempt, &self.path, error);
-        let open = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&self.path);
+        let open =
+            OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(FILE_MODE).open(&self.path);
         let file = open.map_err(|error| failed("create", &error))?;
         let header = FileHeader { magic: MAGIC, store: extents.store, order: 0, number: self.number, salt: 0 };
         file.write_all_at(&header.encode(), 0).map_err(|error| failed("write the header of", &error))?;

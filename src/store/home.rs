@@ -1,20 +1,22 @@
 //! The store's directory: made if absent, locked against a second server, and the file `STORE` in it, which holds what is decided once in
 //! a store's life: its identity and the seed of its hashes.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::ErrorKind;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::error::{Error, Result};
 use super::hash::Seed;
 use super::header::{VERSION, check_version};
 use super::record::{le_u32, le_u64};
-use super::segment::random;
+use super::segment::{numbers, random};
 use crate::sys;
 
 const MAGIC: &[u8; 8] = b"KDBSTORE";
 const LEN: usize = 48;
+/// What is stored is nobody else's business.
+pub(crate) const FILE_MODE: u32 = 0o600;
 
 /// A locked directory.
 pub(crate) struct Home {
@@ -33,7 +35,7 @@ impl Home {
         let path = dir.join("STORE");
         let (store, seed) = match std::fs::read(&path) {
             Ok(bytes) => decode(&bytes, &path)?,
-            Err(error) if error.kind() == ErrorKind::NotFound => create(dir)?,
+            Err(error) if error.kind() == ErrorKind::NotFound => create_where_empty(dir)?,
             Err(error) => return Err(Error::io("read", &path, &error)),
         };
         Ok(Home { store, seed, _lock: lock })
@@ -44,14 +46,15 @@ fn make_directory(dir: &Path) -> Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
-    std::fs::create_dir_all(dir).map_err(|error| Error::io("create the data directory", dir, &error))?;
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|error| Error::io("create the data directory", dir, &error))?;
     let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     sys::file::sync_directory(parent).map_err(|error| Error::io("sync directory", parent, &error))
 }
 
 fn lock(dir: &Path) -> Result<File> {
     let path = dir.join("LOCK");
-    let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o640).open(&path);
+    let open = OpenOptions::new().write(true).create(true).truncate(false).mode(FILE_MODE).open(&path);
     let file = open.map_err(|error| Error::io("open", &path, &error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
@@ -65,13 +68,24 @@ fn lock(dir: &Path) -> Result<File> {
     }
 }
 
+/// A new store. Where segments are, there was one, and another identity could not read them.
+fn create_where_empty(dir: &Path) -> Result<(u64, Seed)> {
+    if numbers(dir)?.is_empty() {
+        return create(dir);
+    }
+    let dir = dir.display();
+    Err(Error::other(format!(
+        "{dir} has log segments but no STORE file, without which they cannot be read: restore it from a backup"
+    )))
+}
+
 /// Written beside and renamed: `STORE` is whole or absent.
 fn create(dir: &Path) -> Result<(u64, Seed)> {
     let (store, seed) = (random(), Seed([random(), random()]));
     let (fresh, path) = (dir.join("STORE.new"), dir.join("STORE"));
     let failed = |error: std::io::Error| Error::io("write", &fresh, &error);
-    std::fs::write(&fresh, encode(store, seed)).map_err(failed)?;
-    File::open(&fresh).and_then(|file| file.sync_all()).map_err(failed)?;
+    let open = OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&fresh);
+    open.and_then(|mut file| file.write_all(&encode(store, seed)).and_then(|()| file.sync_all())).map_err(failed)?;
     std::fs::rename(&fresh, &path).map_err(|error| Error::io("rename to", &path, &error))?;
     sys::file::sync_directory(dir).map_err(|error| Error::io("sync directory", dir, &error))?;
     Ok((store, seed))
@@ -114,6 +128,14 @@ mod tests {
         drop(home);
         let home = Home::open(&path).unwrap();
         assert_eq!((home.store, home.seed), first);
+    }
+
+    #[test]
+    fn a_store_that_lost_its_identity_is_not_replaced_by_a_new_one() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("00000000.log"), b"").unwrap();
+        assert!(Home::open(dir.path()).err().unwrap().to_string().contains("no STORE file"));
+        assert!(!dir.path().join("STORE").exists());
     }
 
     #[test]

@@ -4,12 +4,13 @@
 use std::fs::{File, OpenOptions};
 use std::hash::{BuildHasher, Hasher};
 use std::io::{ErrorKind, Read};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 
 use super::error::{Error, Result};
 use super::header::{FileHeader, HEADER};
+use super::home::FILE_MODE;
 use super::location::{Location, MAX_HANDLES, Position};
 use crate::sys;
 
@@ -49,7 +50,7 @@ impl Segment {
             }
             _ => Error::io(attempt, path, error),
         };
-        let open = OpenOptions::new().read(true).write(true).create_new(true).open(path);
+        let open = OpenOptions::new().read(true).write(true).create_new(true).mode(FILE_MODE).open(path);
         let file = open.map_err(|error| failed("create", &error))?;
         sys::file::preallocate(&file, size).map_err(|error| failed("preallocate", &error))?;
         let salt = random() as u32;
