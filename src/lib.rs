@@ -13,23 +13,28 @@
 //!
 //! The library is a target of its own, so the compiler itself keeps the store from knowing the server.
 //!
-//! **Follow a `set`** through it. A worker's epoll instance (`sys::epoll`) says that a connection is readable. The worker (`server::worker`) reads into
-//! its scratch buffer and hands the bytes to the connection's state machine (`server::conn`), which asks the parser (`server::proto::text`)
-//! what stands at their head. The command goes to [`Db::write`](store::Db::write): the record is framed and checksummed, appended to the log's tail
-//! in memory, and the index is pointed at it. The answer is a position in the log. When all ready connections had their turn, the worker calls
-//! [`Db::write_out`](store::Db::write_out), one `pwrite(2)` for everything that anybody appended, compares [`Db::mark`](store::Db::mark) with the positions
-//! that its replies depend on, and sends those that the mark has passed.
+//! **Follow a `set`** through it. A worker's epoll instance (`sys::epoll`) says that a connection is readable. The
+//! worker (`server::worker`) reads into its scratch buffer and hands the bytes to the connection's state machine
+//! (`server::conn`), which asks the parser (`server::proto::text`) what stands at their head. The command goes to
+//! [`Db::write`](store::Db::write): the record is framed and checksummed, appended to the log's tail in memory, and
+//! the index is pointed at it. The answer is a position in the log. When all ready connections had their turn, the
+//! worker calls [`Db::write_out`](store::Db::write_out), one `pwrite(2)` for everything that anybody appended,
+//! compares [`Db::mark`](store::Db::mark) with the positions that its replies depend on, and sends those that the
+//! mark has passed.
 //!
-//! **Follow a `get`**: the record cache has the record, or else the index has its place and a read that does not sleep has its bytes; else the read becomes
-//! a job for the disk lane, and the connection waits while its worker goes on.
+//! **Follow a `get`**: the record cache has the record, or else the index has its place and a read that does not
+//! sleep has its bytes; else the read becomes a job for the disk lane, and the connection waits while its worker
+//! goes on.
 //!
-//! **Follow a start**: `main.rs` parses the options (`server::options`, one table), binds the sockets, and opens the store: the lock on the directory,
-//! then the log's segments in order, whose records rebuild the index; a tail that a crash cut off is cut back. `kingdb(5)` describes the files, `kingdb(7)`
-//! the design and its measurements, `kingserver(8)` everything a user may set.
+//! **Follow a start**: `main.rs` parses the options (`server::options`, one table), binds the sockets, and opens
+//! the store: the lock on the directory, then the log's segments in order, whose records rebuild the index; a tail
+//! that a crash cut off is cut back. `kingdb(5)` describes the files, `kingdb(7)` the design and its measurements,
+//! `kingserver(8)` everything a user may set.
 //!
 //! # The store as a library
 //!
-//! [`Db`] has two faces: a blocking one for programs that embed the store, with an example there, and one that never sleeps, for event loops.
+//! [`Db`] has two faces: a blocking one for programs that embed the store, with an example there, and one that
+//! never sleeps, for event loops.
 #![deny(missing_docs)]
 
 pub mod store;

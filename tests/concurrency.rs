@@ -1,4 +1,5 @@
-//! Several connections on several workers at the same keys: every read-modify-write happens once, as if they had come one after the other.
+//! Several connections on several workers at the same keys: every read-modify-write happens once, as if they had
+//! come one after the other.
 
 mod common;
 

@@ -1,5 +1,6 @@
-//! What a start makes of files that are not as they were left: a torn tail is cut, damage is told and stays where it is, a newer format
-//! is refused. A wrong value is never served, and never an older one in place of a damaged one.
+//! What a start makes of files that are not as they were left: a torn tail is cut, damage is told and stays where
+//! it is, a newer format is refused. A wrong value is never served, and never an older one in place of a damaged
+//! one.
 
 mod common;
 
@@ -152,7 +153,8 @@ fn records_inside_of_values() {
     assert_eq!(get(&mut c, "after"), Ok(Some(b"y".to_vec())));
 }
 
-/// Decay in what was durable: an error for the key that it hit, never a miss and never the older value; everything else is served.
+/// Decay in what was durable: an error for the key that it hit, never a miss and never the older value; everything
+/// else is served.
 #[test]
 fn damage_is_told_and_stays_where_it_is() {
     let server = Server::start(&["--db.sync=always"]);

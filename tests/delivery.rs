@@ -1,5 +1,6 @@
-//! How bytes arrive must not matter: whole sessions one byte at a time, cut at every position, pipelined by the hundred
-//! thousand, longer than any buffer, or with the FIN right behind them. And values of every size around the limits of chunks.
+//! How bytes arrive must not matter: whole sessions one byte at a time, cut at every position, pipelined by the
+//! hundred thousand, longer than any buffer, or with the FIN right behind them. And values of every size around the
+//! limits of chunks.
 
 mod common;
 
@@ -14,7 +15,8 @@ const SESSION: &[u8] = b"set a 1 0 5\r\nv\r\nlu\r\nget a\r\nadd a 0 0 1\r\nx\r\n
     gat 0 a\r\ntouch a 100\r\nreplace a 0 0 0\r\n\r\nget a\r\nset a 0 0 3 noreply\r\nabc\r\nget a\r\nincr a 1\r\nget\r\n\
     verbosity 0\r\nflush_all 1000\r\ndelete a\r\n";
 
-/// Lets one turn of the server's only worker pass: this connection is answered in the same turn as what was sent before, or later.
+/// Lets one turn of the server's only worker pass: this connection is answered in the same turn as what was sent
+/// before, or later.
 fn one_turn(pacer: &mut Client) {
     assert!(pacer.ask("version").starts_with("VERSION"));
 }

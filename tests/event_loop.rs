@@ -1,5 +1,5 @@
-//! What one connection may do to the others: nothing. Floods, clients that never read, clients that vanish, limits of connections and
-//! descriptors. Progress is asserted by counts; the clock only ends what hangs.
+//! What one connection may do to the others: nothing. Floods, clients that never read, clients that vanish, limits
+//! of connections and descriptors. Progress is asserted by counts; the clock only ends what hangs.
 
 mod common;
 
@@ -13,7 +13,8 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Both connections are ready in the same turn, the flood first: the other one must come to its turn before the flood is through.
+/// Both connections are ready in the same turn, the flood first: the other one must come to its turn before the
+/// flood is through.
 #[test]
 fn a_flood_gets_one_budget_per_turn() {
     let server = Server::start(&["-t", "1"]);
@@ -159,8 +160,8 @@ fn writers_that_never_read() {
     assert!(growth < 16 << 20, "{growth} bytes more");
 }
 
-/// Clients that send a long operand up to its last byte but one: some hold the memory for it, the others are not read from. They are
-/// all answered in the end.
+/// Clients that send a long operand up to its last byte but one: some hold the memory for it, the others are not
+/// read from. They are all answered in the end.
 #[test]
 fn operands_that_never_end() {
     let server = Server::start(&["-t", "1", "-m", "16"]);
@@ -272,8 +273,8 @@ fn connection_limit() {
     assert!(server.client().until_closed().starts_with(b"ERROR Too many"));
 }
 
-/// Out of descriptors: those who connected already are served when some are free again, with no further SYN to wake the server; and
-/// meanwhile it does not spin.
+/// Out of descriptors: those who connected already are served when some are free again, with no further SYN to wake
+/// the server; and meanwhile it does not spin.
 #[test]
 fn out_of_descriptors() {
     for threads in ["1", "2"] {

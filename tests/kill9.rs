@@ -1,6 +1,6 @@
-//! kill -9 in the middle of a write load: every write that was acknowledged is there with its right value; one that was not may be
-//! there or not, but whole. The control run counts a write as acknowledged when it is merely sent, and must find losses: so the
-//! checker can see one.
+//! kill -9 in the middle of a write load: every write that was acknowledged is there with its right value; one that
+//! was not may be there or not, but whole. The control run counts a write as acknowledged when it is merely sent,
+//! and must find losses: so the checker can see one.
 
 mod common;
 
@@ -12,7 +12,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// What a key may hold: the state after the last acknowledged command, then one state per command that is still unanswered.
+/// What a key may hold: the state after the last acknowledged command, then one state per command that is still
+/// unanswered.
 type States = Vec<Option<Vec<u8>>>;
 
 /// One connection's share of the load: keys of its own, so that its model is exact.

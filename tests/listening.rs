@@ -182,8 +182,8 @@ fn signals_that_end_it() {
     }
 }
 
-/// The store takes for ever to open: one of its files is a pipe that nobody writes to. Neither the data nor what a start leaves behind
-/// suffers.
+/// The store takes for ever to open: one of its files is a pipe that nobody writes to. Neither the data nor what a
+/// start leaves behind suffers.
 #[test]
 fn signals_that_end_a_start() {
     let plan = Plan::new(&[]);
@@ -256,8 +256,8 @@ fn signals_that_do_not() {
     assert!(server.is_running());
 }
 
-/// Replies that are due when the server is told to stop reach whoever reads them, to the last byte, although there are commands behind
-/// them that nobody executes any more. Who reads nothing does not hold the end up for ever.
+/// Replies that are due when the server is told to stop reach whoever reads them, to the last byte, although there
+/// are commands behind them that nobody executes any more. Who reads nothing does not hold the end up for ever.
 #[test]
 fn stop_with_replies_due() {
     let mut server = Server::start(&["-t", "1"]);
@@ -280,7 +280,8 @@ fn stop_with_replies_due() {
     assert!(server.plan().start().client().get("big") == Some(value));
 }
 
-/// A client that asks for gigabytes and reads nothing, when the server can send no more to it; and how much it has sent.
+/// A client that asks for gigabytes and reads nothing, when the server can send no more to it; and how much it has
+/// sent.
 fn hog(server: &Server, c: &mut Client) -> (TcpStream, u64) {
     let before = c.stat("bytes_written");
     let mut hog = TcpStream::connect(server.address()).expect("connect");

@@ -216,7 +216,8 @@ fn an_unwritable_directory_is_refused() {
     assert!(message.contains("/proc/kingdb") && message.lines().count() == 1, "{message}");
 }
 
-/// Files of a later version are left alone, and the line says what to do. The version stands behind eight bytes of magic: kingdb(5).
+/// Files of a later version are left alone, and the line says what to do. The version stands behind eight bytes of
+/// magic: kingdb(5).
 #[test]
 fn a_newer_format_is_refused() {
     let plan = Server::start(&[]).stop();
@@ -282,7 +283,8 @@ fn descriptors_fit_the_connections() {
     assert!(server.client().ask("version").starts_with("VERSION"));
 }
 
-/// The store's files need descriptors, too, the more of them the more there is: all that the hard limit allows is taken.
+/// The store's files need descriptors, too, the more of them the more there is: all that the hard limit allows is
+/// taken.
 #[test]
 fn descriptors_up_to_the_hard_limit() {
     let server = Plan::new(&["-c", "100"]).under(&["prlimit", "--nofile=1500:5000"]).start();

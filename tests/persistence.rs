@@ -1,5 +1,5 @@
-//! What was acknowledged is there after a clean stop and after kill -9: values, flags, CAS uniques, deadlines, flushes. And what a
-//! start does with a directory that is not as it should be.
+//! What was acknowledged is there after a clean stop and after kill -9: values, flags, CAS uniques, deadlines,
+//! flushes. And what a start does with a directory that is not as it should be.
 
 mod common;
 

@@ -1,5 +1,6 @@
-//! The classic text protocol, command by command: what is answered, byte for byte. The expectations are memcached's: run with
-//! `KINGSERVER_PEER=/usr/bin/memcached` they hold for it too, and where two of its versions answer differently both are listed.
+//! The classic text protocol, command by command: what is answered, byte for byte. The expectations are
+//! memcached's: run with `KINGSERVER_PEER=/usr/bin/memcached` they hold for it too, and where two of its versions
+//! answer differently both are listed.
 
 mod common;
 

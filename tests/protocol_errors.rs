@@ -114,7 +114,8 @@ fn numbers() {
         "set a",
         "set",
     ] {
-        // Lengths that no buffer could hold may also be called too large, with the bytes to swallow never coming: not here.
+        // Lengths that no buffer could hold may also be called too large, with the bytes to swallow never coming:
+        // not here.
         let mut c = server.client();
         refused_storage(&mut c, line);
     }

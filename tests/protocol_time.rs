@@ -90,7 +90,8 @@ fn flush_all() {
             ("flush_all 0 noreply\r\n", ""),
         ],
     );
-    // memcached's clock ticks once a second: what is set within the second of a flush is flushed too. Ours has an order.
+    // memcached's clock ticks once a second: what is set within the second of a flush is flushed too. Ours has an
+    // order.
     if peer().is_none() {
         all(
             &mut c,

@@ -1,5 +1,5 @@
-//! A disk that is slow or dies: strace delays the log's writes, or fails them. Writers wait; readers do not. What was acknowledged
-//! meanwhile is there after a kill.
+//! A disk that is slow or dies: strace delays the log's writes, or fails them. Writers wait; readers do not. What
+//! was acknowledged meanwhile is there after a kill.
 
 mod common;
 
@@ -99,7 +99,8 @@ fn the_last_write_is_synced_under_interval() {
     drop(tracer);
 }
 
-/// A get that saw a write must not be answered before that write is kept: otherwise a kill would take back what was told.
+/// A get that saw a write must not be answered before that write is kept: otherwise a kill would take back what was
+/// told.
 #[test]
 fn what_a_get_told_is_kept() {
     for round in 0..tier(5, 20, 100) {
@@ -131,7 +132,8 @@ fn what_a_get_told_is_kept() {
     }
 }
 
-/// Some writes delayed, on whichever thread; the process killed in the middle; every connection's acknowledged writes are there.
+/// Some writes delayed, on whichever thread; the process killed in the middle; every connection's acknowledged
+/// writes are there.
 #[test]
 fn killed_with_a_delayed_write_in_flight() {
     let mut total = 0;
@@ -177,7 +179,8 @@ fn count_up(c: &mut Client, id: usize) -> u64 {
     }
 }
 
-/// fdatasync that fails is final: writers are told, readers are served, and nothing that was refused appears after a restart.
+/// fdatasync that fails is final: writers are told, readers are served, and nothing that was refused appears after
+/// a restart.
 #[test]
 fn a_failed_sync_stops_the_writers() {
     let server = Server::start(&["--db.sync=always"]);

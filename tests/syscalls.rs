@@ -1,5 +1,5 @@
-//! What the server asks of the kernel, counted by strace: three system calls per request at most, no disk for hot data, one log write
-//! per turn, and the log written before the reply leaves.
+//! What the server asks of the kernel, counted by strace: three system calls per request at most, no disk for hot
+//! data, one log write per turn, and the log written before the reply leaves.
 
 mod common;
 
@@ -71,7 +71,8 @@ fn unpipelined(connections: usize, request: impl Fn(usize) -> Vec<u8>, reply_lin
     each
 }
 
-/// The best of a few runs: on a busy host a traced log write may look slow, and a slow one goes by way of the lane, which costs more.
+/// The best of a few runs: on a busy host a traced log write may look slow, and a slow one goes by way of the lane,
+/// which costs more.
 fn at_most(limit: f64, run: impl Fn() -> f64) {
     let best = (0..5).map(|_| run()).find(|each| *each <= limit);
     assert!(best.is_some(), "more than {limit} system calls per request, five times");
@@ -140,7 +141,8 @@ fn one_log_write_per_turn() {
     assert!(writes <= batches * 2 + 10, "{writes} log writes for {batches} batches");
 }
 
-/// The order on which "acknowledged is kept" stands: between two replies to writes there is a log write, and under `always` a sync.
+/// The order on which "acknowledged is kept" stands: between two replies to writes there is a log write, and under
+/// `always` a sync.
 #[test]
 fn the_log_is_written_before_the_reply() {
     let _alone = alone();

@@ -74,6 +74,8 @@ pub fn server_error(out: &mut Vec<u8>, why: &str) {
 pub fn store_error(out: &mut Vec<u8>, error: &Error) {
     match error {
         Error::Damaged(_) => server_error(out, "damaged value"),
+        // Where the disk is full is the operator's business, and told in the messages.
+        Error::Full(_) => server_error(out, "out of disk space"),
         _ => server_error(out, &error.to_string()),
     }
 }

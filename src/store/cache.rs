@@ -1,13 +1,15 @@
-//! The RAM cache: whole, decompressed records, so that a hot `get` enters no system call and asks no index: it costs one row of a table and the entry
-//! itself. Its memory is fixed when the store opens.
+//! The RAM cache: whole, decompressed records, so that a hot `get` enters no system call and asks no index: it
+//! costs one row of a table and the entry itself. Its memory is fixed when the store opens.
 //!
-//! An entry is its key's newest record, always: whoever changes a key changes or removes its entry before he gives the key's index stripe
-//! free, and whoever adds an entry after reading the disk holds the stripe and has seen that the index still names what he read.
+//! An entry is its key's newest record, always: whoever changes a key changes or removes its entry before he gives
+//! the key's index stripe free, and whoever adds an entry after reading the disk holds the stripe and has seen that
+//! the index still names what he read.
 //!
 //! Eviction is S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023): new entries
-//! enter a small queue (a tenth of the bytes); those read again there move on to the main queue, the others leave and are
-//! remembered by a fingerprint, which takes them straight to the main queue when they come back. A scan passes through the small
-//! queue and leaves the hot set alone. Both queues are rings of bytes: no allocation per entry, no fragmentation.
+//! enter a small queue (a tenth of the bytes); those read again there move on to the main queue, the others leave
+//! and are remembered by a fingerprint, which takes them straight to the main queue when they come back. A scan
+//! passes through the small queue and leaves the hot set alone. Both queues are rings of bytes: no allocation per
+//! entry, no fragmentation.
 //!
 //! Shards with a lock each, chosen by the key's hash; any thread.
 
@@ -121,7 +123,8 @@ impl Cache {
         }
     }
 
-    /// Forgets the entry of a key. The caller holds the key's stripe of the index, or knows the entry to be of no more use.
+    /// Forgets the entry of a key. The caller holds the key's stripe of the index, or knows the entry to be of no
+    /// more use.
     pub fn remove(&self, hash: Hash) {
         if let Some(mut shard) = self.shard(hash) {
             shard.remove(hash.tag);

@@ -31,8 +31,9 @@ use crate::sys;
 
 /// An open store. Share it between threads in an `Arc`; all methods take `&self`.
 ///
-/// It has two faces. The blocking one (`get`, `put`, `delete`, `flush`, `close`) is for programs that embed a store. The other one
-/// is for event loops: none of its methods sleeps in the kernel, and what must sleep is handed out as a job.
+/// It has two faces. The blocking one (`get`, `put`, `delete`, `flush`, `close`) is for programs that embed a
+/// store. The other one is for event loops: none of its methods sleeps in the kernel, and what must sleep is handed
+/// out as a job.
 ///
 /// ```
 /// # fn main() -> Result<(), kingdb::Error> {
@@ -61,8 +62,8 @@ impl Db {
     /// Opens the store in `options.path`, or makes one there, and reads its log.
     ///
     /// # Errors
-    /// A sentence that says what to do: the directory is in use or cannot be written, a file was written by a newer version, the
-    /// disk is full, an option is out of its range.
+    /// A sentence that says what to do: the directory is in use or cannot be written, a file was written by a newer
+    /// version, the disk is full, an option is out of its range.
     pub fn open(options: Options) -> Result<Db> {
         check(&options)?;
         let home = Home::open(&options.path)?;
@@ -86,7 +87,8 @@ impl Db {
         }
     }
 
-    /// Makes everything durable and stops the threads. Later calls do nothing; the directory stays locked until the store is dropped. Dropping the store does the same, errors unseen.
+    /// Makes everything durable and stops the threads. Later calls do nothing; the directory stays locked until the
+    /// store is dropped. Dropping the store does the same, errors unseen.
     ///
     /// # Errors
     /// As [`Db::flush`].
@@ -115,7 +117,8 @@ impl Db {
     /// The value of `key`, all of it.
     ///
     /// # Errors
-    /// [`Error::Damaged`] if its bytes on the disk are not what was written; [`Error::Other`] if the disk cannot be read.
+    /// [`Error::Damaged`] if its bytes on the disk are not what was written; [`Error::Other`] if the disk cannot be
+    /// read.
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
         let key = self.key(key);
         let mut fetched: Option<Fetched> = None;
@@ -210,8 +213,8 @@ impl Db {
         Key { bytes, hash: self.core.home.seed.hash(bytes) }
     }
 
-    /// Finds `key` at store time `now`. `supplied` is what the job of an earlier [`Lookup::Cold`] fetched. `visit` runs under a
-    /// lock: it copies what it needs and does not call the store.
+    /// Finds `key` at store time `now`. `supplied` is what the job of an earlier [`Lookup::Cold`] fetched. `visit`
+    /// runs under a lock: it copies what it needs and does not call the store.
     ///
     /// # Errors
     /// [`Error::Damaged`], [`Error::Other`].
@@ -260,14 +263,15 @@ impl Db {
         self.core.tick(now)
     }
 
-    /// Whether writes may be executed now. If not, too much waits to be written: try again when the mark has moved. Also yes when
-    /// a write would get an error at once.
+    /// Whether writes may be executed now. If not, too much waits to be written: try again when the mark has moved.
+    /// Also yes when a write would get an error at once.
     pub fn has_room(&self) -> bool {
         self.core.log.has_room()
     }
 
-    /// Phase two of a turn: writes the log up to its end, whoever appended, usually with one `pwrite`. While the disk is slow, or
-    /// another thread is writing, it only sees to it that the writing happens. Afterwards look at [`Db::mark`].
+    /// Phase two of a turn: writes the log up to its end, whoever appended, usually with one `pwrite`. While the
+    /// disk is slow, or another thread is writing, it only sees to it that the writing happens. Afterwards look at
+    /// [`Db::mark`].
     pub fn write_out(&self) {
         self.core.log.write_out();
     }
@@ -287,8 +291,8 @@ impl Db {
         self.core.log.progress.leave(waiter);
     }
 
-    /// Asks for one wake-up once the mark has reached `position` or the store has failed. `false`: it is so already, and no wake-up
-    /// will come. A later call replaces an earlier one.
+    /// Asks for one wake-up once the mark has reached `position` or the store has failed. `false`: it is so
+    /// already, and no wake-up will come. A later call replaces an earlier one.
     pub fn await_mark(&self, waiter: &Waiter, position: Position) -> bool {
         self.core.log.progress.await_mark(waiter, position)
     }

@@ -1,5 +1,6 @@
-//! Tests of the whole store: what is written is found, again after a restart, and after the accidents that files meet with.
-//! The store is ended without its clean end by forgetting it: its threads stay, its lock is taken off by hand.
+//! Tests of the whole store: what is written is found, again after a restart, and after the accidents that files
+//! meet with. The store is ended without its clean end by forgetting it: its threads stay, its lock is taken off by
+//! hand.
 
 use super::*;
 use std::collections::HashMap;

@@ -1,4 +1,5 @@
-//! What can go wrong in the store, each with a sentence for a person: what was attempted, on which file and offset, what to do.
+//! What can go wrong in the store, each with a sentence for a person: what was attempted, on which file and offset,
+//! what to do.
 
 use std::fmt;
 use std::io;
@@ -8,9 +9,9 @@ use std::sync::Arc;
 /// An error of the store. Its `Display` is one line.
 #[derive(Clone, Debug)]
 pub enum Error {
-    /// The store accepts no more writes until it is opened anew, because a log write or an `fdatasync` failed: what the kernel
-    /// did with the pages is then unknown, and trying again could report success for data that is gone (see the PostgreSQL
-    /// "fsyncgate" of 2018). Reads go on.
+    /// The store accepts no more writes until it is opened anew, because a log write or an `fdatasync` failed: what
+    /// the kernel did with the pages is then unknown, and trying again could report success for data that is gone
+    /// (see the PostgreSQL "fsyncgate" of 2018). Reads go on.
     ReadOnly(Arc<str>),
     /// The disk has no room for another segment. Reads and what still fits go on; writes resume by themselves.
     Full(Arc<str>),

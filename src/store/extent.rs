@@ -1,7 +1,9 @@
-//! Extent files: where the bytes of large values lie. A value reserves a range when its upload starts, so that uploads proceed side by side; a
-//! range that was not filled, or whose upload died, is given back to the file system as a hole.
+//! Extent files: where the bytes of large values lie. A value reserves a range when its upload starts, so that
+//! uploads proceed side by side; a range that was not filled, or whose upload died, is given back to the file
+//! system as a hole.
 //!
-//! Reserving is a matter of numbers and done by event loops; making and writing files is done by the lane, syncing by the syncer.
+//! Reserving is a matter of numbers and done by event loops; making and writing files is done by the lane, syncing
+//! by the syncer.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -66,7 +68,8 @@ pub(crate) struct Reservation {
 }
 
 impl Extents {
-    /// Opens the extent files in `dir`. New values go to files of their own: a file is not written to by two lives of a store.
+    /// Opens the extent files in `dir`. New values go to files of their own: a file is not written to by two lives
+    /// of a store.
     pub fn open(dir: &Path, store: u64, compression: bool, lane: Lane) -> Result<Extents> {
         let mut found = HashMap::new();
         for number in files(dir, SUFFIX)? {
@@ -115,7 +118,8 @@ impl Extents {
         file
     }
 
-    /// Makes durable what was written before the call; may sleep. Must come before the log is synced up to records that name it.
+    /// Makes durable what was written before the call; may sleep. Must come before the log is synced up to records
+    /// that name it.
     pub fn sync(&self) -> Result<()> {
         let mut list = super::lock(&self.dirty);
         let dirty = std::mem::take(&mut *list);
@@ -127,7 +131,8 @@ impl Extents {
         Ok(())
     }
 
-    /// The file has bytes that the disk does not. Flag and list change together: a flag that is seen set stands for an entry in the list.
+    /// The file has bytes that the disk does not. Flag and list change together: a flag that is seen set stands for
+    /// an entry in the list.
     fn note_dirty(&self, file: &Arc<ExtentFile>) {
         let mut list = super::lock(&self.dirty);
         if !file.dirty.swap(true, SeqCst) {
@@ -135,7 +140,8 @@ impl Extents {
         }
     }
 
-    /// Makes every file durable, whoever wrote it: the last life of the store may have ended before its syncer came round.
+    /// Makes every file durable, whoever wrote it: the last life of the store may have ended before its syncer came
+    /// round.
     pub fn sync_all(&self) -> Result<()> {
         for file in super::read(&self.files).values() {
             file.get()?.sync_all().map_err(|error| Error::io("sync", &file.path, &error))?;

@@ -1,6 +1,6 @@
-//! `flush_all`: everything before a point of the log is gone, at once or from a given second on. Two records make it survive a restart:
-//! *pending* when it is ordered with a delay, *fired* when it happens. Nothing is walked over: a record is gone if it
-//! lies before the last *fired*. Any thread.
+//! `flush_all`: everything before a point of the log is gone, at once or from a given second on. Two records make
+//! it survive a restart: *pending* when it is ordered with a delay, *fired* when it happens. Nothing is walked
+//! over: a record is gone if it lies before the last *fired*. Any thread.
 
 use std::sync::Mutex;
 use std::sync::atomic::Ordering::SeqCst;

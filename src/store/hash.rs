@@ -1,8 +1,9 @@
-//! SipHash-1-3 with a 128-bit result, keyed with a random seed per store, so that nobody outside can choose keys that collide.
+//! SipHash-1-3 with a 128-bit result, keyed with a random seed per store, so that nobody outside can choose keys
+//! that collide.
 //!
-//! From J.-P. Aumasson and D. J. Bernstein, "SipHash: a fast short-input PRF" (2012), and the 128-bit output of the authors'
-//! reference code. One compression and three finalisation rounds, as in the Rust and Python standard libraries. Pure
-//! computation; any thread.
+//! From J.-P. Aumasson and D. J. Bernstein, "SipHash: a fast short-input PRF" (2012), and the 128-bit output of the
+//! authors' reference code. One compression and three finalisation rounds, as in the Rust and Python standard
+//! libraries. Pure computation; any thread.
 
 /// The secret of a store: 128 random bits, made when the store is made and kept in its `STORE` file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,5 +1,5 @@
-//! The header that segment and extent files share: what the file is, which store it belongs to, and whether this program can read it.
-//! `kingdb.5` has the layout.
+//! The header that segment and extent files share: what the file is, which store it belongs to, and whether this
+//! program can read it. `kingdb.5` has the layout.
 
 use std::path::Path;
 

@@ -1,5 +1,5 @@
-//! The store's directory: made if absent, locked against a second server, and the file `STORE` in it, which holds what is decided once in
-//! a store's life: its identity and the seed of its hashes.
+//! The store's directory: made if absent, locked against a second server, and the file `STORE` in it, which holds
+//! what is decided once in a store's life: its identity and the seed of its hashes.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};

@@ -1,15 +1,17 @@
 //! The index: from a key's hash to where its newest record lies, for every key, in RAM, in about 15 bytes each.
 //!
-//! 1,024 stripes, each with a lock of its own that is held for nanoseconds. A stripe is a linear hash table (W. Litwin, 1980) whose
-//! buckets are *pages*: arrays of 14-byte slots, sorted by tag and no larger than they need be, so that there are neither empty
-//! slots nor overflow chains. A page is found by the tag's low bits and a slot in it by interpolation on the high ones. When
-//! a stripe grows, one page of at most 4 KiB is split: no insertion ever pauses for the table.
+//! 1,024 stripes, each with a lock of its own that is held for nanoseconds. A stripe is a linear hash table (W.
+//! Litwin, 1980) whose buckets are *pages*: arrays of 14-byte slots, sorted by tag and no larger than they need be,
+//! so that there are neither empty slots nor overflow chains. A page is found by the tag's low bits and a slot in
+//! it by interpolation on the high ones. When a stripe grows, one page of at most 4 KiB is split: no insertion ever
+//! pauses for the table.
 //!
-//! The slot keeps 64 bits of tag and the stripe is chosen by 10 bits more: these 74 bits survive all growth. Keys that agree in all
-//! of them are taken for one another by a blind `set` (the older one is lost; `kingdb.7` states the odds); a `get` compares the
-//! whole key and so can never return another key's value.
+//! The slot keeps 64 bits of tag and the stripe is chosen by 10 bits more: these 74 bits survive all growth. Keys
+//! that agree in all of them are taken for one another by a blind `set` (the older one is lost; `kingdb.7` states
+//! the odds); a `get` compares the whole key and so can never return another key's value.
 //!
-//! Any thread. Callers hold a stripe's lock over "look, append to the log, insert", which makes log order and index order agree.
+//! Any thread. Callers hold a stripe's lock over "look, append to the log, insert", which makes log order and index
+//! order agree.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -19,8 +21,8 @@ use crate::sys::prefetch::prefetch;
 
 const STRIPES: usize = 1024;
 const SLOT: usize = 14;
-/// Slots per page, on average, at which a stripe splits its next page. A page that waits for its split holds up to twice as many
-/// as one that has just had it: with this figure 230, and 4 KiB with the spread of chance.
+/// Slots per page, on average, at which a stripe splits its next page. A page that waits for its split holds up to
+/// twice as many as one that has just had it: with this figure 230, and 4 KiB with the spread of chance.
 const SPLIT_AT: usize = 115;
 /// Slots that a full page grows by.
 const GROWTH: usize = 6;
@@ -59,8 +61,9 @@ pub(crate) struct Stripe {
     pub last_removal: Position,
 }
 
-/// Slots sorted by tag: tag (8 bytes, little-endian), then location, size class and two bits (6 bytes). A few free slots, whose tag is
-/// greater than any key's, follow. Pages are shared with snapshots and copied when they are written to.
+/// Slots sorted by tag: tag (8 bytes, little-endian), then location, size class and two bits (6 bytes). A few free
+/// slots, whose tag is greater than any key's, follow. Pages are shared with snapshots and copied when they are
+/// written to.
 struct Page(Arc<[Slot]>);
 
 type Slot = [u8; SLOT];

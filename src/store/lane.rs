@@ -1,7 +1,9 @@
-//! The disk lane: a few threads that do what may sleep in the kernel or take long, so that no event loop has to: cold reads, chunks of large
-//! values, log writes while the disk is slow. A job tells its submitter of its end by itself.
+//! The disk lane: a few threads that do what may sleep in the kernel or take long, so that no event loop has to:
+//! cold reads, chunks of large values, log writes while the disk is slow. A job tells its submitter of its end by
+//! itself.
 //!
-//! (The idea is as old as Flash, "an efficient and portable web server", Pai et al. 1999; nginx calls it `thread_pool`, Redis `bio`.)
+//! (The idea is as old as Flash, "an efficient and portable web server", Pai et al. 1999; nginx calls it
+//! `thread_pool`, Redis `bio`.)
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex};

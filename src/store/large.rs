@@ -1,6 +1,7 @@
-//! Large values as their users see them: [`Large`] to read one, [`Upload`] to bring one in, [`Compose`] to make one out of parts. A value is cut
-//! into chunks of [`CHUNK`] bytes, each compressed where that helps and checksummed by itself, each at a fixed place of the
-//! extent, so that chunks can be written and read in any order and from the middle.
+//! Large values as their users see them: [`Large`] to read one, [`Upload`] to bring one in, [`Compose`] to make one
+//! out of parts. A value is cut into chunks of [`CHUNK`] bytes, each compressed where that helps and checksummed by
+//! itself, each at a fixed place of the extent, so that chunks can be written and read in any order and from the
+//! middle.
 //!
 //! Whatever may sleep is a job for the lane; event loops make the jobs and take the outcomes.
 
@@ -61,7 +62,8 @@ impl Large {
         self.len().div_ceil(CHUNK as u64)
     }
 
-    /// Shows chunk `index`, checked and decompressed, if it can be had without sleeping. `Ok(None)`: it cannot; use [`Large::fetch`].
+    /// Shows chunk `index`, checked and decompressed, if it can be had without sleeping. `Ok(None)`: it cannot; use
+    /// [`Large::fetch`].
     ///
     /// # Errors
     /// [`Error::Damaged`] if its checksum is wrong, [`Error::Other`] if the disk cannot be read.
@@ -282,7 +284,8 @@ pub(crate) fn compress<'a>(encoder: &mut snap::raw::Encoder, bytes: &[u8], space
     (count <= bytes.len() - bytes.len() / 8).then_some(&space[..count])
 }
 
-/// A large value that lies in its extent but in no record yet. Dropped before [`super::Db::write`] took it, it gives its space back.
+/// A large value that lies in its extent but in no record yet. Dropped before [`super::Db::write`] took it, it
+/// gives its space back.
 pub struct Uploaded {
     reservation: Arc<Reservation>,
     table: Vec<u8>,

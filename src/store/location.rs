@@ -1,5 +1,6 @@
-//! Where a record lies, in two forms: as the index keeps it ([`Location`], 40 bits: which segment, which offset), and as the log
-//! orders it ([`Position`]: a number that grows with everything appended). Plain numbers; any thread.
+//! Where a record lies, in two forms: as the index keeps it ([`Location`], 40 bits: which segment, which offset),
+//! and as the log orders it ([`Position`]: a number that grows with everything appended). Plain numbers; any
+//! thread.
 
 use super::record::ALIGNMENT;
 
@@ -10,7 +11,8 @@ pub(crate) const MAX_SEGMENT: u64 = 1 << OFFSET_BITS;
 /// How many segments can exist at once (8 TiB at 64 MiB each).
 pub(crate) const MAX_HANDLES: usize = 1 << (Location::BITS - OFFSET_BITS + ALIGNMENT.trailing_zeros());
 
-/// A place in the order of everything ever appended to the log: compare it with [`super::Db::mark`]. Zero comes before everything.
+/// A place in the order of everything ever appended to the log: compare it with [`super::Db::mark`]. Zero comes
+/// before everything.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
 pub struct Position(pub(crate) u64);
 

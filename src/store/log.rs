@@ -1,12 +1,13 @@
 //! The log: one append-only sequence of records, cut into segment files.
 //!
-//! Appending is a copy into memory under one lock ([`Log::append`]). Writing is a second step ([`Log::write_out`]): whoever does it writes
-//! everything that was appended up to then, by whichever thread, in log order, and moves the one *written* mark. So a
-//! reply that waits for the mark to pass its record depends on nothing that could still get lost with the process.
+//! Appending is a copy into memory under one lock ([`Log::append`]). Writing is a second step ([`Log::write_out`]):
+//! whoever does it writes everything that was appended up to then, by whichever thread, in log order, and moves the
+//! one *written* mark. So a reply that waits for the mark to pass its record depends on nothing that could still
+//! get lost with the process.
 //!
-//! Event loops write inline while the disk takes under a millisecond; after a slower write the log's writes move to the disk lane,
-//! where only those who wait for the mark wait, until the disk has recovered. Space in a segment is reserved when the
-//! segment is made, so a write never finds the disk full.
+//! Event loops write inline while the disk takes under a millisecond; after a slower write the log's writes move to
+//! the disk lane, where only those who wait for the mark wait, until the disk has recovered. Space in a segment is
+//! reserved when the segment is made, so a write never finds the disk full.
 
 use std::collections::VecDeque;
 use std::os::unix::fs::FileExt;
@@ -46,7 +47,8 @@ pub(crate) struct Log {
     pub segments: Segments,
     lane: Lane,
     bell: Arc<Bell>,
-    /// Offset at which a segment counts as full, if another is ready. The room behind it takes what is appended before one is.
+    /// Offset at which a segment counts as full, if another is ready. The room behind it takes what is appended
+    /// before one is.
     soft_limit: u64,
     hard_limit: u64,
     tail: Mutex<Tail>,
@@ -172,7 +174,8 @@ impl Log {
         }
     }
 
-    /// Whether a record may be appended now. Also `true` when appending would only yield an error, so that writers learn of it.
+    /// Whether a record may be appended now. Also `true` when appending would only yield an error, so that writers
+    /// learn of it.
     pub fn has_room(&self) -> bool {
         self.room.load(Relaxed) || self.full.load(Relaxed) || self.progress.failure().is_some()
     }
@@ -193,8 +196,8 @@ impl Log {
         true
     }
 
-    /// Writes what was appended. Never waits for another thread that does so: that one then writes it all. Sleeps at most once per
-    /// slow phase of the disk; afterwards it leaves the writing to the lane and returns.
+    /// Writes what was appended. Never waits for another thread that does so: that one then writes it all. Sleeps
+    /// at most once per slow phase of the disk; afterwards it leaves the writing to the lane and returns.
     pub fn write_out(self: &Arc<Self>) {
         let mut pieces = 0;
         let mut spins = 0;
@@ -267,8 +270,8 @@ impl Log {
         }));
     }
 
-    /// Writes the oldest unwritten piece; the caller holds the writer lock. `false`: there is none, or it failed, now or before: nothing
-    /// may be written behind a gap.
+    /// Writes the oldest unwritten piece; the caller holds the writer lock. `false`: there is none, or it failed,
+    /// now or before: nothing may be written behind a gap.
     fn write_piece(&self) -> bool {
         if self.progress.failure().is_some() {
             return false;
@@ -287,7 +290,8 @@ impl Log {
         self.bytes.fetch_add(piece.bytes.len() as u64, Relaxed);
         assert!(piece.segment.position(piece.offset) >= self.progress.written(), "pieces are written in order");
         self.progress.advance_written(piece.segment.position(piece.offset + piece.bytes.len() as u64));
-        // Whoever moves the mark calls: another's records may be among those written, and that other is not waiting to see.
+        // Whoever moves the mark calls: another's records may be among those written, and that other is not waiting
+        // to see.
         self.call_syncer();
         true
     }
@@ -422,7 +426,8 @@ impl Log {
     }
 }
 
-/// Where a segment of this size counts as full. What is left takes the records of several threads that found room just before.
+/// Where a segment of this size counts as full. What is left takes the records of several threads that found room
+/// just before.
 pub(crate) fn soft_limit(segment_bytes: u64) -> u64 {
     segment_bytes - (16 * MAX_RECORD as u64).min(segment_bytes / 4)
 }

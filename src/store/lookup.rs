@@ -1,5 +1,6 @@
-//! Finding a record: in the RAM cache, or by the index in the log's own buffers, then in the page cache, all without sleeping; what only the disk
-//! has becomes a job ([`ColdRead`]) that the caller runs where sleeping is allowed.
+//! Finding a record: in the RAM cache, or by the index in the log's own buffers, then in the page cache, all
+//! without sleeping; what only the disk has becomes a job ([`ColdRead`]) that the caller runs where sleeping is
+//! allowed.
 
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;

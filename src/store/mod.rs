@@ -1,7 +1,8 @@
 //! The store. [`Db`] is its interface; a file here holds one idea, and its head says which:
 //!
-//! `log` (append, write out) on `segment` files of `record`s; `index` and `cache` to find them again; `lookup` and `write` put these together; `large`
-//! values in `extent` files; `lane`, `syncer` and `progress` are the threads and how they wait; `recovery` reads it all back.
+//! `log` (append, write out) on `segment` files of `record`s; `index` and `cache` to find them again; `lookup` and
+//! `write` put these together; `large` values in `extent` files; `lane`, `syncer` and `progress` are the threads
+//! and how they wait; `recovery` reads it all back.
 #![forbid(unsafe_code)]
 
 mod cache;

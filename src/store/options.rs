@@ -9,10 +9,11 @@ use std::time::Duration;
 pub enum Sync {
     /// When the page cache has it; the kernel decides when the disk does. Survives the end of the process.
     None,
-    /// When the page cache has it; `fdatasync` follows within the interval. Survives the end of the process; a power cut may take
-    /// the last interval.
+    /// When the page cache has it; `fdatasync` follows within the interval. Survives the end of the process; a
+    /// power cut may take the last interval.
     Interval,
-    /// When the disk has it. Survives a power cut. Writers that wait at the same time share one `fdatasync` (group commit).
+    /// When the disk has it. Survives a power cut. Writers that wait at the same time share one `fdatasync` (group
+    /// commit).
     Always,
 }
 

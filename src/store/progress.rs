@@ -1,7 +1,8 @@
 //! How far the log has come: written to the page cache, durable on the disk; and who waits for it.
 //!
-//! Replies leave when the *mark* has passed what they depend on: the written position, or, under [`Sync::Always`], the durable one.
-//! Workers that must wait register a position and are woken once, from whichever thread moved the mark. Any thread.
+//! Replies leave when the *mark* has passed what they depend on: the written position, or, under [`Sync::Always`],
+//! the durable one. Workers that must wait register a position and are woken once, from whichever thread moved the
+//! mark. Any thread.
 
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
@@ -102,7 +103,8 @@ impl Progress {
         }
     }
 
-    /// Asks for one wake-up when the mark has reached `position` or the store has failed. `false`: it has already, none will come.
+    /// Asks for one wake-up when the mark has reached `position` or the store has failed. `false`: it has already,
+    /// none will come.
     pub fn await_mark(&self, waiter: &Waiter, position: Position) -> bool {
         if self.reached(position.0) {
             return false;
@@ -115,7 +117,8 @@ impl Progress {
         !(self.reached(position.0) && self.cancel(&waiter.0, position.0))
     }
 
-    /// Takes back the registration for `wanted`, not one that has replaced it. `true`: it stood, and nobody else will act on it.
+    /// Takes back the registration for `wanted`, not one that has replaced it. `true`: it stood, and nobody else
+    /// will act on it.
     fn cancel(&self, wait: &Wait, wanted: u64) -> bool {
         let cancelled = wait.wanted.compare_exchange(wanted, 0, SeqCst, SeqCst).is_ok();
         if cancelled {

@@ -1,8 +1,8 @@
-//! The record: the one thing a segment holds. How it is laid out is `kingdb.5`'s business; this file is its only reader and
-//! writer. Pure functions over bytes; any thread.
+//! The record: the one thing a segment holds. How it is laid out is `kingdb.5`'s business; this file is its only
+//! reader and writer. Pure functions over bytes; any thread.
 //!
-//! A record is trusted only after its checksum, which is seeded with the segment's salt: bytes inside a user's value can then
-//! never pass for a record, nor can a record of a file that once occupied the same disk blocks.
+//! A record is trusted only after its checksum, which is seeded with the segment's salt: bytes inside a user's
+//! value can then never pass for a record, nor can a record of a file that once occupied the same disk blocks.
 
 /// Records start at multiples of this, and their lengths are padded to it. Bytes.
 pub(crate) const ALIGNMENT: usize = 8;
@@ -132,8 +132,8 @@ impl<'a> Fields<'a> {
             | (CAS * u8::from(self.cas != self.sequence))
     }
 
-    /// What bytes that are no sound record claim to be, if their fields make sense. To be believed only as far as that something
-    /// is wrong with this key.
+    /// What bytes that are no sound record claim to be, if their fields make sense. To be believed only as far as
+    /// that something is wrong with this key.
     pub fn claimed(bytes: &'a [u8]) -> Option<(Fields<'a>, usize)> {
         let header = Header::parse(bytes).ok()?;
         bytes.get(..header.len).map(|record| (header.fields(record), header.len))

@@ -1,9 +1,11 @@
-//! Recovery: from the files of a store to its index, by reading the log in order. Runs once, at the opening, on the opener's thread.
+//! Recovery: from the files of a store to its index, by reading the log in order. Runs once, at the opening, on the
+//! opener's thread.
 //!
-//! What a crash leaves behind is cut, what decay leaves behind is reported. The log carries *checkpoint* records that say how far it was durable.
-//! The first bad record past the last checkpoint is a torn tail: no sync had covered it, so nothing that
-//! was promised can follow it, and the log ends there. A bad record before that point is damage: it is reported, counted and
-//! passed over. A commit of a large value past the last checkpoint is checked down to its chunks and counts as a bad record if they are not all sound.
+//! What a crash leaves behind is cut, what decay leaves behind is reported. The log carries *checkpoint* records
+//! that say how far it was durable. The first bad record past the last checkpoint is a torn tail: no sync had
+//! covered it, so nothing that was promised can follow it, and the log ends there. A bad record before that point
+//! is damage: it is reported, counted and passed over. A commit of a large value past the last checkpoint is
+//! checked down to its chunks and counts as a bad record if they are not all sound.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -95,8 +97,8 @@ fn open_segments(dir: &Path, store: u64) -> Result<Vec<Arc<Segment>>> {
     Ok(found)
 }
 
-/// How far the last checkpoint says that the log was durable; found from the end, usually in the last segment. (Every opening
-/// writes one.)
+/// How far the last checkpoint says that the log was durable; found from the end, usually in the last segment.
+/// (Every opening writes one.)
 fn durable_mark(segments: &[Arc<Segment>]) -> Result<Position> {
     for segment in segments.iter().rev() {
         let (mut reader, mut offset, mut mark) = (Reader::new(segment), SEGMENT_HEADER, Position(0));
@@ -114,7 +116,8 @@ fn durable_mark(segments: &[Arc<Segment>]) -> Result<Position> {
     Ok(Position(0))
 }
 
-/// What was recovered counts as durable from now on, so it must be: the last life of the store may have ended before its sync.
+/// What was recovered counts as durable from now on, so it must be: the last life of the store may have ended
+/// before its sync.
 fn make_durable(segment: &Segment, durable: Position) -> Result<()> {
     if segment.position(MAX_SEGMENT) <= durable {
         return Ok(());
@@ -122,8 +125,8 @@ fn make_durable(segment: &Segment, durable: Position) -> Result<()> {
     segment.file.sync_all().map_err(|error| Error::io("sync", &segment.path, &error))
 }
 
-/// Takes segments that follow the log's end out of it. Empty ones go; what is in others was never durable in the right order, and stays
-/// beside the store as `NNNNNNNN.log.cut` for whoever wants to look.
+/// Takes segments that follow the log's end out of it. Empty ones go; what is in others was never durable in the
+/// right order, and stays beside the store as `NNNNNNNN.log.cut` for whoever wants to look.
 fn discard(segments: &[Arc<Segment>], dir: &Path) -> Result<()> {
     for segment in segments {
         if Reader::new(segment).is_blank(SEGMENT_HEADER)? {
@@ -257,8 +260,8 @@ impl<'a> Replay<'a> {
         false
     }
 
-    /// Points the keys that damaged records between `offset` and `end` claim to be about at the damage: reading them is then an error, and
-    /// not an older value.
+    /// Points the keys that damaged records between `offset` and `end` claim to be about at the damage: reading
+    /// them is then an error, and not an older value.
     fn isolate(&mut self, segment: &Segment, reader: &mut Reader<'_>, mut offset: u64, end: u64) -> Result<()> {
         while offset < end {
             let Some((fields, len)) = Fields::claimed(reader.bytes(offset)?) else { return Ok(()) };

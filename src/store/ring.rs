@@ -1,5 +1,5 @@
-//! A queue of cache entries in one fixed array of bytes: new entries at the head, the oldest at the tail, the array reused round and
-//! round. An entry never straddles the array's end. Used by a cache shard, under its lock.
+//! A queue of cache entries in one fixed array of bytes: new entries at the head, the oldest at the tail, the array
+//! reused round and round. An entry never straddles the array's end. Used by a cache shard, under its lock.
 
 use super::cache::Facts;
 use super::location::Location;
@@ -44,7 +44,8 @@ impl Header {
         (HEADER + self.key_len + self.value_len).next_multiple_of(8)
     }
 
-    /// Location (40 bits), live, large, reads (2), four unused, key length (16); tag; CAS; expiry; client flags, value length.
+    /// Location (40 bits), live, large, reads (2), four unused, key length (16); tag; CAS; expiry; client flags,
+    /// value length.
     fn encode(&self) -> [u8; HEADER] {
         let first = self.facts.location.bits()
             | u64::from(self.live) << 40

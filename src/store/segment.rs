@@ -1,5 +1,6 @@
-//! Segment files: making, opening and finding them. A segment is a header of 64 bytes and records after it; `kingdb.5` has the layout.
-//! Only the syncer makes segments while the store is open, ahead of need; only recovery opens old ones.
+//! Segment files: making, opening and finding them. A segment is a header of 64 bytes and records after it;
+//! `kingdb.5` has the layout. Only the syncer makes segments while the store is open, ahead of need; only recovery
+//! opens old ones.
 
 use std::fs::{File, OpenOptions};
 use std::hash::{BuildHasher, Hasher};
@@ -61,7 +62,8 @@ impl Segment {
         Ok(Segment { file, path: path.to_owned(), handle, number, order, salt })
     }
 
-    /// Opens segment `number` of the store `store`. `Ok(None)`: the file was never completed (it has no header), the log has nothing in it.
+    /// Opens segment `number` of the store `store`. `Ok(None)`: the file was never completed (it has no header),
+    /// the log has nothing in it.
     pub fn open(dir: &Path, store: u64, number: u32, handle: u32) -> Result<Option<Segment>> {
         let path = path_of(dir, number);
         let open = OpenOptions::new().read(true).write(true).open(&path);

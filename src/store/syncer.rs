@@ -1,5 +1,6 @@
-//! The syncer: one thread that makes the log durable by the store's policy, prepares the next segment before it is needed, and starts write-back
-//! early so that an `fdatasync` finds little left to do. It sleeps while the store is idle.
+//! The syncer: one thread that makes the log durable by the store's policy, prepares the next segment before it is
+//! needed, and starts write-back early so that an `fdatasync` finds little left to do. It sleeps while the store is
+//! idle.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;

@@ -1,5 +1,6 @@
-//! Where a cache shard's entries stand: from a key's tag to a place in a ring. Many small tables, each of which grows by itself, so that no
-//! insertion has much to move and rows in use stay close together in the processor's caches. Used under the shard's lock.
+//! Where a cache shard's entries stand: from a key's tag to a place in a ring. Many small tables, each of which
+//! grows by itself, so that no insertion has much to move and rows in use stay close together in the processor's
+//! caches. Used under the shard's lock.
 
 use crate::sys::prefetch::prefetch;
 
@@ -29,7 +30,8 @@ impl Tables {
         Tables { tables: (0..tables).map(|_| Table::new()).collect(), used: 0, most }
     }
 
-    /// Entries must go before others come. (Tables fill evenly: long before one outgrows its share, all of them are full.)
+    /// Entries must go before others come. (Tables fill evenly: long before one outgrows its share, all of them are
+    /// full.)
     pub fn is_full(&self) -> bool {
         self.used >= self.most
     }
@@ -59,8 +61,8 @@ impl Tables {
     }
 }
 
-/// Open addressing with linear probing and no tombstones: a row is 36 bits of the key's tag, never all zero, ring (1 bit),
-/// offset / 8 (27). Keys that agree in these bits push each other out: this is a cache.
+/// Open addressing with linear probing and no tombstones: a row is 36 bits of the key's tag, never all zero, ring
+/// (1 bit), offset / 8 (27). Keys that agree in these bits push each other out: this is a cache.
 struct Table {
     rows: Box<[u64]>,
     used: usize,

@@ -1,5 +1,6 @@
-//! Store time: seconds since 1970 as far as the host knew at the start, then counted on the boot clock. It never goes back, not even over a
-//! restart of a board without a clock battery: it starts no earlier than the greatest time the log recorded. Any thread.
+//! Store time: seconds since 1970 as far as the host knew at the start, then counted on the boot clock. It never
+//! goes back, not even over a restart of a board without a clock battery: it starts no earlier than the greatest
+//! time the log recorded. Any thread.
 
 use std::time::Duration;
 

@@ -1,5 +1,6 @@
-//! Changing a key: look at its slot, append to the log, point the slot at the new record, all under the stripe's lock, so that the order of
-//! the log and the state of the index agree for every key. No system call is made here; the log is written out later.
+//! Changing a key: look at its slot, append to the log, point the slot at the new record, all under the stripe's
+//! lock, so that the order of the log and the state of the index agree for every key. No system call is made here;
+//! the log is written out later.
 
 use super::cache::Facts;
 use super::core::Core;
