@@ -49,17 +49,20 @@ fn start(launch: Launch) -> Result<(), String> {
     let settings = launch.settings;
     start_messages(launch.log_level, launch.log_target, launch.daemon, settings.verbosity)?;
     launch.notes.iter().for_each(log::warn);
-    log::debug(format_args!("{settings:?}"));
+    launch.given.iter().for_each(|option| log::debug(format_args!("option {option}")));
+    require_directory(&settings.db_path)?;
     let identity = launch.user.as_deref().filter(|_| process::is_root()).map(find_user).transpose()?;
     let listeners = Listeners::bind(&settings)?;
     let daemon = match launch.daemon {
         true => Some(process::daemonize().map_err(|error| format!("cannot go to the background: {error}"))?),
         false => None,
     };
-    let _pid_file = launch.pid_file.map(PidFile::write).transpose()?;
+    let pid_file = launch.pid_file.map(PidFile::write).transpose()?;
     if let Some(identity) = &identity {
         take_identity(identity, &settings.db_path)?;
     }
+    require_access(&settings.db_path)?;
+    pid_file.iter().for_each(PidFile::warn);
     let Some(db) = server::open(&listeners, store_options(&settings))? else {
         log::info("stopped before the store was open");
         return Ok(());
@@ -71,7 +74,10 @@ fn start(launch: Launch) -> Result<(), String> {
     }
     let served = server::run(settings, db.clone(), listeners);
     let closed = db.close().map_err(|error| format!("the store did not close in good order: {error}"));
-    served.and(closed)
+    log::settle();
+    served.and(closed)?;
+    log::info("stopped");
+    Ok(())
 }
 
 /// A daemon's messages go to the system log if nothing else was said; where there is none, nobody reads them.
@@ -105,6 +111,28 @@ fn take_identity(identity: &Identity, data: &Path) -> Result<(), String> {
     process::become_user(identity).map_err(|error| format!("cannot become user {}: {error}", identity.user))
 }
 
+/// The data directory, or the nearest directory in which it is to be made.
+fn nearest(data: &Path) -> &Path {
+    data.ancestors().find(|path| path.symlink_metadata().is_ok()).unwrap_or(data)
+}
+
+fn require_directory(data: &Path) -> Result<(), String> {
+    let place = nearest(data);
+    match fs::metadata(place) {
+        Ok(found) if !found.is_dir() => {
+            Err(format!("{} is not a directory: choose another --db.path", place.display()))
+        }
+        Ok(_) => Ok(()),
+        Err(error) => Err(format!("cannot use {}: {error}; choose another --db.path", place.display())),
+    }
+}
+
+fn require_access(data: &Path) -> Result<(), String> {
+    let place = nearest(data);
+    let hint = "let the user of the server write there (chown) or choose another --db.path";
+    process::may_write(place).map_err(|error| format!("cannot write to {}: {error}; {hint}", place.display()))
+}
+
 fn store_options(settings: &Settings) -> kingdb::Options {
     kingdb::Options {
         sync: settings.sync,
@@ -134,11 +162,21 @@ impl PidFile {
             .map_err(|error| format!("cannot write the pid file {}: {error}", path.display()))?;
         Ok(PidFile(path))
     }
+
+    /// Another identity than the one that made it may not be allowed to remove it.
+    fn warn(&self) {
+        if !process::may_remove(&self.0) {
+            let path = self.0.display();
+            log::warn(format_args!(
+                "the pid file {path} will be left behind: the user given with -u cannot remove files there; put it into a directory of that user's (-P)"
+            ));
+        }
+    }
 }
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        // Another identity than the one that made it may not be allowed to.
+        // A warning at the start told whoever cannot.
         let _ = fs::remove_file(&self.0);
     }
 }

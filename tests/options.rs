@@ -80,6 +80,9 @@ fn a_wrong_command_line_is_one_line_and_status_2() {
         (&["-I", "2m"], "values of up to 1mb"),
         (&["-S"], "there is no SASL"),
         (&["stray"], "'stray' is not an option"),
+        (&["--db-path=x"], "there is no option --db-path; did you mean --db.path?"),
+        (&["-m", "x"], "'x' is not a size: give MiB"),
+        (&["-l", "127.0.0.1", "-l", "0.0.0.0"], "-l 0.0.0.0 and -l 127.0.0.1 overlap"),
         (&["--config", "missing.conf"], "cannot read the configuration file missing.conf"),
     ] {
         let output = run(args);
@@ -87,6 +90,7 @@ fn a_wrong_command_line_is_one_line_and_status_2() {
         assert_eq!(output.status.code(), Some(2), "{args:?}: {message}");
         assert!(message.starts_with("kingserver: ") && message.contains(part), "{args:?}: {message}");
         assert_eq!(message.lines().count(), 1, "{message}");
+        assert_eq!(message.matches("--help").count(), 1, "{message}");
         assert_eq!(text(&output.stdout), "");
     }
 }
@@ -125,6 +129,29 @@ fn what_has_no_effect_is_a_warning() {
     assert!(messages.contains("warning: -U 11211: UDP is not served"), "{messages}");
     assert!(messages.contains("--lock-memory has no effect"), "{messages}");
     assert!(server.client().ask("version").starts_with("VERSION 2."));
+}
+
+#[test]
+fn debug_messages_name_the_options_given() {
+    let server = Server::start(&["-v", "-I", "2k"]);
+    let messages = server.messages();
+    assert!(messages.contains("debug: option server.max-value-size = 2k\n"), "{messages}");
+    assert!(!messages.contains("Settings"), "{messages}");
+}
+
+/// A signal without effect is named, its repetition is counted, and the last line tells that the store is closed.
+#[test]
+fn the_end_is_told() {
+    let mut server = Server::start(&[]);
+    server.signal("HUP");
+    wait_until("the signal is named", || server.messages().contains("info: SIGHUP has no effect"));
+    server.signal("HUP");
+    server.signal("TERM");
+    assert!(server.await_exit().success());
+    wait_until("the last line", || server.messages().ends_with("info: stopped\n"));
+    let messages = server.messages();
+    assert_eq!(messages.matches("SIGHUP").count(), 2, "{messages}");
+    assert_eq!(messages.matches("(repeated once)").count(), 1, "{messages}");
 }
 
 #[test]
@@ -216,6 +243,20 @@ fn an_unwritable_directory_is_refused() {
     assert!(message.contains("/proc/kingdb") && message.lines().count() == 1, "{message}");
 }
 
+#[test]
+fn a_file_is_no_data_directory() {
+    let directory = tempfile::tempdir().expect("make a directory");
+    let file = directory.path().join("file");
+    fs::write(&file, "").expect("write");
+    let file = file.display().to_string();
+    for path in [file.clone(), format!("{file}/data")] {
+        let output = run(&["--db.path", &path, "-s", "socket"]);
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        assert_eq!(message, format!("kingserver: {file} is not a directory: choose another --db.path\n"));
+    }
+}
+
 /// Files of a later version are left alone, and the line says what to do. The version stands behind eight bytes of
 /// magic: kingdb(5).
 #[test]
@@ -259,6 +300,34 @@ fn another_user() {
         assert!(expected.is_empty() || ids[0] == expected, "{line}");
     }
     assert!(Path::new(&data).exists());
+}
+
+/// A user who can remove the pid file finds it removed; one who cannot is told at the start.
+#[test]
+fn a_pid_file_that_will_be_left_behind_is_told() {
+    let directory = tempfile::tempdir_in("/tmp").expect("make a directory");
+    for (mode, left) in [(0o755, root()), (0o1777, root()), (0o777, false)] {
+        fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(mode)).expect("chmod");
+        let [data, _, pid_file] = paths(directory.path());
+        let server = Plan::new(&["-u", "nobody", "--db.path", &data, "-P", &pid_file]).start();
+        let warned = server.messages().contains(&format!("the pid file {pid_file} will be left behind"));
+        assert_eq!(warned, left, "{mode:o}: {}", server.messages());
+        server.stop();
+        assert_eq!(Path::new(&pid_file).exists(), left, "{mode:o}");
+    }
+}
+
+/// Root's directory for the user nobody, or, where root does not run the tests, one's own without the right to write.
+#[test]
+fn a_directory_without_the_right_to_write_is_refused() {
+    let directory = tempfile::tempdir_in("/tmp").expect("make a directory");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(if root() { 0o755 } else { 0o555 });
+    fs::set_permissions(directory.path(), mode).expect("chmod");
+    let data = directory.path().display().to_string();
+    let (status, message) = Plan::new(&["-u", "nobody", "--db.path", &data]).refused();
+    assert_eq!(status, 1, "{message}");
+    assert!(message.contains(&format!("cannot write to {data}: Permission denied")), "{message}");
+    assert!(message.contains("another --db.path"), "{message}");
 }
 
 #[test]

@@ -2,7 +2,9 @@
 //!
 //! A message is one write(2), so that lines of several threads never mix. Where stderr is the journal, lines carry its
 //! `<priority>` and no time of their own; elsewhere they begin with the time. Nothing here blocks on another thread; a
-//! message that cannot be written is lost.
+//! message that cannot be written is lost. One that repeats itself is shown once a minute, with a count ([`repeats`]).
+
+mod repeats;
 
 use std::fmt::{Display, Write as _};
 use std::fs::{File, OpenOptions};
@@ -10,11 +12,13 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use kingdb::sys::clock;
+
+use self::repeats::Repeats;
 
 /// How much a message matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,6 +54,7 @@ enum Sink {
 static LEVEL: AtomicU8 = AtomicU8::new(Level::Info as u8);
 static VERBOSITY: AtomicU8 = AtomicU8::new(0);
 static SINK: OnceLock<Sink> = OnceLock::new();
+static REPEATS: Mutex<Repeats> = Mutex::new(Repeats::new());
 
 /// Sets the level and the target; call it once, before the first thread. Until then messages go to stderr.
 pub fn init(level: Level, target: &Target) -> Result<(), String> {
@@ -114,7 +119,14 @@ pub fn fatal(message: impl Display) {
     // Nobody is left to tell about a message that cannot be written.
     let _ = io::stderr().write_all(format!("{mark}kingserver: {text}\n").as_bytes());
     if matches!(sink, Some(Sink::Syslog(_) | Sink::File(_))) {
-        error(text);
+        put(Level::Error, &text);
+    }
+}
+
+/// Tells how often messages were repeated that nobody was told of yet: before the last one.
+pub fn settle() {
+    if let Ok(mut repeats) = REPEATS.try_lock() {
+        repeats.rest().iter().for_each(|(level, text)| put(*level, text));
     }
 }
 
@@ -123,12 +135,23 @@ fn write(level: Level, message: &dyn Display) {
         return;
     }
     let text = one_line(message);
+    // What one connection does is no repetition of what another did; and no thread waits for one that compares.
+    match REPEATS.try_lock() {
+        Ok(mut repeats) if level < Level::Debug => {
+            let shown = repeats.take(level, &text, clock::monotonic());
+            shown.iter().for_each(|(level, text)| put(*level, text));
+        }
+        _ => put(level, &text),
+    }
+}
+
+fn put(level: Level, text: &str) {
     // Nobody is left to tell about a message that cannot be written.
     let _ = match SINK.get().unwrap_or(&Sink::Stderr) {
-        Sink::Stderr => io::stderr().write_all(stamped(level, &text).as_bytes()),
-        Sink::File(file) => (&*file).write_all(stamped(level, &text).as_bytes()),
+        Sink::Stderr => io::stderr().write_all(stamped(level, text).as_bytes()),
+        Sink::File(file) => (&*file).write_all(stamped(level, text).as_bytes()),
         Sink::Journal => io::stderr().write_all(format!("<{}>{text}\n", priority(level)).as_bytes()),
-        Sink::Syslog(socket) => socket.send(datagram(level, &text).as_bytes()).map(drop),
+        Sink::Syslog(socket) => socket.send(datagram(level, text).as_bytes()).map(drop),
     };
 }
 

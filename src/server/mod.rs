@@ -134,7 +134,9 @@ fn wait(signals: &SignalFd, ended: &EventFd) -> io::Result<Waited> {
         while let Some(signal) = signals.read()? {
             match signal {
                 Signal::Stop => return Ok(Waited::Stop),
-                Signal::Reload | Signal::User => log::info("signal received; there is nothing to reload"),
+                Signal::Other(name) => {
+                    log::info(format_args!("{name} has no effect: a change of options wants a restart"))
+                }
             }
         }
     }

@@ -6,6 +6,7 @@
 
 mod config;
 mod listen;
+mod suggest;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -41,6 +42,8 @@ pub struct Launch {
     pub log_target: Option<log::Target>,
     /// What was accepted but will not happen: to be shown as warnings.
     pub notes: Vec<String>,
+    /// What was asked for, as `name = value`, in the order of its effect.
+    pub given: Vec<String>,
 }
 
 /// One option as it was given.
@@ -61,7 +64,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked, String> 
         return Ok(Asked::Show(format!("kingserver {}\n", env!("CARGO_PKG_VERSION"))));
     }
     if let Some(word) = matches.free.first() {
-        return Err(format!("'{word}' is not an option; options start with - or --, and --help lists them"));
+        return Err(format!("'{word}' is not an option; options start with - or --"));
     }
     let told = command_line(&matches);
     let mut all = Vec::new();
@@ -75,7 +78,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked, String> 
         draft.origin.clone_from(&given.origin);
         (given.row.set)(&mut draft, &given.value).map_err(|message| format!("{}: {message}", given.origin))?;
     }
-    draft.finish().map(|launch| Asked::Run(Box::new(launch)))
+    let mut launch = draft.finish()?;
+    launch.given = all.iter().map(|given| format!("{} = {}", given.row.names[0], given.value)).collect();
+    Ok(Asked::Run(Box::new(launch)))
 }
 
 /// All rows of the table.
@@ -123,7 +128,7 @@ fn file(path: &str) -> Result<Vec<Given>, String> {
 fn file_entry(path: &str, entry: &config::Entry<'_>) -> Result<Given, String> {
     let place = format!("{path}:{}", entry.line);
     let Some(row) = rows().find(|row| row.names.contains(&entry.name)) else {
-        return Err(format!("{place}: there is no option '{}'; --help lists them", entry.name));
+        return Err(format!("{place}: there is no option '{}'{}", entry.name, suggestion(entry.name, "")));
     };
     if row.is_command() {
         return Err(format!("{place}: '{}' belongs on the command line", entry.name));
@@ -142,21 +147,26 @@ fn describe(fail: getopts::Fail) -> String {
     };
     match fail {
         getopts::Fail::ArgumentMissing(name) => {
-            format!("{} needs a value; --help says which", dashes(&name))
+            format!("{} needs a value", dashes(&name))
         }
         getopts::Fail::UnexpectedArgument(name) => format!("{} takes no value", dashes(&name)),
         getopts::Fail::UnrecognizedOption(name) => {
-            format!("there is no option {}; --help lists them", dashes(&name))
+            format!("there is no option {}{}", dashes(&name), suggestion(&name, "--"))
         }
         other => other.to_string(),
     }
 }
 
+/// What a wrong long name may have meant, to be put behind the message.
+fn suggestion(wrong: &str, dashes: &str) -> String {
+    let names = rows().flat_map(|row| row.names.iter().copied());
+    suggest::nearest(wrong, names).map(|name| format!("; did you mean {dashes}{name}?")).unwrap_or_default()
+}
+
 /// `--help`, out of the table.
 pub fn help() -> String {
-    let mut text = String::from(
-        "Usage: kingserver [OPTION]...\nA durable key-value server that speaks the memcached protocol.\n",
-    );
+    let mut text =
+        String::from("Usage: kingserver [OPTION]...\nA durable key-value server that speaks the memcached protocol.\n");
     for group in GROUPS {
         text += &format!("\n{}:\n", group.title);
         text.extend(group.rows.iter().map(help_row));

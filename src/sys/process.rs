@@ -4,9 +4,13 @@
 //! Users are read from `/etc/passwd` and `/etc/group` directly: a static binary cannot load the name-service modules
 //! that `getpwnam(3)` would ask. Everything here is for the start of a program, while it has one thread.
 
+use std::ffi::CString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, PipeWriter, Read, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 /// Who a process may become.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +70,24 @@ pub fn become_user(identity: &Identity) -> io::Result<()> {
         return Err(io::Error::other("the process could take root's identity back"));
     }
     Ok(())
+}
+
+/// Whether this process may make and remove files in a directory, by access(2): the error is the one that it would get.
+pub fn may_write(directory: &Path) -> io::Result<()> {
+    let path = CString::new(directory.as_os_str().as_bytes())?;
+    // SAFETY: `path` ends in NUL and outlives the call, which only reads it.
+    check(unsafe { libc::access(path.as_ptr(), libc::W_OK | libc::X_OK) }).map(drop)
+}
+
+/// Whether this process may remove a file that is there. In a directory with the sticky bit, one of the two must be its
+/// own.
+pub fn may_remove(file: &Path) -> bool {
+    let Some(directory) = file.parent() else { return false };
+    // SAFETY: geteuid takes nothing, touches no memory and cannot fail.
+    let user = unsafe { libc::geteuid() };
+    let owns = |path: &Path| fs::symlink_metadata(path).is_ok_and(|found| found.uid() == user);
+    let sticky = fs::metadata(directory).is_ok_and(|found| found.mode() & libc::S_ISVTX != 0);
+    may_write(directory).is_ok() && (!sticky || user == 0 || owns(file) || owns(directory))
 }
 
 /// A process in the background whose starter still waits to hear that it is ready. Dropped without that, or killed, the

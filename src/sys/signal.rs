@@ -8,10 +8,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 pub enum Signal {
     /// SIGTERM or SIGINT: stop in good order.
     Stop,
-    /// SIGHUP.
-    Reload,
-    /// SIGUSR1, SIGUSR2: taken so that they do not kill.
-    User,
+    /// SIGHUP, SIGUSR1 or SIGUSR2, by its name: taken so that it does not kill.
+    Other(&'static str),
 }
 
 /// The blocked signals, readable.
@@ -59,8 +57,9 @@ impl SignalFd {
         }
         Ok(Some(match info.ssi_signo.cast_signed() {
             libc::SIGTERM | libc::SIGINT => Signal::Stop,
-            libc::SIGHUP => Signal::Reload,
-            _ => Signal::User,
+            libc::SIGHUP => Signal::Other("SIGHUP"),
+            libc::SIGUSR1 => Signal::Other("SIGUSR1"),
+            _ => Signal::Other("SIGUSR2"),
         }))
     }
 }

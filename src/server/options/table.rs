@@ -156,6 +156,7 @@ impl Default for Draft {
             log_level: log::Level::Info,
             log_target: None,
             notes: Vec::new(),
+            given: Vec::new(),
         };
         Draft { origin: String::new(), launch, listen: Vec::new(), port: None }
     }
@@ -203,6 +204,7 @@ impl Draft {
                 settings.listen.push(place);
             }
         }
+        refuse_overlaps(&settings.listen)?;
         settings.db_path = absolute(&settings.db_path)?;
         Ok(self.launch)
     }
@@ -210,6 +212,19 @@ impl Draft {
     fn settings(&mut self) -> &mut Settings {
         &mut self.launch.settings
     }
+}
+
+/// An address that stands for all of its kind takes the port of every other one; the kernel would name a stranger.
+fn refuse_overlaps(listen: &[(IpAddr, u16)]) -> Result<(), String> {
+    for (all, port) in listen.iter().filter(|(all, port)| all.is_unspecified() && *port != 0) {
+        let same = |(ip, own): &&(IpAddr, u16)| own == port && ip != all && ip.is_ipv4() == all.is_ipv4();
+        if let Some((ip, _)) = listen.iter().find(same) {
+            return Err(format!(
+                "-l {all} and -l {ip} overlap on port {port}: the first includes the second; give one of them"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// A daemon leaves the directory that it was started in.
@@ -339,7 +354,10 @@ fn compression(draft: &mut Draft, value: &str) -> Result<(), String> {
 /// memcached's `-m` counts MiB.
 fn memory_limit(draft: &mut Draft, value: &str) -> Result<(), String> {
     let plain = value.bytes().all(|byte| byte.is_ascii_digit());
-    cache_size(draft, &if plain { format!("{value}m") } else { value.to_string() })
+    let text = if plain { format!("{value}m") } else { value.to_string() };
+    units::size(&text)
+        .map_err(|_| format!("'{value}' is not a size: give MiB, or a number and a unit, such as 512m or 2gib"))?;
+    cache_size(draft, &text)
 }
 
 fn cache_size(draft: &mut Draft, value: &str) -> Result<(), String> {
