@@ -46,7 +46,7 @@ pub use self::write::{Expect, NewBody, Outcome, Removed, Write};
 
 /// A value longer than this lives in an extent file, cut into chunks of this size. Bytes.
 pub const CHUNK: usize = 64 * 1024;
-/// Longest key. Bytes. (The memcached protocols allow 250.)
+/// Longest key. Bytes. (The memcached protocol allows 250.)
 pub const MAX_KEY: usize = 65_535;
 
 // A panic while a lock is held ends a release build at once. Where tests unwind, what the lock guards is still whole:
