@@ -15,12 +15,15 @@ use std::thread;
 use kingdb::store::{
     Body, CHUNK, Db, Expect, Fetched, Large, Lookup, NewBody, Outcome, Position, Scratch, Uploaded, Waiter, Write,
 };
-use proto::text::{self, Command, NextKey, Parse, Verb};
+use server::proto::text::{self, Command, NextKey, Parse, Verb};
 
 #[allow(dead_code, unused_imports, missing_docs)]
-#[path = "../../../../src/server/proto"]
-mod proto {
-    pub mod text;
+#[path = "../../../../src/server"]
+mod server {
+    pub mod proto {
+        pub mod text;
+    }
+    pub mod reply;
 }
 
 const MAX_VALUE: u64 = 1024 * 1024;
