@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The smallest segments there are, so that tests rotate.
 fn options(dir: &Path) -> Options {
@@ -325,4 +326,27 @@ fn a_missing_segment_is_told() {
     let db = open(dir.path());
     assert_eq!(db.stats().damaged_records, 1);
     assert_eq!(db.get(&59_u64.to_le_bytes()).unwrap(), Some(noise(CHUNK, 59)));
+}
+
+#[test]
+fn writes_resume_and_are_synced_once_segments_can_be_made_again() {
+    let home = tempfile::tempdir().unwrap();
+    let (dir, away) = (home.path().join("data"), home.path().join("away"));
+    let db = Db::open(Options { sync_interval: Duration::from_millis(20), ..options(&dir) }).unwrap();
+    std::fs::rename(&dir, &away).unwrap();
+    let put = |number: u64| db.put(&number.to_le_bytes(), &noise(60_000, number));
+    let refused = (0..100).find(|&number| put(number).is_err());
+    assert!(refused.is_some(), "no segment can be made, so writes end with the first one");
+    // Small records fill the rest: there is no room for the syncer's own notes either.
+    assert!((0..10_000_u64).any(|number| db.put(&number.to_le_bytes(), b"").is_err()));
+    std::thread::sleep(Duration::from_millis(200));
+    std::fs::rename(&away, &dir).unwrap();
+    let resumed = (0..50).any(|number| {
+        std::thread::sleep(Duration::from_millis(100));
+        put(number).is_ok()
+    });
+    assert!(resumed, "writes resume by themselves");
+    std::thread::sleep(Duration::from_millis(500));
+    let progress = &db.core.log.progress;
+    assert!(progress.durable().0 + 1000 > progress.written().0, "all but a checkpoint was synced");
 }

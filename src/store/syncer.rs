@@ -173,7 +173,12 @@ impl Core {
         let mut body = [0; 16];
         body[..8].copy_from_slice(&durable.0.to_le_bytes());
         body[8..].copy_from_slice(&self.time.now().to_le_bytes());
-        self.append_control(Kind::Checkpoint, &body)
+        match self.append_control(Kind::Checkpoint, &body) {
+            Err(failed @ Error::ReadOnly(_)) => Err(failed),
+            // No room for a note now: recovery goes by the one before, and whoever writes data is told.
+            Err(_) => Ok(self.log.end()),
+            appended => appended,
+        }
     }
 
     fn make_segment(&self) -> Result<Arc<Segment>> {
