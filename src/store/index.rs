@@ -1,4 +1,4 @@
-//! The index: from a key's hash to where its newest record lies, for every key, in RAM, in about 15 bytes each.
+//! The index: from a key's hash to where its newest record lies, for every key, in RAM, in about 16 bytes each.
 //!
 //! 1,024 stripes, each with a lock of its own that is held for nanoseconds. A stripe is a linear hash table (W.
 //! Litwin, 1980) whose buckets are *pages*: arrays of 14-byte slots, sorted by tag and no larger than they need be,
