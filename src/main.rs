@@ -140,6 +140,7 @@ fn store_options(settings: &Settings) -> kingdb::Options {
         cache_bytes: settings.cache_bytes,
         compression: settings.compression,
         lane_threads: settings.lane_threads,
+        segment_bytes: settings.segment_bytes,
         report: Arc::new(report),
         ..kingdb::Options::new(&settings.db_path)
     }

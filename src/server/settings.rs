@@ -52,4 +52,6 @@ pub struct Settings {
     pub compression: bool,
     /// Store: threads for what may wait for the disk.
     pub lane_threads: usize,
+    /// Store: largest file of the log.
+    pub segment_bytes: u64,
 }

@@ -107,6 +107,7 @@ const STORE: &[Row] = &[
     row("m", &["memory-limit"], "MIB", "64", "memory for cached values, in MiB or with a unit; 0: none", memory_limit),
     row("", &["db.cache-size"], "SIZE", "64mb", "the same as a size", cache_size),
     row("", &["db.lane-threads"], "N", "2", "threads for what may wait for the disk", lane_threads),
+    row("", &["db.segment-size"], "SIZE", "64mb", "largest file of the log, from 1mb to 64mb", segment_size),
 ];
 
 #[rustfmt::skip]
@@ -187,6 +188,7 @@ fn default_settings() -> Settings {
         sync_interval: Duration::from_millis(500),
         compression: true,
         lane_threads: 2,
+        segment_bytes: 64 << 20,
     }
 }
 
@@ -362,6 +364,11 @@ fn memory_limit(draft: &mut Draft, value: &str) -> Result<(), String> {
 
 fn cache_size(draft: &mut Draft, value: &str) -> Result<(), String> {
     draft.settings().cache_bytes = size(value, 0, 1 << 44)?;
+    Ok(())
+}
+
+fn segment_size(draft: &mut Draft, value: &str) -> Result<(), String> {
+    draft.settings().segment_bytes = size(value, 1 << 20, 64 << 20)?;
     Ok(())
 }
 
