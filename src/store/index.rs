@@ -16,28 +16,14 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::hash::Hash;
-use super::location::{Location, Position};
-use crate::sys::prefetch::prefetch;
+use super::location::Position;
+use super::page::Page;
+pub(crate) use super::page::{Entry, size_bound, size_class};
 
 const STRIPES: usize = 1024;
-const SLOT: usize = 14;
 /// Slots per page, on average, at which a stripe splits its next page. A page that waits for its split holds up to
 /// twice as many as one that has just had it: with this figure 230, and 4 KiB with the spread of chance.
 const SPLIT_AT: usize = 115;
-/// Slots that a full page grows by.
-const GROWTH: usize = 6;
-
-/// What a slot says of a record.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Entry {
-    pub location: Location,
-    /// How long the record is, roughly: see [`size_bound`].
-    pub size_class: u8,
-    /// It has an expiry: only the record itself can tell whether it is still there.
-    pub expires: bool,
-    /// Its value lies in an extent.
-    pub large: bool,
-}
 
 /// All stripes.
 pub(crate) struct Index {
@@ -50,7 +36,8 @@ struct Padded(Mutex<Stripe>);
 
 /// The keys whose hashes share ten bits.
 pub(crate) struct Stripe {
-    pages: Vec<Page>,
+    /// Shared with snapshots, like each page, and copied before a change then.
+    pages: Arc<Vec<Page>>,
     items: usize,
     /// Bytes of the records, to within their size classes.
     bytes: u64,
@@ -61,19 +48,10 @@ pub(crate) struct Stripe {
     pub last_removal: Position,
 }
 
-/// Slots sorted by tag: tag (8 bytes, little-endian), then location, size class and two bits (6 bytes). A few free
-/// slots, whose tag is greater than any key's, follow. Pages are shared with snapshots and copied when they are
-/// written to.
-struct Page(Arc<[Slot]>);
-
-type Slot = [u8; SLOT];
-
-const FREE: Slot = [0xff; SLOT];
-
 impl Index {
     pub fn new() -> Index {
         let stripe = || Stripe {
-            pages: vec![Page::from_slots(&[])],
+            pages: Arc::new(vec![Page::from_slots(&[])]),
             items: 0,
             bytes: 0,
             inserted: 0,
@@ -90,9 +68,7 @@ impl Index {
     /// Begins to bring the slot near that the stripe will look for.
     pub fn prefetch(&self, hash: Hash) {
         let stripe = self.stripe(hash);
-        let page = &stripe.pages[stripe.page_of(hash.tag)];
-        let guess = page.guess(hash.tag);
-        page.0[guess.saturating_sub(4)..].iter().step_by(4).take(3).for_each(prefetch);
+        stripe.pages[stripe.page_of(hash.tag)].prefetch(hash.tag);
     }
 
     /// Keys in the index. Walks over the stripes: for statistics.
@@ -124,8 +100,7 @@ impl Index {
 
 impl Stripe {
     pub fn find(&self, tag: u64) -> Option<Entry> {
-        let page = &self.pages[self.page_of(tag)];
-        page.search(tag).ok().map(|at| unpack(&page.0[at]))
+        self.pages[self.page_of(tag)].find(tag)
     }
 
     /// Points `tag` at `entry`; tells what it replaced.
@@ -133,7 +108,7 @@ impl Stripe {
         self.bytes += size_bound(entry.size_class) as u64;
         self.inserted += 1;
         let number = self.page_of(tag);
-        let page = &mut self.pages[number];
+        let page = self.page_mut(number);
         match page.search(tag) {
             Ok(at) => {
                 let old = page.replace(at, tag, entry);
@@ -152,7 +127,7 @@ impl Stripe {
     pub fn remove(&mut self, tag: u64) -> Option<Entry> {
         let number = self.page_of(tag);
         let at = self.pages[number].search(tag).ok()?;
-        let old = self.pages[number].remove(at);
+        let old = self.page_mut(number).remove(at);
         self.items -= 1;
         self.bytes -= size_bound(old.size_class) as u64;
         Some(old)
@@ -165,6 +140,11 @@ impl Stripe {
         if number < self.pages.len() { number } else { number - wide / 2 }
     }
 
+    /// Page `number`, to be changed.
+    fn page_mut(&mut self, number: usize) -> &mut Page {
+        &mut Arc::make_mut(&mut self.pages)[number]
+    }
+
     /// Splits the next page if there are too many keys for the pages there are.
     fn grow(&mut self) {
         let pages = self.pages.len();
@@ -173,157 +153,41 @@ impl Stripe {
         }
         let round = 1 << pages.ilog2();
         let (stay, go) = self.pages[pages - round].split(round as u64);
-        self.pages[pages - round] = stay;
-        if pages == self.pages.capacity() {
-            self.pages.reserve_exact(pages / 16 + 4);
+        *self.page_mut(pages - round) = stay;
+        let list = Arc::make_mut(&mut self.pages);
+        if pages == list.capacity() {
+            list.reserve_exact(pages / 16 + 4);
         }
-        self.pages.push(go);
+        list.push(go);
     }
 
     /// Drops what `keep` refuses from page `number`. `false`: there is no such page.
     fn retain_page(&mut self, number: usize, keep: impl Fn(&Entry) -> bool) -> bool {
-        let Some(page) = self.pages.get_mut(number) else { return false };
-        let (kept, dropped): (Vec<_>, Vec<_>) = page.used().iter().partition(|slot| keep(&unpack(slot)));
+        let Some(page) = self.pages.get(number) else { return false };
+        let (page, dropped) = page.retain(keep);
         if !dropped.is_empty() {
             self.items -= dropped.len();
-            self.bytes -= dropped.iter().map(|slot| size_bound(unpack(slot).size_class) as u64).sum::<u64>();
-            *page = Page::from_slots(&kept);
+            self.bytes -= dropped.iter().map(|entry| size_bound(entry.size_class) as u64).sum::<u64>();
+            *self.page_mut(number) = page;
         }
         true
     }
 }
 
-impl Page {
-    /// A page of sorted slots, with room for a few more.
-    fn from_slots(slots: &[Slot]) -> Page {
-        Page(slots.iter().copied().chain([FREE; GROWTH]).collect())
-    }
-
-    fn used(&self) -> &[Slot] {
-        let free = self.0.iter().rev().take_while(|&&slot| slot == FREE).count();
-        &self.0[..self.0.len() - free]
-    }
-
-    /// Where `tag` stands, or where it would. Tags are evenly spread, so the first guess is a few slots off at most.
-    fn search(&self, tag: u64) -> Result<usize, usize> {
-        let slots = &self.0;
-        let mut at = self.guess(tag);
-        while at > 0 && tag_of(&slots[at - 1]) >= tag {
-            at -= 1;
-        }
-        while at < slots.len() && tag_of(&slots[at]) < tag {
-            at += 1;
-        }
-        match slots.get(at) {
-            Some(slot) if tag_of(slot) == tag => Ok(at),
-            _ => Err(at),
-        }
-    }
-
-    fn guess(&self, tag: u64) -> usize {
-        ((u128::from(tag) * self.0.len() as u128) >> 64) as usize
-    }
-
-    fn replace(&mut self, at: usize, tag: u64, entry: Entry) -> Entry {
-        let slot = &mut Arc::make_mut(&mut self.0)[at];
-        unpack(&std::mem::replace(slot, pack(tag, entry)))
-    }
-
-    fn insert(&mut self, at: usize, tag: u64, entry: Entry) {
-        if self.0.last() != Some(&FREE) {
-            *self = Page::from_slots(&self.0);
-        }
-        let slots = Arc::make_mut(&mut self.0);
-        slots.copy_within(at..slots.len() - 1, at + 1);
-        slots[at] = pack(tag, entry);
-    }
-
-    fn remove(&mut self, at: usize) -> Entry {
-        let slots = Arc::make_mut(&mut self.0);
-        let entry = unpack(&slots[at]);
-        slots.copy_within(at + 1.., at);
-        slots[slots.len() - 1] = FREE;
-        if self.0.len() > 4 * GROWTH && self.0[self.0.len() - 4 * GROWTH] == FREE {
-            *self = Page::from_slots(self.used());
-        }
-        entry
-    }
-
-    /// Parts the slots by one bit of the tag; both parts stay sorted.
-    fn split(&self, bit: u64) -> (Page, Page) {
-        let (go, stay): (Vec<_>, Vec<_>) = self.used().iter().partition(|slot| tag_of(slot) & bit != 0);
-        (Page::from_slots(&stay), Page::from_slots(&go))
-    }
-}
-
-fn tag_of(slot: &Slot) -> u64 {
-    super::record::le_u64(slot, 0)
-}
-
-fn pack(tag: u64, entry: Entry) -> Slot {
-    assert!(entry.size_class < 32);
-    let word = entry.location.bits()
-        | u64::from(entry.size_class) << 40
-        | u64::from(entry.expires) << 45
-        | u64::from(entry.large) << 46;
-    let mut slot = [0; SLOT];
-    slot[..8].copy_from_slice(&tag.to_le_bytes());
-    slot[8..].copy_from_slice(&word.to_le_bytes()[..6]);
-    slot
-}
-
-fn unpack(slot: &Slot) -> Entry {
-    let mut word = [0; 8];
-    word[..6].copy_from_slice(&slot[8..]);
-    let word = u64::from_le_bytes(word);
-    Entry {
-        location: Location::from_bits(word),
-        size_class: (word >> 40) as u8 & 31,
-        expires: word >> 45 & 1 != 0,
-        large: word >> 46 & 1 != 0,
-    }
-}
-
-/// The class of a record of `len` bytes: classes step by a factor of √2, from 32 bytes up.
-pub(crate) fn size_class(len: usize) -> u8 {
-    (0..32).find(|&class| size_bound(class) >= len).unwrap_or(31)
-}
-
-/// The longest record of a class. Bytes. One read of this length at a record's offset has all of it.
-pub(crate) fn size_bound(class: u8) -> usize {
-    let whole = 32_usize << (class / 2);
-    let bound = if class.is_multiple_of(2) { whole } else { whole * 181 / 128 };
-    bound.next_multiple_of(8)
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::store::hash::Seed;
+    use crate::store::location::Location;
     use proptest::prelude::*;
     use std::collections::HashMap;
 
-    fn entry(number: u64) -> Entry {
+    pub(crate) fn entry(number: u64) -> Entry {
         Entry {
             location: Location::from_bits(number * 31),
             size_class: (number % 32) as u8,
             expires: number.is_multiple_of(3),
             large: number.is_multiple_of(5),
-        }
-    }
-
-    #[test]
-    fn a_class_holds_its_lengths_and_wastes_less_than_half() {
-        for len in 24..=crate::store::record::MAX_RECORD {
-            let bound = size_bound(size_class(len));
-            assert!(bound >= len && bound <= (len * 3 / 2).max(32) + 8, "{len} in {bound}");
-        }
-    }
-
-    #[test]
-    fn slots_keep_every_field() {
-        for number in 0..1000 {
-            assert_eq!(unpack(&pack(number, entry(number))), entry(number));
         }
     }
 
@@ -340,9 +204,8 @@ mod tests {
             assert_eq!(index.stripe(hash).find(hash.tag), Some(entry(number)));
         }
         assert_eq!(index.len(), 1_000_000);
-        let largest =
-            index.stripes.iter().flat_map(|s| s.0.lock().unwrap().pages.iter().map(|p| p.0.len()).max()).max();
-        assert!(largest.unwrap() * SLOT <= 4096, "{largest:?} slots");
+        let largest = index.stripes.iter().flat_map(|s| s.0.lock().unwrap().pages.iter().map(Page::memory).max()).max();
+        assert!(largest.unwrap() <= 4096, "{largest:?} bytes");
     }
 
     proptest! {

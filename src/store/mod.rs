@@ -21,6 +21,7 @@ mod location;
 mod log;
 mod lookup;
 mod options;
+mod page;
 mod progress;
 mod reader;
 mod record;

@@ -1,0 +1,180 @@
+//! A page of the index: an array of 14-byte slots, sorted by tag, at most 4 KiB. Snapshots share pages with the index,
+//! which copies a page before it changes one that is shared.
+
+use std::sync::Arc;
+
+use super::location::Location;
+use crate::sys::prefetch::prefetch;
+
+/// Bytes of a slot.
+const SLOT: usize = 14;
+/// Slots that a full page grows by.
+const GROWTH: usize = 6;
+
+/// What a slot says of a record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Entry {
+    pub location: Location,
+    /// How long the record is, roughly: see [`size_bound`].
+    pub size_class: u8,
+    /// It has an expiry: only the record itself can tell whether it is still there.
+    pub expires: bool,
+    /// Its value lies in an extent.
+    pub large: bool,
+}
+
+/// Slots sorted by tag: tag (8 bytes, little-endian), then location, size class and two bits (6 bytes). A few free
+/// slots, whose tag is greater than any key's, follow. Pages are shared with snapshots and copied when they are
+/// written to.
+#[derive(Clone)]
+pub(crate) struct Page(Arc<[Slot]>);
+
+pub(crate) type Slot = [u8; SLOT];
+
+const FREE: Slot = [0xff; SLOT];
+
+impl Page {
+    /// A page of sorted slots, with room for a few more.
+    pub fn from_slots(slots: &[Slot]) -> Page {
+        Page(slots.iter().copied().chain([FREE; GROWTH]).collect())
+    }
+
+    pub fn used(&self) -> &[Slot] {
+        let free = self.0.iter().rev().take_while(|&&slot| slot == FREE).count();
+        &self.0[..self.0.len() - free]
+    }
+
+    /// Where `tag` stands, or where it would. Tags are evenly spread, so the first guess is a few slots off at most.
+    pub fn search(&self, tag: u64) -> Result<usize, usize> {
+        let slots = &self.0;
+        let mut at = self.guess(tag);
+        while at > 0 && tag_of(&slots[at - 1]) >= tag {
+            at -= 1;
+        }
+        while at < slots.len() && tag_of(&slots[at]) < tag {
+            at += 1;
+        }
+        match slots.get(at) {
+            Some(slot) if tag_of(slot) == tag => Ok(at),
+            _ => Err(at),
+        }
+    }
+
+    /// Bytes of memory.
+    #[cfg(test)]
+    pub fn memory(&self) -> usize {
+        self.0.len() * SLOT
+    }
+
+    pub fn find(&self, tag: u64) -> Option<Entry> {
+        self.search(tag).ok().map(|at| unpack(&self.0[at]))
+    }
+
+    /// Begins to bring near what [`Page::search`] will look at.
+    pub fn prefetch(&self, tag: u64) {
+        let guess = self.guess(tag);
+        self.0[guess.saturating_sub(4)..].iter().step_by(4).take(3).for_each(prefetch);
+    }
+
+    fn guess(&self, tag: u64) -> usize {
+        ((u128::from(tag) * self.0.len() as u128) >> 64) as usize
+    }
+
+    pub fn replace(&mut self, at: usize, tag: u64, entry: Entry) -> Entry {
+        let slot = &mut Arc::make_mut(&mut self.0)[at];
+        unpack(&std::mem::replace(slot, pack(tag, entry)))
+    }
+
+    pub fn insert(&mut self, at: usize, tag: u64, entry: Entry) {
+        if self.0.last() != Some(&FREE) {
+            *self = Page::from_slots(&self.0);
+        }
+        let slots = Arc::make_mut(&mut self.0);
+        slots.copy_within(at..slots.len() - 1, at + 1);
+        slots[at] = pack(tag, entry);
+    }
+
+    pub fn remove(&mut self, at: usize) -> Entry {
+        let slots = Arc::make_mut(&mut self.0);
+        let entry = unpack(&slots[at]);
+        slots.copy_within(at + 1.., at);
+        slots[slots.len() - 1] = FREE;
+        if self.0.len() > 4 * GROWTH && self.0[self.0.len() - 4 * GROWTH] == FREE {
+            *self = Page::from_slots(self.used());
+        }
+        entry
+    }
+
+    /// What is left without the slots that `keep` refuses, and what those said.
+    pub fn retain(&self, keep: impl Fn(&Entry) -> bool) -> (Page, Vec<Entry>) {
+        let (kept, dropped): (Vec<_>, Vec<_>) = self.used().iter().partition(|slot| keep(&unpack(slot)));
+        (Page::from_slots(&kept), dropped.iter().map(unpack).collect())
+    }
+
+    /// Parts the slots by one bit of the tag; both parts stay sorted.
+    pub fn split(&self, bit: u64) -> (Page, Page) {
+        let (go, stay): (Vec<_>, Vec<_>) = self.used().iter().partition(|slot| tag_of(slot) & bit != 0);
+        (Page::from_slots(&stay), Page::from_slots(&go))
+    }
+}
+
+fn tag_of(slot: &Slot) -> u64 {
+    super::record::le_u64(slot, 0)
+}
+
+fn pack(tag: u64, entry: Entry) -> Slot {
+    assert!(entry.size_class < 32);
+    let word = entry.location.bits()
+        | u64::from(entry.size_class) << 40
+        | u64::from(entry.expires) << 45
+        | u64::from(entry.large) << 46;
+    let mut slot = [0; SLOT];
+    slot[..8].copy_from_slice(&tag.to_le_bytes());
+    slot[8..].copy_from_slice(&word.to_le_bytes()[..6]);
+    slot
+}
+
+fn unpack(slot: &Slot) -> Entry {
+    let mut word = [0; 8];
+    word[..6].copy_from_slice(&slot[8..]);
+    let word = u64::from_le_bytes(word);
+    Entry {
+        location: Location::from_bits(word),
+        size_class: (word >> 40) as u8 & 31,
+        expires: word >> 45 & 1 != 0,
+        large: word >> 46 & 1 != 0,
+    }
+}
+
+/// The class of a record of `len` bytes: classes step by a factor of √2, from 32 bytes up.
+pub(crate) fn size_class(len: usize) -> u8 {
+    (0..32).find(|&class| size_bound(class) >= len).unwrap_or(31)
+}
+
+/// The longest record of a class. Bytes. One read of this length at a record's offset has all of it.
+pub(crate) fn size_bound(class: u8) -> usize {
+    let whole = 32_usize << (class / 2);
+    let bound = if class.is_multiple_of(2) { whole } else { whole * 181 / 128 };
+    bound.next_multiple_of(8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::index::tests::entry;
+
+    #[test]
+    fn a_class_holds_its_lengths_and_wastes_less_than_half() {
+        for len in 24..=crate::store::record::MAX_RECORD {
+            let bound = size_bound(size_class(len));
+            assert!(bound >= len && bound <= (len * 3 / 2).max(32) + 8, "{len} in {bound}");
+        }
+    }
+
+    #[test]
+    fn slots_keep_every_field() {
+        for number in 0..1000 {
+            assert_eq!(unpack(&pack(number, entry(number))), entry(number));
+        }
+    }
+}
