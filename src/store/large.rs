@@ -6,6 +6,7 @@
 //! Whatever may sleep is a job for the lane; event loops make the jobs and take the outcomes.
 
 use std::cell::RefCell;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -123,6 +124,10 @@ impl Large {
     }
 
     fn cannot_read(&self, chunk: &Chunk, error: &std::io::Error) -> Error {
+        // A crash can leave a file shorter than what was written to it.
+        if error.kind() == ErrorKind::UnexpectedEof {
+            return Error::damaged(&self.0.file.path, chunk.offset, "the file ends before this chunk does");
+        }
         let attempt = format!("read {} bytes at offset {} of", chunk.stored, chunk.offset);
         Error::io(attempt, &self.0.file.path, error)
     }
