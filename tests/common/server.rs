@@ -22,6 +22,7 @@ pub struct Server {
 #[derive(Clone)]
 pub struct Plan {
     directory: Arc<TempDir>,
+    data: PathBuf,
     args: Vec<String>,
     listen: Vec<String>,
     wrapper: Vec<String>,
@@ -40,8 +41,10 @@ pub fn binary() -> PathBuf {
 impl Plan {
     /// A fresh data directory and these options, on 127.0.0.1.
     pub fn new(args: &[&str]) -> Plan {
+        let directory = tempfile::tempdir().expect("make a temporary directory");
         Plan {
-            directory: Arc::new(tempfile::tempdir().expect("make a temporary directory")),
+            data: directory.path().join("data"),
+            directory: Arc::new(directory),
             args: args.iter().map(|arg| arg.to_string()).collect(),
             listen: ["-p", "0", "-l", "127.0.0.1"].map(String::from).to_vec(),
             wrapper: Vec::new(),
@@ -51,6 +54,12 @@ impl Plan {
     /// Other options, the same data.
     pub fn args(mut self, args: &[&str]) -> Plan {
         self.args = args.iter().map(|arg| arg.to_string()).collect();
+        self
+    }
+
+    /// Another data directory.
+    pub fn on(mut self, data: PathBuf) -> Plan {
+        self.data = data;
         self
     }
 
@@ -74,7 +83,7 @@ impl Plan {
 
     /// The data directory.
     pub fn data(&self) -> PathBuf {
-        self.root().join("data")
+        self.data.clone()
     }
 
     fn command(&self) -> Command {

@@ -1,0 +1,152 @@
+//! The power goes: a file system of its own stops in the middle of a write load and loses all that it had not written, and the
+//! server finds what is left. Under `always` every acknowledged write is there; under `interval` every one that is older
+//! than the interval; and whatever is there is whole. Under `none` something must be lost, or the test sees nothing.
+
+mod common;
+
+use common::disk::Disk;
+use common::server::Plan;
+use common::util::{Random, counted, tier};
+use common::writer::{Believes, Writer};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+/// How many cuts a disk sees before the next one begins with an empty store.
+const CUTS_PER_DISK: usize = 5;
+const DISK_BYTES: u64 = 4 << 30;
+/// What the syncer may take beside its interval. Generous: the load is small.
+const SLACK: Duration = Duration::from_millis(1000);
+const INTERVAL: Duration = Duration::from_millis(50);
+
+/// A way to run: the policy, how long the load lasts, and what of it must be kept at least until when.
+#[derive(Clone, Copy)]
+struct Policy {
+    name: &'static str,
+    load: Duration,
+    /// What was acknowledged this long before the cut is kept.
+    grace: Duration,
+}
+
+const ALWAYS: Policy = Policy { name: "always", load: Duration::from_millis(100), grace: Duration::ZERO };
+const INTERVALS: Policy = Policy {
+    name: "interval",
+    load: Duration::from_millis(400).saturating_add(SLACK),
+    grace: INTERVAL.saturating_add(SLACK),
+};
+const NONE: Policy = Policy { name: "none", load: Duration::from_millis(100), grace: Duration::ZERO };
+
+/// What was seen.
+#[derive(Default)]
+struct Seen {
+    wrong: Vec<String>,
+    cuts: usize,
+    acknowledged: usize,
+    /// Writes that had to be there.
+    bound: usize,
+    segments: u64,
+}
+
+/// Cuts the power `cuts` times under load.
+fn cut(kind: &str, policy: Policy, cuts: usize) -> Seen {
+    let mut seen = Seen::default();
+    let mut random = Random::new(cuts as u64 + policy.name.len() as u64);
+    while seen.cuts < cuts {
+        let count = CUTS_PER_DISK.min(cuts - seen.cuts);
+        one_disk(kind, policy, count, &mut random, &mut seen);
+    }
+    let Seen { cuts, acknowledged, bound, segments, wrong } = &seen;
+    let (name, lost) = (policy.name, wrong.len());
+    println!(
+        "{kind}, {name}: {cuts} cuts, {acknowledged} writes acknowledged, {bound} of them to be kept, {lost} lost; {segments} segments begun"
+    );
+    seen
+}
+
+fn one_disk(kind: &str, policy: Policy, cuts: usize, random: &mut Random, seen: &mut Seen) {
+    let disk = Disk::new(kind, DISK_BYTES);
+    let (sync, interval) =
+        (format!("--db.sync={}", policy.name), format!("--db.sync-interval={}ms", INTERVAL.as_millis()));
+    let plan = Plan::new(&[&sync, &interval, "--db.segment-size=1mb"]).on(disk.path().join("data"));
+    let mut writers: Vec<Writer> = (0..4).map(Writer::new).collect();
+    for _ in 0..cuts {
+        let mount = disk.mount();
+        let server = plan.start();
+        let address = server.address();
+        let failing = AtomicBool::new(false);
+        let wait = policy.load.mul_f64(0.5 + random.below(1000) as f64 / 1000.0);
+        let now = std::thread::scope(|scope| {
+            for (id, writer) in writers.iter_mut().enumerate() {
+                let (depth, failing) = ([1, 1, 8, 64][id], &failing);
+                scope.spawn(move || writer.run(address, depth, Believes::Replies, failing));
+            }
+            std::thread::sleep(wait);
+            failing.store(true, SeqCst);
+            // What is acknowledged from here on does not count: after a real cut no reply could come, while during this one ext4
+            // can end an fdatasync without an error although the transaction that it needs was given up.
+            let now = Instant::now();
+            mount.cut_power();
+            server.kill();
+            now
+        });
+        drop(mount);
+        let by = now - policy.grace;
+        seen.bound += writers.iter().map(|writer| writer.history.bound(by)).sum::<usize>();
+        let _mount = disk.mount();
+        seen.segments += segments(&plan);
+        let server = plan.start();
+        let mut client = server.client();
+        for writer in &mut writers {
+            let wrong = writer.history.check(&mut client, by);
+            seen.wrong.extend(wrong.into_iter().map(|what| format!("cut {}, {what}", seen.cuts)));
+        }
+        server.stop();
+        seen.cuts += 1;
+    }
+    seen.acknowledged += writers.iter().map(|writer| writer.acknowledged).sum::<usize>();
+}
+
+/// One more than the number of the newest segment.
+fn segments(plan: &Plan) -> u64 {
+    let names =
+        std::fs::read_dir(plan.data()).expect("read the data directory").flatten().map(|entry| entry.file_name());
+    let numbers = names.filter_map(|name| u64::from_str_radix(name.to_str()?.strip_suffix(".log")?, 16).ok());
+    numbers.max().map_or(0, |newest| newest + 1)
+}
+
+fn nothing_is_lost(kind: &str, policy: Policy, cuts: usize) {
+    let seen = cut(kind, policy, cuts);
+    assert!(seen.wrong.is_empty(), "{kind}, {}: {:#?}", policy.name, seen.wrong);
+    counted(&format!("{kind}, {}: power cuts", policy.name), seen.cuts, cuts);
+    assert!(seen.bound >= 20 * cuts, "too little load to mean anything: {} writes", seen.bound);
+    assert!(seen.segments as usize > cuts, "no segment was left for the next one");
+}
+
+#[test]
+fn ext4_always() {
+    nothing_is_lost("ext4", ALWAYS, tier(3, 20, 100));
+}
+
+#[test]
+fn xfs_always() {
+    nothing_is_lost("xfs", ALWAYS, tier(3, 20, 100));
+}
+
+#[test]
+fn ext4_interval() {
+    nothing_is_lost("ext4", INTERVALS, tier(2, 10, 100));
+}
+
+#[test]
+fn xfs_interval() {
+    nothing_is_lost("xfs", INTERVALS, tier(2, 10, 100));
+}
+
+#[test]
+fn control_that_must_lose() {
+    for kind in ["ext4", "xfs"] {
+        assert!(
+            !cut(kind, NONE, 3).wrong.is_empty(),
+            "{kind}: without any sync something must be lost, or this sees nothing"
+        );
+    }
+}
