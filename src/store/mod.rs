@@ -20,6 +20,7 @@ mod large;
 mod location;
 mod log;
 mod lookup;
+mod mend;
 mod options;
 mod page;
 mod progress;

@@ -4,6 +4,8 @@
 //! A record is trusted only after its checksum, which is seeded with the segment's salt: bytes inside a user's
 //! value can then never pass for a record, nor can a record of a file that once occupied the same disk blocks.
 
+use super::mend::{Flip, flip, flipped_bit};
+
 /// Records start at multiples of this, and their lengths are padded to it. Bytes.
 pub(crate) const ALIGNMENT: usize = 8;
 /// The part every record has. Bytes.
@@ -139,6 +141,32 @@ impl<'a> Fields<'a> {
         bytes.get(..header.len).map(|record| (header.fields(record), header.len))
     }
 
+    /// The record at the start of `bytes` as it was before a single bit of it flipped. `None`: that is not what is
+    /// wrong. Never to be served, see [`super::mend`].
+    pub fn mended(bytes: &[u8], salt: u32) -> Option<Vec<u8>> {
+        let fixed = bytes.first_chunk::<HEADER>()?;
+        // The bits that say how long the record is, or whether it makes sense: tried, for what they cover depends on
+        // them.
+        let tried = (32..96).find_map(|bit| {
+            let mut fixed = *fixed;
+            flip(&mut fixed, bit);
+            let header = Header::parse(&fixed).ok()?;
+            let rest = bytes.get(HEADER..header.len)?;
+            let crc = crc32c::crc32c_append(crc32c::crc32c_append(salt, &fixed[4..]), rest);
+            (crc == header.crc).then(|| [&fixed, rest].concat())
+        });
+        tried.or_else(|| {
+            let header = Header::parse(bytes).ok()?;
+            let mut record = bytes.get(..header.len)?.to_vec();
+            let crc = checksum(&record, salt);
+            match flipped_bit(crc ^ header.crc, record.len() - 4)? {
+                Flip::Message(bit) => flip(&mut record[4..], bit),
+                Flip::Checksum => record[..4].copy_from_slice(&crc.to_le_bytes()),
+            }
+            Some(record)
+        })
+    }
+
     /// Reads the record at the start of `bytes`; also tells its length on disk.
     pub fn decode(bytes: &'a [u8], salt: u32) -> Result<(Fields<'a>, usize), Defect> {
         let header = Header::parse(bytes)?;
@@ -265,6 +293,21 @@ mod tests {
             record[bit / 8] ^= 1 << (bit % 8);
             assert!(Fields::decode(&record, 42).is_err(), "bit {bit}");
             record[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_is_undone_whatever_it_hit() {
+        let sound = encoded(&sample(b"key", &[7; 1000]), 42);
+        let mut file = [&sound[..], &encoded(&sample(b"next", b"one"), 42)].concat();
+        assert!(Fields::mended(&file, !42).is_none(), "another salt");
+        for bit in 0..sound.len() * 8 {
+            flip(&mut file, bit);
+            assert_eq!(Fields::mended(&file, 42).as_ref(), Some(&sound), "bit {bit}");
+            flip(&mut file, (bit + 77) % (sound.len() * 8));
+            assert_eq!(Fields::mended(&file, 42), None, "two bits");
+            flip(&mut file, (bit + 77) % (sound.len() * 8));
+            flip(&mut file, bit);
         }
     }
 
