@@ -408,7 +408,7 @@ fn open_core(options: Options, home: Home, lane: &Lane) -> Result<Arc<Core>> {
     let extents = Arc::new(Extents::open(&options.path, home.store, options.compression, lane.clone())?);
     let recovered = recover(&options, &home, &extents)?;
     let (active, offset) = first_segment(&recovered, &options, home.store)?;
-    let Recovered { segments, index, sequence, time, flushed, flush_due, damaged, .. } = recovered;
+    let Recovered { segments, index, facts, damaged, .. } = recovered;
     extents.sync_all()?;
     let cache = Cache::new(options.cache_bytes).map_err(|error| {
         Error::other(format!("cannot get {} bytes for the record cache: {error}", options.cache_bytes))
@@ -419,15 +419,15 @@ fn open_core(options: Options, home: Home, lane: &Lane) -> Result<Arc<Core>> {
     let counters =
         Counters { recovered: index.inserted(), damaged_records: AtomicU64::new(damaged), ..Counters::default() };
     Ok(Arc::new(Core {
-        time: StoreTime::start(time),
+        time: StoreTime::start(facts.time),
         index,
         cache,
         log: Arc::new(log),
         extents,
-        flushes: Flushes::new(flushed, flush_due),
+        flushes: Flushes::new(facts.flushed, facts.flush_due),
         lane: lane.clone(),
         bell,
-        sequence: AtomicU64::new(sequence),
+        sequence: AtomicU64::new(facts.sequence),
         counters,
         home,
         options,

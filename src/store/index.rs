@@ -20,7 +20,7 @@ use super::location::Position;
 use super::page::Page;
 pub(crate) use super::page::{Entry, size_bound, size_class};
 
-const STRIPES: usize = 1024;
+pub(crate) const STRIPES: usize = 1024;
 /// Slots per page, on average, at which a stripe splits its next page. A page that waits for its split holds up to
 /// twice as many as one that has just had it: with this figure 230, and 4 KiB with the spread of chance.
 const SPLIT_AT: usize = 115;
@@ -62,13 +62,22 @@ impl Index {
 
     /// Locks the stripe that the hash belongs to. Hold it briefly and enter no system call with it.
     pub fn stripe(&self, hash: Hash) -> MutexGuard<'_, Stripe> {
-        super::lock(&self.stripes[hash.place as usize % STRIPES].0)
+        self.stripe_at(Index::stripe_of(hash))
+    }
+
+    /// The number of the stripe that the hash belongs to.
+    pub fn stripe_of(hash: Hash) -> usize {
+        hash.place as usize % STRIPES
+    }
+
+    /// Locks the stripe of this number. As [`Index::stripe`].
+    pub fn stripe_at(&self, number: usize) -> MutexGuard<'_, Stripe> {
+        super::lock(&self.stripes[number].0)
     }
 
     /// Begins to bring the slot near that the stripe will look for.
     pub fn prefetch(&self, hash: Hash) {
-        let stripe = self.stripe(hash);
-        stripe.pages[stripe.page_of(hash.tag)].prefetch(hash.tag);
+        self.stripe(hash).prefetch(hash.tag);
     }
 
     /// Keys in the index. Walks over the stripes: for statistics.
@@ -99,6 +108,11 @@ impl Index {
 }
 
 impl Stripe {
+    /// Begins to bring the slot near that belongs to `tag`.
+    pub fn prefetch(&self, tag: u64) {
+        self.pages[self.page_of(tag)].prefetch(tag);
+    }
+
     pub fn find(&self, tag: u64) -> Option<Entry> {
         self.pages[self.page_of(tag)].find(tag)
     }

@@ -5,6 +5,7 @@
 //! and how they wait; `recovery` reads it all back.
 #![forbid(unsafe_code)]
 
+mod bulk;
 mod cache;
 mod core;
 mod db;

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use super::error::{Error, Result};
-use super::record::{ALIGNMENT, Fields, HEADER, MAX_RECORD};
+use super::record::{ALIGNMENT, Fields, HEADER, MAX_RECORD, padded};
 use super::segment::Segment;
 
 /// Bytes read at a time.
@@ -42,9 +42,9 @@ impl<'a> Reader<'a> {
 
     /// The record at `offset`, where [`Reader::next_sound`] found one.
     pub fn record(&mut self, offset: u64) -> Result<(Fields<'_>, usize)> {
-        let (path, salt) = (&self.segment.path, self.segment.salt);
-        Fields::decode(self.bytes(offset)?, salt)
-            .map_err(|_| Error::damaged(path, offset, "the file changed while it was read"))
+        let path = &self.segment.path;
+        // Its checksum was looked at a moment ago.
+        Fields::claimed(self.bytes(offset)?).ok_or_else(|| Error::damaged(path, offset, "no record is there"))
     }
 
     /// Whether nothing was ever written at or after `offset`.
@@ -56,6 +56,21 @@ impl<'a> Reader<'a> {
             }
             if bytes.iter().any(|&byte| byte != 0) {
                 return Ok(false);
+            }
+            offset += bytes.len() as u64;
+        }
+    }
+
+    /// End of what was written at or after `offset`: only zeros follow. A multiple of the alignment.
+    pub fn content_end(&mut self, mut offset: u64) -> Result<u64> {
+        let mut end = offset;
+        loop {
+            let bytes = self.bytes(offset)?;
+            if bytes.is_empty() {
+                return Ok(end);
+            }
+            if let Some(last) = bytes.iter().rposition(|&byte| byte != 0) {
+                end = offset + padded(last + 1) as u64;
             }
             offset += bytes.len() as u64;
         }

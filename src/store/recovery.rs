@@ -5,15 +5,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::bulk::Bulk;
 use super::error::{Error, Result};
 use super::extent::Extents;
 use super::home::Home;
 use super::index::Index;
 use super::location::{MAX_SEGMENT, Position};
-use super::options::Options;
+use super::options::{Options, Severity};
 use super::reader::Reader;
-use super::record::{Kind, le_u64};
-use super::replay::{Next, Replay};
+use super::replay::{Facts, Next, Replay};
 use super::segment::{SEGMENT_HEADER, Segment, Segments, numbers};
 use crate::sys;
 
@@ -23,11 +23,7 @@ pub(crate) struct Recovered {
     /// The newest segment and where its records end; none in a new store.
     pub newest: Option<(Arc<Segment>, u64)>,
     pub index: Index,
-    pub sequence: u64,
-    /// The greatest store time on record.
-    pub time: u64,
-    pub flushed: Position,
-    pub flush_due: u64,
+    pub facts: Facts,
     pub damaged: u64,
 }
 
@@ -35,12 +31,12 @@ pub(crate) struct Recovered {
 pub(crate) fn recover(options: &Options, home: &Home, extents: &Extents) -> Result<Recovered> {
     let began = Instant::now();
     let segments = open_segments(&options.path, home.store)?;
-    let mut replay = Replay::new(options, home.seed, extents, durable_mark(&segments)?);
+    let bulk = Bulk::start(Index::new(), segments.iter().map(AsRef::as_ref))?;
+    let mut replay = Replay::new(options, home.seed, extents, &segments, bulk, bytes(&segments));
     let mut newest: Option<(Arc<Segment>, u64)> = None;
     for (number, segment) in segments.iter().enumerate() {
-        replay.say_progress(number, segments.len());
         replay.notice_gap(number.checked_sub(1).map(|before| &segments[before]), segment);
-        let (end, next) = replay.segment(segment, segments.get(number + 1))?;
+        let (end, next) = replay.segment(segment, segments.get(number + 1), SEGMENT_HEADER)?;
         newest = Some((segment.clone(), end));
         if let Next::LogEnds = next {
             discard(&segments[number + 1..], &options.path)?;
@@ -51,21 +47,23 @@ pub(crate) fn recover(options: &Options, home: &Home, extents: &Extents) -> Resu
         segments.iter().take_while(|segment| newest.as_ref().is_some_and(|(last, _)| segment.order <= last.order));
     let table = Segments::default();
     for segment in kept {
-        make_durable(segment, replay.durable)?;
+        make_durable(segment, replay.marked)?;
         table.add(segment);
     }
     extents.remove_unnamed(|number| replay.named.contains(&number))?;
-    replay.summary(began, segments.len());
-    Ok(Recovered {
-        segments: table,
-        newest,
-        index: replay.index,
-        sequence: replay.sequence,
-        time: replay.time,
-        flushed: replay.flushed,
-        flush_due: replay.flush_due,
-        damaged: replay.damaged,
-    })
+    let Replay { bulk, facts, damaged, .. } = replay;
+    let index = bulk.finish()?;
+    if !segments.is_empty() {
+        let (keys, count, mib) = (index.len(), segments.len(), bytes(&segments) >> 20);
+        let text = format!("recovered {keys} keys from {count} segments ({mib} MiB) in {:?}", began.elapsed());
+        (options.report)(Severity::Info, &text);
+    }
+    Ok(Recovered { segments: table, newest, index, facts, damaged })
+}
+
+/// How much there is to read.
+fn bytes(segments: &[Arc<Segment>]) -> u64 {
+    segments.iter().filter_map(|segment| segment.file.metadata().ok()).map(|file| file.len()).sum()
 }
 
 /// All segments, in the order of the log. Files that were never completed are removed.
@@ -81,25 +79,6 @@ fn open_segments(dir: &Path, store: u64) -> Result<Vec<Arc<Segment>>> {
     }
     found.sort_by_key(|segment| (segment.order, segment.number));
     Ok(found)
-}
-
-/// How far the last checkpoint says that the log was durable; found from the end, usually in the last segment.
-/// (Every opening writes one.)
-fn durable_mark(segments: &[Arc<Segment>]) -> Result<Position> {
-    for segment in segments.iter().rev() {
-        let (mut reader, mut offset, mut mark) = (Reader::new(segment), SEGMENT_HEADER, Position(0));
-        while let Some(found) = reader.next_sound(offset)? {
-            let (fields, len) = reader.record(found)?;
-            if fields.kind == Kind::Checkpoint && fields.body.len() == 16 {
-                mark = mark.max(Position(le_u64(fields.body, 0)));
-            }
-            offset = found + len as u64;
-        }
-        if mark > Position(0) {
-            return Ok(mark);
-        }
-    }
-    Ok(Position(0))
 }
 
 /// What was recovered counts as durable from now on, so it must be: the last life of the store may have ended

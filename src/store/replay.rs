@@ -1,19 +1,21 @@
 //! Replay: what the records of the log come to, read in order. For recovery, on its thread.
 //!
-//! What a crash leaves behind is cut, what decay leaves behind is reported. The log carries *checkpoint* records
-//! that say how far it was durable. The first bad record past the last checkpoint is a torn tail: no sync had
-//! covered it, so nothing that was promised can follow it, and the log ends there. A bad record before that point
-//! is damage: it is reported, counted and passed over. A commit of a large value past the last checkpoint is
-//! checked down to its chunks and counts as a bad record if they are not all sound.
+//! What a crash leaves behind is cut, what decay leaves behind is reported. The log carries *checkpoint* records that
+//! say how far it was durable. A bad record before that point is damage: it is reported, counted and passed over, and
+//! the key it was about is pointed at it. The first bad record after that point is a torn tail: no sync had covered it,
+//! so nothing that was promised can follow it, and the log ends there; unless it differs from a sound record by one
+//! bit that no torn write can have changed. A commit of a large value past that point is checked down to its chunks,
+//! by the same rule.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::bulk::Bulk;
 use super::error::{Error, Result};
 use super::extent::Extents;
 use super::hash::Seed;
-use super::index::{Entry, Index, size_class};
+use super::index::{Entry, size_class};
 use super::large::Large;
 use super::location::{Location, Position};
 use super::options::{Options, Severity};
@@ -23,6 +25,10 @@ use super::segment::{SEGMENT_HEADER, Segment};
 
 /// Time between two progress messages.
 const PROGRESS: Duration = Duration::from_secs(1);
+/// Bytes after which the clock is looked at.
+const LOOK: u64 = 1 << 20;
+/// What a disk writes as a whole, or not at all. Bytes.
+const SECTOR: u64 = 512;
 
 /// Where a segment's records lead to.
 pub(crate) enum Next {
@@ -37,37 +43,74 @@ pub(crate) struct Replay<'a> {
     options: &'a Options,
     seed: Seed,
     extents: &'a Extents,
-    pub durable: Position,
-    pub index: Index,
+    segments: &'a [Arc<Segment>],
+    /// Position before which the log is known to have been durable, as far as that was needed yet.
+    durable: Option<Position>,
+    /// The greatest such position that a record told.
+    pub marked: Position,
+    pub bulk: Bulk,
     /// Extent files that a record names, be it the newest of its key or not.
     pub named: HashSet<u32>,
-    pub sequence: u64,
-    pub time: u64,
-    pub flushed: Position,
-    pub flush_due: u64,
-    records: u64,
-    bytes: u64,
+    pub facts: Facts,
     pub damaged: u64,
+    records: u64,
+    progress: Progress,
+}
+
+/// What the store knows besides its keys.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Facts {
+    /// The greatest version sequence.
+    pub sequence: u64,
+    /// The greatest store time on record.
+    pub time: u64,
+    /// End of the last *fired* record; zero: there is none.
+    pub flushed: Position,
+    /// When the pending flush fires; zero: none is pending.
+    pub flush_due: u64,
+}
+
+/// How much of the log was read, out of how much. Bytes.
+struct Progress {
+    total: u64,
+    /// In segments that were read to their end.
+    before: u64,
+    done: u64,
+    look: u64,
     said: Instant,
 }
 
+/// What bytes that are no sound record are taken for.
+enum Verdict {
+    /// A write that never came to its end.
+    Torn,
+    /// Decay, up to this offset.
+    Damaged(u64),
+}
+
 impl<'a> Replay<'a> {
-    pub fn new(options: &'a Options, seed: Seed, extents: &'a Extents, durable: Position) -> Replay<'a> {
+    /// Will read `segments`, which have `total` bytes.
+    pub fn new(
+        options: &'a Options,
+        seed: Seed,
+        extents: &'a Extents,
+        segments: &'a [Arc<Segment>],
+        bulk: Bulk,
+        total: u64,
+    ) -> Replay<'a> {
         Replay {
             options,
             seed,
             extents,
-            durable,
-            index: Index::new(),
+            segments,
+            durable: None,
+            marked: Position(0),
+            bulk,
             named: HashSet::new(),
-            sequence: 0,
-            time: 0,
-            flushed: Position(0),
-            flush_due: 0,
-            records: 0,
-            bytes: 0,
+            facts: Facts::default(),
             damaged: 0,
-            said: Instant::now(),
+            records: 0,
+            progress: Progress { total, before: 0, done: 0, look: LOOK, said: Instant::now() },
         }
     }
 
@@ -79,127 +122,161 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Reads one segment; tells where its records end.
-    pub fn segment(&mut self, segment: &Arc<Segment>, following: Option<&Arc<Segment>>) -> Result<(u64, Next)> {
+    /// Reads one segment from `offset` on; tells where its records end.
+    pub fn segment(
+        &mut self,
+        segment: &Arc<Segment>,
+        following: Option<&Arc<Segment>>,
+        offset: u64,
+    ) -> Result<(u64, Next)> {
+        self.progress.before = self.progress.before.saturating_sub(offset);
+        let read = self.records(segment, following, offset)?;
+        self.progress.before += segment.file.metadata().map_or(0, |file| file.len());
+        Ok(read)
+    }
+
+    fn records(
+        &mut self,
+        segment: &Arc<Segment>,
+        following: Option<&Arc<Segment>>,
+        mut offset: u64,
+    ) -> Result<(u64, Next)> {
         let mut reader = Reader::new(segment);
-        let mut offset = SEGMENT_HEADER;
         loop {
-            let Some(found) = reader.next_sound(offset)? else {
-                return self.unsealed(segment, following, offset, reader.is_blank(offset)?);
-            };
-            if found > offset && self.is_torn(segment, offset, found) {
-                return Ok((offset, Next::LogEnds));
+            let found = reader.next_sound(offset)?;
+            if found != Some(offset) {
+                match self.judge(&mut reader, segment, following, offset, found)? {
+                    Verdict::Torn => return Ok((offset, Next::LogEnds)),
+                    Verdict::Damaged(to) => offset = to,
+                }
             }
-            self.isolate(segment, &mut reader, offset, found)?;
+            let Some(found) = found else {
+                return Ok((offset, if following.is_some() { Next::Segment } else { Next::LogEnds }));
+            };
             let (fields, len) = reader.record(found)?;
             if fields.kind == Kind::Seal {
                 // Without a segment to go on in, the seal makes way for more records.
                 return Ok(following.map_or((found, Next::LogEnds), |_| (found + len as u64, Next::Segment)));
             }
-            if fields.kind == Kind::Large && !self.is_whole(segment.position(found), fields.body)? {
-                self.warn(format_args!(
-                    "{}: a large value at offset {found} was not whole; cut",
-                    segment.path.display()
-                ));
+            if fields.kind == Kind::Large && !self.has_chunks(segment, found, fields.body)? {
                 return Ok((found, Next::LogEnds));
             }
-            self.apply(&fields, segment, found, len);
             offset = found + len as u64;
+            self.progress.done = self.progress.before + offset;
+            self.apply(&fields, segment, found, len);
+            if self.progress.done >= self.progress.look {
+                self.say_progress();
+            }
         }
     }
 
-    /// The records of a segment ended without a seal: it is the last one, or the crash took the rest of it.
-    fn unsealed(
+    /// Position before which the log is known to have been durable. Found when it is first needed: by the next mark that
+    /// replay comes to, usually, all is known to be.
+    fn durable(&mut self) -> Result<Position> {
+        if self.durable.is_none() {
+            self.durable = Some(durable_mark(self.segments)?);
+        }
+        Ok(self.durable.unwrap_or(self.marked))
+    }
+
+    /// What lies between `offset` and the sound record at `found`, or the end.
+    fn judge(
         &mut self,
+        reader: &mut Reader<'_>,
         segment: &Segment,
         following: Option<&Arc<Segment>>,
         offset: u64,
-        blank: bool,
-    ) -> Result<(u64, Next)> {
-        if self.durable > segment.position(offset) {
-            self.damaged += 1;
-            self.warn(format_args!("{}: damaged from offset {offset} to its end", segment.path.display()));
-            return Ok((offset, if following.is_some() { Next::Segment } else { Next::LogEnds }));
-        }
-        if !blank {
-            self.warn(format_args!("{}: cut a torn record at offset {offset}", segment.path.display()));
-        }
-        Ok((offset, Next::LogEnds))
-    }
-
-    /// Bytes between `offset` and the sound record at `found` are no records: a torn tail, or damage.
-    fn is_torn(&mut self, segment: &Segment, offset: u64, found: u64) -> bool {
+        found: Option<u64>,
+    ) -> Result<Verdict> {
         let path = segment.path.display();
-        if segment.position(offset) >= self.durable {
-            self.warn(format_args!("{path}: cut at offset {offset}: what follows was never synced and is not whole"));
-            return true;
+        let durable = segment.position(offset) < self.durable()?;
+        if !durable && !is_decay(reader.bytes(offset)?, segment.salt, offset, found, following.is_some()) {
+            if !reader.is_blank(offset)? {
+                self.warn(format_args!(
+                    "{path}: cut at offset {offset}: what follows was never synced and is not whole"
+                ));
+            }
+            return Ok(Verdict::Torn);
         }
+        let to = found.map_or_else(|| reader.content_end(offset), Ok)?;
         self.damaged += 1;
-        self.warn(format_args!("{path}: damaged from offset {offset} to {found}; passed over"));
-        false
+        self.warn(format_args!("{path}: damaged from offset {offset} to {to}; passed over"));
+        self.isolate(segment, reader, offset, to)?;
+        Ok(Verdict::Damaged(to))
     }
 
-    /// Points the keys that damaged records between `offset` and `end` claim to be about at the damage: reading
-    /// them is then an error, and not an older value.
+    /// Points the keys that damaged records between `offset` and `end` were about at the damage: reading them is then
+    /// an error, and not an older value. Where more than a bit is wrong, what still makes sense is believed.
     fn isolate(&mut self, segment: &Segment, reader: &mut Reader<'_>, mut offset: u64, end: u64) -> Result<()> {
         while offset < end {
-            let Some((fields, len)) = Fields::claimed(reader.bytes(offset)?) else { return Ok(()) };
-            if offset + len as u64 > end {
-                return Ok(());
-            }
-            if !fields.key.is_empty() {
-                self.insert(&fields, Location::new(segment.handle, offset), len);
+            let bytes = reader.bytes(offset)?;
+            let mended = Fields::mended(bytes, segment.salt).filter(|record| offset + record.len() as u64 <= end);
+            let claim = Fields::claimed(mended.as_deref().unwrap_or(bytes));
+            let Some((fields, len)) = claim.filter(|(_, len)| offset + *len as u64 <= end) else { return Ok(()) };
+            match fields.kind {
+                Kind::Value | Kind::Large | Kind::Tombstone => {
+                    // Without an expiry, whatever the record said: then it can be deleted without being read.
+                    let entry = Entry { expires: false, ..entry(&fields, Location::new(segment.handle, offset), len) };
+                    self.bulk.insert(self.seed.hash(fields.key), entry);
+                }
+                _ if mended.is_some() => self.apply(&fields, segment, offset, len),
+                _ => {}
             }
             offset += len as u64;
         }
         Ok(())
     }
 
-    /// Whether the chunks of a value that no sync had covered are all there.
-    fn is_whole(&mut self, at: Position, table: &[u8]) -> Result<bool> {
-        if at < self.durable {
+    /// Whether the chunks of a value are all there. Those that a sync had covered are; damage shows when it is read.
+    fn has_chunks(&mut self, segment: &Segment, offset: u64, table: &[u8]) -> Result<bool> {
+        if segment.position(offset) < self.durable()? {
             return Ok(true);
         }
+        let path = segment.path.display();
         match Large::decode(table, self.extents).and_then(|large| large.verify()) {
-            Ok(()) => Ok(true),
-            Err(Error::Damaged(_)) => Ok(false),
+            Ok(0) => Ok(true),
+            Ok(decayed) => {
+                self.damaged += decayed;
+                self.warn(format_args!("{path}: the large value at offset {offset} is damaged"));
+                Ok(true)
+            }
+            Err(Error::Damaged(_)) => {
+                self.warn(format_args!("{path}: a large value at offset {offset} was not whole; cut"));
+                Ok(false)
+            }
             Err(other) => Err(other),
         }
     }
 
     fn apply(&mut self, fields: &Fields<'_>, segment: &Segment, offset: u64, len: usize) {
-        self.sequence = self.sequence.max(fields.sequence);
+        let facts = &mut self.facts;
+        facts.sequence = facts.sequence.max(fields.sequence);
         self.records += 1;
-        self.bytes += len as u64;
+        let location = Location::new(segment.handle, offset);
         match fields.kind {
-            Kind::Value | Kind::Large => self.insert(fields, Location::new(segment.handle, offset), len),
-            Kind::Tombstone => self.remove(fields.key),
-            Kind::FlushPending if fields.body.len() == 8 => self.flush_due = le_u64(fields.body, 0).max(1),
+            Kind::Value | Kind::Large => self.insert(fields, location, len),
+            Kind::Tombstone => self.bulk.remove(self.seed.hash(fields.key), location),
+            Kind::FlushPending if fields.body.len() == 8 => facts.flush_due = le_u64(fields.body, 0).max(1),
             Kind::FlushFired => self.flush(segment.position(offset + len as u64)),
-            Kind::Checkpoint if fields.body.len() == 16 => self.time = self.time.max(le_u64(fields.body, 8)),
+            Kind::Checkpoint if fields.body.len() == 16 => {
+                self.marked = self.marked.max(Position(le_u64(fields.body, 0)));
+                facts.time = facts.time.max(le_u64(fields.body, 8));
+            }
             Kind::FlushPending | Kind::Checkpoint | Kind::Seal => {}
         }
     }
 
     fn insert(&mut self, fields: &Fields<'_>, location: Location, len: usize) {
-        let large = fields.kind == Kind::Large;
-        if large && fields.body.len() >= 4 {
+        if fields.kind == Kind::Large && fields.body.len() >= 4 {
             self.named.insert(super::record::le_u32(fields.body, 0));
         }
-        let hash = self.seed.hash(fields.key);
-        let entry = Entry { location, size_class: size_class(len), expires: fields.expires != 0, large };
-        self.index.stripe(hash).insert(hash.tag, entry);
-    }
-
-    fn remove(&mut self, key: &[u8]) {
-        let hash = self.seed.hash(key);
-        self.index.stripe(hash).remove(hash.tag);
+        self.bulk.insert(self.seed.hash(fields.key), entry(fields, location, len));
     }
 
     fn flush(&mut self, fired: Position) {
-        self.index = Index::new();
-        self.flushed = fired;
-        self.flush_due = 0;
+        self.bulk.flush(fired);
+        self.facts.flushed = fired;
+        self.facts.flush_due = 0;
     }
 
     fn say(&self, text: std::fmt::Arguments<'_>) {
@@ -210,17 +287,49 @@ impl<'a> Replay<'a> {
         (self.options.report)(Severity::Warning, &text.to_string());
     }
 
-    pub fn say_progress(&mut self, done: usize, of: usize) {
-        if self.said.elapsed() >= PROGRESS {
-            self.said = Instant::now();
-            self.say(format_args!("reading the log: {done} of {of} segments, {} records", self.records));
+    fn say_progress(&mut self) {
+        let progress = &mut self.progress;
+        progress.look = progress.done + LOOK;
+        if progress.said.elapsed() >= PROGRESS {
+            progress.said = Instant::now();
+            let (percent, total) = (progress.done * 100 / progress.total.max(1), progress.total >> 20);
+            self.say(format_args!("reading the log: {percent} % of {total} MiB, {} records", self.records));
         }
     }
+}
 
-    pub fn summary(&self, began: Instant, segments: usize) {
-        let (keys, mib, ms) = (self.index.len(), self.bytes >> 20, began.elapsed().as_millis());
-        if segments > 0 {
-            self.say(format_args!("recovered {keys} keys from {segments} segments ({mib} MiB) in {ms} ms"));
+/// How far the last checkpoint says that the log was durable; found from the end, usually in the last segment.
+/// (Every opening writes one.)
+fn durable_mark(segments: &[Arc<Segment>]) -> Result<Position> {
+    for segment in segments.iter().rev() {
+        let (mut reader, mut offset, mut mark) = (Reader::new(segment), SEGMENT_HEADER, Position(0));
+        while let Some(found) = reader.next_sound(offset)? {
+            let (fields, len) = reader.record(found)?;
+            if fields.kind == Kind::Checkpoint && fields.body.len() == 16 {
+                mark = mark.max(Position(le_u64(fields.body, 0)));
+            }
+            offset = found + len as u64;
+        }
+        if mark > Position(0) {
+            return Ok(mark);
         }
     }
+    Ok(Position(0))
+}
+
+/// Whether what is wrong with the record at the start of `bytes`, which lie at `offset`, is one bit that no torn write
+/// can have changed. Such a write leaves zeros, from some byte on or in whole sectors: it sets no bit, it leaves nothing
+/// in its sector behind it, and hardly ever is the next record sound.
+fn is_decay(bytes: &[u8], salt: u32, offset: u64, found: Option<u64>, following: bool) -> bool {
+    let Some(record) = Fields::mended(bytes, salt) else { return false };
+    let is_seal = || Fields::claimed(&record).is_some_and(|(fields, _)| fields.kind == Kind::Seal);
+    let followed = found.map_or_else(|| following && is_seal(), |found| found == offset + record.len() as u64);
+    let Some(at) = record.iter().zip(bytes).position(|(sound, found)| sound != found) else { return false };
+    let sector = (SECTOR - (offset + at as u64) % SECTOR) as usize;
+    followed || bytes[at] & !record[at] != 0 || bytes[at..].iter().take(sector).any(|&byte| byte != 0)
+}
+
+fn entry(fields: &Fields<'_>, location: Location, len: usize) -> Entry {
+    let (expires, large) = (fields.expires != 0, fields.kind == Kind::Large);
+    Entry { location, size_class: size_class(len), expires, large }
 }

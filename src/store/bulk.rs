@@ -1,0 +1,182 @@
+//! Changes on their way into the index during recovery. They are gathered per stripe and applied many at a time by a
+//! thread of their own, so that a stripe is in the processor's caches while it is worked on, and the memory it needs
+//! is asked for ahead.
+//!
+//! A change counts only if it lies behind what the index has for the key: replay may then read records in any order,
+//! and those again that an index checkpoint already knew.
+
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use super::error::{Error, Result};
+use super::hash::Hash;
+use super::index::{Entry, Index, STRIPES, Stripe};
+use super::location::{Location, Position};
+use super::segment::Segment;
+
+/// Changes of one stripe that are applied together.
+const BATCH: usize = 128;
+/// Batches that may wait for the thread.
+const WAITING: usize = 64;
+/// How far ahead of its use memory is asked for. Changes.
+const AHEAD: usize = 8;
+
+/// See the module's head.
+pub(crate) struct Bulk {
+    gathered: Box<[Vec<Change>]>,
+    orders: SyncSender<Order>,
+    /// Buffers of batches that were applied.
+    emptied: Receiver<Vec<Change>>,
+    thread: JoinHandle<Index>,
+}
+
+enum Order {
+    Apply(usize, Vec<Change>),
+    Flush(Position),
+}
+
+/// What the thread has.
+struct Builder {
+    index: Index,
+    ranks: Ranks,
+    emptied: SyncSender<Vec<Change>>,
+}
+
+#[derive(Clone, Copy)]
+struct Change {
+    tag: u64,
+    location: Location,
+    /// `None`: the key is removed.
+    record: Option<Outline>,
+}
+
+/// What an entry says of a record besides its location.
+#[derive(Clone, Copy)]
+struct Outline {
+    size_class: u8,
+    expires: bool,
+    large: bool,
+}
+
+/// The segments' places in the order of replay, by handle.
+pub(crate) struct Ranks(Vec<Rank>);
+
+#[derive(Clone, Copy, Default)]
+struct Rank {
+    order: u64,
+    number: u32,
+}
+
+impl Bulk {
+    /// Goes on with `index`, which may name any of `segments`.
+    pub fn start<'a>(index: Index, segments: impl Iterator<Item = &'a Segment>) -> Result<Bulk> {
+        let ((orders, inbox), (back, emptied)) = (sync_channel(WAITING), sync_channel(WAITING));
+        let builder = Builder { index, ranks: Ranks::new(segments), emptied: back };
+        let thread = std::thread::Builder::new().name("recovery".into()).spawn(move || builder.run(&inbox));
+        let thread = thread.map_err(|error| Error::other(format!("cannot start a thread: {error}")))?;
+        Ok(Bulk { gathered: vec![Vec::new(); STRIPES].into(), orders, emptied, thread })
+    }
+
+    /// The key's newest record, unless a later one is known.
+    pub fn insert(&mut self, hash: Hash, entry: Entry) {
+        let Entry { location, size_class, expires, large } = entry;
+        self.push(hash, Change { tag: hash.tag, location, record: Some(Outline { size_class, expires, large }) });
+    }
+
+    /// From `location` on the key has no record, unless a later one is known.
+    pub fn remove(&mut self, hash: Hash, location: Location) {
+        self.push(hash, Change { tag: hash.tag, location, record: None });
+    }
+
+    /// Everything before `fired` is gone.
+    pub fn flush(&mut self, fired: Position) {
+        (0..STRIPES).for_each(|number| self.send(number));
+        self.order(Order::Flush(fired));
+    }
+
+    /// The index, with all changes in it.
+    pub fn finish(mut self) -> Result<Index> {
+        (0..STRIPES).for_each(|number| self.send(number));
+        drop(self.orders);
+        self.thread.join().map_err(|_| Error::other("building the index failed"))
+    }
+
+    fn push(&mut self, hash: Hash, change: Change) {
+        let number = Index::stripe_of(hash);
+        self.gathered[number].push(change);
+        if self.gathered[number].len() == BATCH {
+            self.send(number);
+        }
+    }
+
+    fn send(&mut self, number: usize) {
+        let empty = self.emptied.try_recv().unwrap_or_default();
+        let batch = std::mem::replace(&mut self.gathered[number], empty);
+        self.order(Order::Apply(number, batch));
+    }
+
+    fn order(&self, order: Order) {
+        // Nobody listens only if the thread panicked, which `finish` will tell.
+        let _ = self.orders.send(order);
+    }
+}
+
+impl Builder {
+    fn run(self, inbox: &Receiver<Order>) -> Index {
+        for order in inbox {
+            match order {
+                Order::Apply(number, batch) => self.apply(number, batch),
+                Order::Flush(fired) => self.index.retain(|entry| self.ranks.position(entry.location) >= fired),
+            }
+        }
+        self.index
+    }
+
+    fn apply(&self, number: usize, mut batch: Vec<Change>) {
+        let mut stripe = self.index.stripe_at(number);
+        batch.iter().take(AHEAD).for_each(|change| stripe.prefetch(change.tag));
+        for (at, change) in batch.iter().enumerate() {
+            if let Some(later) = batch.get(at + AHEAD) {
+                stripe.prefetch(later.tag);
+            }
+            self.change(&mut stripe, *change);
+        }
+        batch.clear();
+        let _ = self.emptied.try_send(batch);
+    }
+
+    fn change(&self, stripe: &mut Stripe, change: Change) {
+        let Change { tag, location, record } = change;
+        let before = match record {
+            Some(Outline { size_class, expires, large }) => {
+                stripe.insert(tag, Entry { location, size_class, expires, large })
+            }
+            None => stripe.remove(tag),
+        };
+        if let Some(before) = before.filter(|before| self.ranks.place(before.location) > self.ranks.place(location)) {
+            stripe.insert(tag, before);
+        }
+    }
+}
+
+impl Ranks {
+    fn new<'a>(segments: impl Iterator<Item = &'a Segment>) -> Ranks {
+        let mut ranks = Vec::new();
+        for segment in segments {
+            let handle = segment.handle as usize;
+            ranks.resize(ranks.len().max(handle + 1), Rank::default());
+            ranks[handle] = Rank { order: segment.order, number: segment.number };
+        }
+        Ranks(ranks)
+    }
+
+    /// What tells which of two records is the later one.
+    fn place(&self, location: Location) -> (u64, u32, u64) {
+        let Rank { order, number } = self.0[location.handle() as usize];
+        (order, number, location.offset())
+    }
+
+    fn position(&self, location: Location) -> Position {
+        Position::new(self.0[location.handle() as usize].order, location.offset())
+    }
+}
