@@ -15,6 +15,7 @@ BIN     := $(TARGET_DIR)/release/kingserver
 SOURCES := Cargo.toml Cargo.lock .cargo/config.toml $(shell find src -name '*.rs')
 PAGES   := $(wildcard man/*.[1-9])
 BENCH   := tests/bench/Cargo.toml
+BENCHDB := tests/bench-store/Cargo.toml
 DEB     := $(TARGET_DIR)/deb
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 INSTALL ?= install
@@ -23,9 +24,11 @@ ifneq ($(wildcard vendor),)
 CARGOFLAGS += --offline --config 'source.crates-io.replace-with="vendor"' --config 'source.vendor.directory="vendor"'
 endif
 CARGOFLAGS += --locked
+# LevelDB is linked as Debian has it, not statically as the product is.
+DYNAMIC := RUSTFLAGS='-C target-feature=-crt-static'
 export CARGO_TARGET_DIR := $(TARGET_DIR)
 
-.PHONY: all build run test test-ci test-full bench bench-threads bench-smoke lint install deb clean help
+.PHONY: all build run test test-ci test-full bench bench-threads bench-store bench-smoke lint install deb clean help
 
 all: build
 
@@ -53,8 +56,13 @@ bench-threads: build ## compare with a thread per connection (ARGS=...)
 	tests/setup bench
 	$(CARGO) run --release --locked --manifest-path $(BENCH) --bin threads -- $(ARGS)
 
-bench-smoke: ## ten seconds of bench: does it run?
+bench-store: ## compare the store with LevelDB, RocksDB and fjall (ARGS=...)
+	tests/setup bench-store
+	$(DYNAMIC) $(CARGO) run --release --locked --manifest-path $(BENCHDB) --bin bench-store -- $(ARGS)
+
+bench-smoke: ## half a minute of all of these: do they run?
 	$(MAKE) bench ARGS=--smoke
+	$(MAKE) bench-store ARGS=--smoke
 
 lint: ## formatting, clippy and the man pages; warnings are errors
 	tests/setup lint
@@ -62,6 +70,8 @@ lint: ## formatting, clippy and the man pages; warnings are errors
 	$(CARGO) clippy $(CARGOFLAGS) --all-targets -- -D warnings
 	$(CARGO) fmt --check --manifest-path $(BENCH)
 	$(CARGO) clippy --locked --manifest-path $(BENCH) --all-targets -- -D warnings
+	$(CARGO) fmt --check --manifest-path $(BENCHDB)
+	$(DYNAMIC) $(CARGO) clippy --locked --manifest-path $(BENCHDB) --all-targets -- -D warnings
 	mandoc -Tlint -Wwarning $(PAGES)
 
 install: $(BIN) ## binary, man pages, unit, configuration, sysctl profile (DESTDIR, PREFIX)

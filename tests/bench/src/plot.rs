@@ -11,8 +11,10 @@ use crate::measure::Sample;
 use crate::peer::Peer;
 use crate::report::{Results, figure};
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-const FONT: &str = "sans-serif";
+/// Where a picture or a part of it is drawn.
+pub type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+/// Of all texts.
+pub const FONT: &str = "sans-serif";
 
 /// Each peer has one colour everywhere.
 fn colour(peer: Peer) -> RGBColor {
@@ -26,7 +28,7 @@ fn colour(peer: Peer) -> RGBColor {
 }
 
 /// Draws into a new SVG and gives its text.
-fn svg(size: (u32, u32), draw: impl FnOnce(&Area<'_>) -> Result<()>) -> Result<String> {
+pub fn svg(size: (u32, u32), draw: impl FnOnce(&Area<'_>) -> Result<()>) -> Result<String> {
     let mut text = String::new();
     {
         let area = SVGBackend::with_string(&mut text, size).into_drawing_area();
@@ -37,7 +39,8 @@ fn svg(size: (u32, u32), draw: impl FnOnce(&Area<'_>) -> Result<()>) -> Result<S
     Ok(text)
 }
 
-fn failed(error: impl std::fmt::Display) -> anyhow::Error {
+/// The drawing library's errors as ours.
+pub fn failed(error: impl std::fmt::Display) -> anyhow::Error {
     anyhow!("cannot draw: {error}")
 }
 
