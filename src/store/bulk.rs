@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use super::error::{Error, Result};
 use super::hash::Hash;
 use super::index::{Entry, Index, STRIPES, Stripe};
-use super::location::{Location, Position};
+use super::location::{Location, MAX_SEGMENT, Position};
 use super::segment::Segment;
 
 /// Changes of one stripe that are applied together.
@@ -65,6 +65,7 @@ pub(crate) struct Ranks(Vec<Rank>);
 struct Rank {
     order: u64,
     number: u32,
+    compacted: bool,
 }
 
 impl Bulk {
@@ -165,18 +166,19 @@ impl Ranks {
         for segment in segments {
             let handle = segment.handle as usize;
             ranks.resize(ranks.len().max(handle + 1), Rank::default());
-            ranks[handle] = Rank { order: segment.order, number: segment.number };
+            ranks[handle] = Rank { order: segment.order, number: segment.number, compacted: segment.compacted };
         }
         Ranks(ranks)
     }
 
     /// What tells which of two records is the later one.
     fn place(&self, location: Location) -> (u64, u32, u64) {
-        let Rank { order, number } = self.0[location.handle() as usize];
+        let Rank { order, number, .. } = self.0[location.handle() as usize];
         (order, number, location.offset())
     }
 
     fn position(&self, location: Location) -> Position {
-        Position::new(self.0[location.handle() as usize].order, location.offset())
+        let Rank { order, compacted, .. } = self.0[location.handle() as usize];
+        Position::new(order, if compacted { MAX_SEGMENT } else { location.offset() })
     }
 }

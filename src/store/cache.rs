@@ -50,6 +50,8 @@ pub(crate) struct Facts {
 /// All shards. Without any, nothing is cached.
 pub(crate) struct Cache {
     shards: Box<[Mutex<Shard>]>,
+    /// Bytes of a shard, and whether it lies in huge pages.
+    shape: (u64, bool),
 }
 
 struct Shard {
@@ -69,13 +71,14 @@ impl Cache {
     /// The kernel's, when there is no memory.
     pub fn new(bytes: u64) -> std::io::Result<Cache> {
         if bytes < 256 << 10 {
-            return Ok(Cache { shards: Box::default() });
+            return Ok(Cache { shards: Box::default(), shape: (0, false) });
         }
         let processors = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
         let (smallest, largest) = SHARD_BYTES;
         let count = (SHARDS * processors).min(bytes / smallest).max(bytes.div_ceil(largest)).max(1);
-        let shard = |_| Shard::new(bytes / count, bytes >= HUGE_FROM).map(Mutex::new);
-        Ok(Cache { shards: (0..count).map(shard).collect::<std::io::Result<_>>()? })
+        let shape = (bytes / count, bytes >= HUGE_FROM);
+        let shard = |_| Shard::new(shape).map(Mutex::new);
+        Ok(Cache { shards: (0..count).map(shard).collect::<std::io::Result<_>>()?, shape })
     }
 
     /// Shows the entry of `key`, if it is there, to `visit` (value, facts), under the shard's lock.
@@ -123,12 +126,37 @@ impl Cache {
         }
     }
 
+    /// The record at `from` was copied to `to`, unchanged. The caller holds the key's stripe of the index.
+    pub fn relocate(&self, hash: Hash, from: Location, to: Location) {
+        let Some(mut shard) = self.shard(hash) else { return };
+        if let Some(place) = shard.tables.find(hash.tag) {
+            shard.ring(place.main).relocate(place.at, from, to);
+        }
+    }
+
     /// Forgets the entry of a key. The caller holds the key's stripe of the index, or knows the entry to be of no
     /// more use.
     pub fn remove(&self, hash: Hash) {
         if let Some(mut shard) = self.shard(hash) {
             shard.remove(hash.tag);
         }
+    }
+
+    /// Forgets everything, a shard at a time: entries of flushed records would else outlive the segments that tell
+    /// that they were flushed.
+    ///
+    /// # Errors
+    /// The kernel's, when there is no memory.
+    pub fn clear(&self) -> std::io::Result<()> {
+        for shard in &self.shards {
+            let fresh = Shard::new(self.shape)?;
+            let mut shard = super::lock(shard);
+            let counts = shard.counts;
+            let old = std::mem::replace(&mut *shard, Shard { counts, ..fresh });
+            drop(shard);
+            drop(old);
+        }
+        Ok(())
     }
 
     /// How many lookups found their entry, and how many did not.
@@ -153,7 +181,7 @@ impl Cache {
 }
 
 impl Shard {
-    fn new(bytes: u64, huge: bool) -> std::io::Result<Shard> {
+    fn new((bytes, huge): (u64, bool)) -> std::io::Result<Shard> {
         let tables = (bytes / BYTES_PER_ROW).div_ceil(MOST_ROWS).next_power_of_two() as usize;
         let most_rows = (bytes / BYTES_PER_ROW / tables as u64).next_power_of_two() as usize;
         let ghosts = tables * most_rows / 2;

@@ -1,8 +1,8 @@
 //! The parts of an open store, shared by its users, the syncer and jobs on the lane.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::{Arc, Mutex};
 
 use super::cache::Cache;
 use super::error::{Error, Result};
@@ -32,6 +32,12 @@ pub(crate) struct Core {
     /// The last version sequence that was given out.
     pub sequence: AtomicU64,
     pub counters: Counters,
+    /// Segments up to this order may have been removed by compaction.
+    pub removed: AtomicU64,
+    /// Snapshots that are open: what they may name stays readable.
+    pub snapshots: AtomicUsize,
+    /// Held while files of the store come and go by compaction, and while a backup links them. Outermost of all locks.
+    pub maintenance: Mutex<()>,
 }
 
 /// Rare events only: nothing that every request would have to count.

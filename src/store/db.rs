@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -429,6 +429,9 @@ fn open_core(options: Options, home: Home, lane: &Lane) -> Result<Arc<Core>> {
         bell,
         sequence: AtomicU64::new(facts.sequence),
         counters,
+        removed: AtomicU64::new(facts.removed),
+        snapshots: AtomicUsize::new(0),
+        maintenance: Mutex::default(),
         home,
         options,
     }))
@@ -436,8 +439,9 @@ fn open_core(options: Options, home: Home, lane: &Lane) -> Result<Arc<Core>> {
 
 /// The segment to go on with, and where: the newest one, or, if there is none or it is full, another.
 fn first_segment(recovered: &Recovered, options: &Options, store: u64) -> Result<(Arc<Segment>, u64)> {
-    let Some((newest, end)) = &recovered.newest else { return begin(recovered, options, store, 1) };
-    if *end < log::soft_limit(options.segment_bytes) {
+    let last = recovered.segments.all().last().map_or(0, |segment| segment.order);
+    let Some((newest, end)) = &recovered.newest else { return begin(recovered, options, store, last + 1) };
+    if *end < log::soft_limit(options.segment_bytes) && newest.order == last {
         resume(newest, *end, options)?;
         return Ok((newest.clone(), *end));
     }
@@ -447,7 +451,7 @@ fn first_segment(recovered: &Recovered, options: &Options, store: u64) -> Result
         newest.file.sync_all()
     };
     seal().map_err(|error| Error::io(format!("seal at offset {end}"), &newest.path, &error))?;
-    begin(recovered, options, store, newest.order + 1)
+    begin(recovered, options, store, last + 1)
 }
 
 /// Cuts what follows the last record and reserves room for more. A full disk does not keep the store from opening.

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use super::core::Core;
 use super::error::Result;
 use super::location::{Location, Position};
+use super::options::Severity;
 use super::record::{Fields, Kind};
 
 #[derive(Default)]
@@ -76,13 +77,26 @@ impl Core {
     /// Takes flushed records off the index, whose memory they hold. For the syncer.
     pub fn sweep(&self) {
         if self.flushes.unswept.swap(false, SeqCst) {
-            self.index.retain(|entry| !self.is_flushed(entry.location));
+            self.index.retain(|entry| {
+                let flushed = self.is_flushed(entry.location);
+                if flushed {
+                    self.log.segments.note_dead(entry);
+                }
+                !flushed
+            });
+            if let Err(error) = self.cache.clear() {
+                (self.options.report)(Severity::Warning, &format!("cannot clear the record cache: {error}"));
+            }
         }
     }
 
     /// Appends a record without a key.
     pub fn append_control(&self, kind: Kind, body: &[u8]) -> Result<Position> {
         let record = Fields::control(kind, body, self.next_sequence());
-        self.log.append(&record).map(|(_, position)| position)
+        let (location, position) = self.log.append(&record)?;
+        if matches!(kind, Kind::FlushPending | Kind::FlushFired) {
+            self.log.segments.usage(location.handle()).note_flush();
+        }
+        Ok(position)
     }
 }

@@ -8,8 +8,11 @@ use super::record::{le_u32, le_u64};
 
 /// Bytes on disk.
 pub(crate) const HEADER: usize = 64;
-/// Version of the file format.
-pub(crate) const VERSION: u32 = 1;
+/// Version of the file format. Files of earlier versions are read as what they are.
+pub(crate) const VERSION: u32 = 2;
+
+/// The segment holds what compaction kept of others.
+pub(crate) const COMPACTED: u32 = 1;
 
 /// What a header says besides magic, version and checksum.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,6 +26,8 @@ pub(crate) struct FileHeader {
     pub number: u32,
     /// Seed of checksums (segments).
     pub salt: u32,
+    /// A sum of [`COMPACTED`] and others to come; zero in version 1.
+    pub flags: u32,
 }
 
 impl FileHeader {
@@ -34,6 +39,7 @@ impl FileHeader {
         out[24..32].copy_from_slice(&self.order.to_le_bytes());
         out[32..36].copy_from_slice(&self.number.to_le_bytes());
         out[36..40].copy_from_slice(&self.salt.to_le_bytes());
+        out[40..44].copy_from_slice(&self.flags.to_le_bytes());
         let crc = crc32c::crc32c(&out[16..]);
         out[12..16].copy_from_slice(&crc.to_le_bytes());
         out
@@ -54,6 +60,7 @@ impl FileHeader {
             order: le_u64(bytes, 24),
             number: le_u32(bytes, 32),
             salt: le_u32(bytes, 36),
+            flags: le_u32(bytes, 40),
         };
         if (header.store, header.number) != (store, number) {
             let text =
@@ -68,10 +75,10 @@ impl FileHeader {
 pub(crate) fn check_version(version: u32, path: &Path) -> Result<()> {
     let shown = path.display();
     match version {
-        VERSION => Ok(()),
+        1..=VERSION => Ok(()),
         0 => Err(Error::damaged(path, 8, "the format version is 0")),
         _ => Err(Error::other(format!(
-            "{shown} has format version {version} and this program reads version {VERSION}: use a newer kingserver"
+            "{shown} has format version {version} and this program reads versions up to {VERSION}: use a newer kingserver"
         ))),
     }
 }

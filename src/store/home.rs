@@ -151,7 +151,7 @@ mod tests {
             assert!(Home::open(dir.path()).is_err(), "byte {at}");
         }
         let mut newer = good;
-        newer[8] = 2;
+        newer[8] = VERSION as u8 + 1;
         std::fs::write(&path, &newer).unwrap();
         assert!(Home::open(dir.path()).err().unwrap().to_string().contains("newer kingserver"));
     }

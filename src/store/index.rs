@@ -16,7 +16,7 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::hash::Hash;
-use super::location::Position;
+use super::location::{Location, Position};
 use super::page::Page;
 pub(crate) use super::page::{Entry, size_bound, size_class};
 
@@ -95,6 +95,14 @@ impl Index {
         self.stripes.iter().map(|stripe| super::lock(&stripe.0).inserted).sum()
     }
 
+    /// Shows every entry to `visit`, a stripe at a time: for the opening, before anybody else is there.
+    pub fn each(&self, visit: &mut dyn FnMut(&Entry)) {
+        for stripe in &self.stripes {
+            let stripe = super::lock(&stripe.0);
+            stripe.pages.iter().flat_map(Page::entries).for_each(|entry| visit(&entry));
+        }
+    }
+
     /// Drops every entry that `keep` refuses, a page at a time, so that no other thread waits longer than a page takes.
     /// Entries that move between pages meanwhile may be missed; the next sweep finds them.
     pub fn retain(&self, keep: impl Fn(&Entry) -> bool) {
@@ -147,6 +155,14 @@ impl Stripe {
         Some(old)
     }
 
+    /// The record was copied to `location`, unchanged.
+    pub fn relocate(&mut self, tag: u64, location: Location) {
+        let number = self.page_of(tag);
+        if let (Ok(at), Some(old)) = (self.pages[number].search(tag), self.find(tag)) {
+            self.page_mut(number).replace(at, tag, Entry { location, ..old });
+        }
+    }
+
     /// Linear hashing's address: the low bits, one fewer where the page was not split yet in this round.
     fn page_of(&self, tag: u64) -> usize {
         let wide = self.pages.len().next_power_of_two();
@@ -192,7 +208,6 @@ impl Stripe {
 pub(crate) mod tests {
     use super::*;
     use crate::store::hash::Seed;
-    use crate::store::location::Location;
     use proptest::prelude::*;
     use std::collections::HashMap;
 

@@ -22,7 +22,8 @@ use super::location::{Location, MAX_SEGMENT, Position};
 use super::options::Sync;
 use super::progress::Progress;
 use super::record::{Fields, HEADER, Kind, MAX_RECORD};
-use super::segment::{SEGMENT_HEADER, Segment, Segments};
+use super::segment::{SEGMENT_HEADER, Segment};
+use super::segments::Segments;
 use super::syncer::Bell;
 use crate::sys::{self, clock};
 

@@ -122,6 +122,10 @@ enum Shown<R> {
     Hit(R),
     /// Expired or flushed.
     Gone,
+    /// It is another key's.
+    Foreign,
+    /// Its bytes cannot be had without sleeping.
+    Cold(ColdRead),
 }
 
 /// How a record was got at.
@@ -129,8 +133,6 @@ enum Source {
     /// Its bytes are in `Scratch::read`.
     Read,
     Cold(ColdRead),
-    /// Its segment is gone: the index has moved on.
-    Moved,
 }
 
 impl Core {
@@ -144,23 +146,29 @@ impl Core {
         visit: impl FnOnce(Record<'_>) -> R,
     ) -> Result<Lookup<R>> {
         let mut visit = Some(visit);
-        let show = |value: &[u8], facts: Facts| (facts.location, self.show(now, value, facts, &mut visit));
+        // The segment is still there: compaction removes it after it has relocated all entries, this one too.
+        let show = |value: &[u8], facts: Facts| {
+            let flushed = self.is_flushed(facts.location);
+            (facts.location, self.show(now, value, facts, flushed, &mut visit))
+        };
         if let Some((location, shown)) = self.cache.get(key.hash, key.bytes, show) {
             return shown.map(|shown| self.conclude(key, location, shown));
         }
         loop {
             let (entry, removal) = self.entry(key);
             let Some(entry) = entry else { return Ok(miss(None, removal)) };
-            match self.read(&entry, supplied, scratch)? {
-                Source::Cold(job) => return Ok(Lookup::Cold(job)),
-                Source::Moved => continue,
-                Source::Read => {}
+            let segment = self.log.segments.get(entry.location);
+            let shown = match &segment {
+                Some(segment) => self.show_stored(key, now, &entry, segment, supplied, scratch, &mut visit),
+                None => Err(Error::other("the index names a segment that is gone")),
+            };
+            match shown {
+                // Compaction may have moved the record and given its place away.
+                Ok(Shown::Foreign) | Err(_) if self.has_moved(key, &entry, segment.as_ref()) => {}
+                Ok(Shown::Foreign) => return Ok(miss(Some(entry.location), removal)),
+                Ok(shown) => return Ok(self.conclude(key, entry.location, shown)),
+                Err(error) => return Err(error),
             }
-            let shown = self.show_read(key, now, entry.location, scratch, &mut visit)?;
-            return Ok(match shown {
-                Some(shown) => self.conclude(key, entry.location, shown),
-                None => miss(Some(entry.location), removal),
-            });
         }
     }
 
@@ -169,6 +177,19 @@ impl Core {
         match shown {
             Shown::Hit(result) => Lookup::Hit(Seen { location: Some(location), depends: depends() }, result),
             Shown::Gone => miss(None, self.forget(key, location).max(self.flushes.fired())),
+            Shown::Foreign => miss(Some(location), Position(0)),
+            Shown::Cold(job) => Lookup::Cold(job),
+        }
+    }
+
+    /// Whether the key's record, or what its location means, has changed since `entry` was found.
+    fn has_moved(&self, key: &Key<'_>, entry: &Entry, segment: Option<&Arc<Segment>>) -> bool {
+        if self.entry(key).0.is_none_or(|now| now.location != entry.location) {
+            return true;
+        }
+        match (self.log.segments.get(entry.location), segment) {
+            (Some(now), Some(then)) => !Arc::ptr_eq(&now, then),
+            (now, then) => now.is_some() != then.is_some(),
         }
     }
 
@@ -182,7 +203,9 @@ impl Core {
         let mut stripe = self.index.stripe(key.hash);
         let newest = stripe.find(key.hash.tag).map(|entry| entry.location);
         if newest.is_none_or(|newest| newest == location) {
-            stripe.remove(key.hash.tag);
+            if let Some(gone) = stripe.remove(key.hash.tag) {
+                self.log.segments.note_dead(&gone);
+            }
             self.cache.remove(key.hash);
             // Its expiry may stand in a record that is not written yet, and an older one in the log may have none.
             stripe.last_removal = stripe.last_removal.max(self.log.depends(location));
@@ -195,60 +218,44 @@ impl Core {
         now: u64,
         value: &[u8],
         facts: Facts,
+        flushed: bool,
         visit: &mut Option<impl FnOnce(Record<'_>) -> R>,
     ) -> Result<Shown<R>> {
-        let Facts { location, client_flags: flags, cas, expires, large } = facts;
-        if (expires != 0 && expires <= now) || self.is_flushed(location) {
+        let Facts { client_flags: flags, cas, expires, large, .. } = facts;
+        if (expires != 0 && expires <= now) || flushed {
             return Ok(Shown::Gone);
         }
+        let large = large.then(|| Large::decode(value, &self.extents)).transpose()?;
         let Some(visit) = visit.take() else { unreachable!("a record is shown once") };
-        let body = |body| Record { flags, cas, expires, body };
-        let shown = match large {
-            true => visit(body(Body::Large(&Large::decode(value, &self.extents)?))),
-            false => visit(body(Body::Inline(value))),
-        };
-        Ok(Shown::Hit(shown))
+        let body = large.as_ref().map_or(Body::Inline(value), Body::Large);
+        Ok(Shown::Hit(visit(Record { flags, cas, expires, body })))
     }
 
-    /// Gets the record's bytes into `scratch.read` if that takes no sleep.
-    fn read(&self, entry: &Entry, supplied: Option<&Fetched>, scratch: &mut Scratch) -> Result<Source> {
-        let (location, most) = (entry.location, size_bound(entry.size_class));
-        if let Some(fetched) = supplied.filter(|fetched| fetched.location == location) {
-            scratch.read.clear();
-            scratch.read.extend_from_slice(fetched.bytes.as_ref().map_err(Error::clone)?);
-            return Ok(Source::Read);
-        }
-        let unwritten = self.log.segments.position(location) >= self.log.progress.written();
-        if unwritten && self.log.read_unwritten(location, most, &mut scratch.read) {
-            return Ok(Source::Read);
-        }
-        let Some(segment) = self.log.segments.get(location) else { return Ok(Source::Moved) };
-        scratch.read.resize(most, 0);
-        let count = sys::file::read_nowait(&segment.file, &mut scratch.read, location.offset())
-            .map_err(|error| cannot_read(&segment, most, location.offset(), &error))?;
-        scratch.read.truncate(count.unwrap_or(0));
-        if record::is_whole(&scratch.read) {
-            return Ok(Source::Read);
-        }
-        self.counters.cold_reads.fetch_add(1, Relaxed);
-        Ok(Source::Cold(ColdRead { segment, location, most }))
-    }
-
-    /// Checks and shows the record in `scratch.read`; keeps it in the cache. `None`: it is another key's.
-    fn show_read<R>(
+    /// Gets at the record that `entry` names in `segment`, if that takes no sleep; checks it, shows it, and keeps it in
+    /// the cache.
+    #[allow(clippy::too_many_arguments, reason = "what a lookup knows, passed on once")]
+    fn show_stored<R>(
         &self,
         key: &Key<'_>,
         now: u64,
-        location: Location,
+        entry: &Entry,
+        segment: &Arc<Segment>,
+        supplied: Option<&Fetched>,
         scratch: &mut Scratch,
         visit: &mut Option<impl FnOnce(Record<'_>) -> R>,
-    ) -> Result<Option<Shown<R>>> {
-        let Some(segment) = self.log.segments.get(location) else { return Ok(None) };
-        let damaged = |what: &str| Error::damaged(&segment.path, location.offset(), what);
+    ) -> Result<Shown<R>> {
+        if let Source::Cold(job) = self.read(entry, segment, supplied, scratch)? {
+            return Ok(Shown::Cold(job));
+        }
+        let location = entry.location;
+        let damaged = |what: &str| {
+            segment.note_damage();
+            Error::damaged(&segment.path, location.offset(), what)
+        };
         let (fields, _) = Fields::decode(&scratch.read, segment.salt)
             .map_err(|defect| damaged(&format!("no sound record is there ({defect:?})")))?;
         if fields.key != key.bytes {
-            return Ok(None);
+            return Ok(Shown::Foreign);
         }
         let value = match fields.compressed {
             true => {
@@ -263,9 +270,39 @@ impl Core {
             expires: fields.expires,
             large: fields.kind == Kind::Large,
         };
-        let shown = self.show(now, value, facts, visit)?;
+        let flushed = segment.position(location.offset()) < self.flushes.fired();
+        let shown = self.show(now, value, facts, flushed, visit)?;
         self.keep(key, value, facts);
-        Ok(Some(shown))
+        Ok(shown)
+    }
+
+    /// Gets the record's bytes into `scratch.read` if that takes no sleep.
+    fn read(
+        &self,
+        entry: &Entry,
+        segment: &Arc<Segment>,
+        supplied: Option<&Fetched>,
+        scratch: &mut Scratch,
+    ) -> Result<Source> {
+        let (location, most) = (entry.location, size_bound(entry.size_class));
+        if let Some(fetched) = supplied.filter(|fetched| fetched.location == location) {
+            scratch.read.clear();
+            scratch.read.extend_from_slice(fetched.bytes.as_ref().map_err(Error::clone)?);
+            return Ok(Source::Read);
+        }
+        let unwritten = segment.position(location.offset()) >= self.log.progress.written();
+        if unwritten && self.log.read_unwritten(location, most, &mut scratch.read) {
+            return Ok(Source::Read);
+        }
+        scratch.read.resize(most, 0);
+        let count = sys::file::read_nowait(&segment.file, &mut scratch.read, location.offset())
+            .map_err(|error| cannot_read(segment, most, location.offset(), &error))?;
+        scratch.read.truncate(count.unwrap_or(0));
+        if record::is_whole(&scratch.read) {
+            return Ok(Source::Read);
+        }
+        self.counters.cold_reads.fetch_add(1, Relaxed);
+        Ok(Source::Cold(ColdRead { segment: segment.clone(), location, most }))
     }
 
     /// Caches a record that was read, if it is still the key's newest.

@@ -44,6 +44,10 @@ impl Page {
         &self.0[..self.0.len() - free]
     }
 
+    pub fn entries(&self) -> impl Iterator<Item = Entry> {
+        self.used().iter().map(unpack)
+    }
+
     /// Where `tag` stands, or where it would. Tags are evenly spread, so the first guess is a few slots off at most.
     pub fn search(&self, tag: u64) -> Result<usize, usize> {
         let slots = &self.0;

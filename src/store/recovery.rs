@@ -1,5 +1,8 @@
 //! Recovery: from the files of a store to its index, by reading the log in order. Runs once, at the opening, on the
 //! opener's thread. `replay` judges the records, `reader` finds them.
+//!
+//! Compacted segments stand among those of the log by their order. They were whole and durable before they got their
+//! name, so whatever is wrong with one is damage, and they never end the log.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,13 +17,14 @@ use super::location::{MAX_SEGMENT, Position};
 use super::options::{Options, Severity};
 use super::reader::Reader;
 use super::replay::{Facts, Next, Replay};
-use super::segment::{SEGMENT_HEADER, Segment, Segments, numbers};
+use super::segment::{SEGMENT_HEADER, Segment, files, numbers, remove_uncommitted};
+use super::segments::Segments;
 use crate::sys;
 
 /// What recovery found.
 pub(crate) struct Recovered {
     pub segments: Segments,
-    /// The newest segment and where its records end; none in a new store.
+    /// The newest segment of the log and where its records end; none in a new store.
     pub newest: Option<(Arc<Segment>, u64)>,
     pub index: Index,
     pub facts: Facts,
@@ -30,29 +34,33 @@ pub(crate) struct Recovered {
 /// Reads the log of the store in `options.path`.
 pub(crate) fn recover(options: &Options, home: &Home, extents: &Extents) -> Result<Recovered> {
     let began = Instant::now();
+    let table = Segments::new(next_number(&options.path)?);
     let segments = open_segments(&options.path, home.store)?;
     let bulk = Bulk::start(Index::new(), segments.iter().map(AsRef::as_ref))?;
-    let mut replay = Replay::new(options, home.seed, extents, &segments, bulk, bytes(&segments));
+    let mut replay = Replay::new(options, home.seed, extents, &segments, &table, bulk);
     let mut newest: Option<(Arc<Segment>, u64)> = None;
     for (number, segment) in segments.iter().enumerate() {
         replay.notice_gap(number.checked_sub(1).map(|before| &segments[before]), segment);
-        let (end, next) = replay.segment(segment, segments.get(number + 1), SEGMENT_HEADER)?;
-        newest = Some((segment.clone(), end));
+        let following = segments[number + 1..].iter().find(|later| !later.compacted);
+        let (end, next) = replay.segment(segment, following, SEGMENT_HEADER)?;
+        if !segment.compacted {
+            newest = Some((segment.clone(), end));
+        }
         if let Next::LogEnds = next {
             discard(&segments[number + 1..], &options.path)?;
             break;
         }
     }
-    let kept =
-        segments.iter().take_while(|segment| newest.as_ref().is_some_and(|(last, _)| segment.order <= last.order));
-    let table = Segments::default();
-    for segment in kept {
+    replay.report_gaps();
+    let last = newest.as_ref().map_or(0, |(last, _)| last.order);
+    for segment in segments.iter().filter(|segment| segment.compacted || segment.order <= last) {
         make_durable(segment, replay.marked)?;
         table.add(segment);
     }
     extents.remove_unnamed(|number| replay.named.contains(&number))?;
     let Replay { bulk, facts, damaged, .. } = replay;
     let index = bulk.finish()?;
+    table.recount(|each| index.each(each));
     if !segments.is_empty() {
         let (keys, count, mib) = (index.len(), segments.len(), bytes(&segments) >> 20);
         let text = format!("recovered {keys} keys from {count} segments ({mib} MiB) in {:?}", began.elapsed());
@@ -62,12 +70,22 @@ pub(crate) fn recover(options: &Options, home: &Home, extents: &Extents) -> Resu
 }
 
 /// How much there is to read.
-fn bytes(segments: &[Arc<Segment>]) -> u64 {
+pub(crate) fn bytes(segments: &[Arc<Segment>]) -> u64 {
     segments.iter().filter_map(|segment| segment.file.metadata().ok()).map(|file| file.len()).sum()
 }
 
-/// All segments, in the order of the log. Files that were never completed are removed.
+/// A number that no file has, be it a segment, what became of one, or what is kept about one.
+fn next_number(dir: &Path) -> Result<u32> {
+    let mut next = 0;
+    for suffix in ["log", "log.new", "log.cut", "log.damaged", "tags"] {
+        next = files(dir, suffix)?.into_iter().fold(next, |next, number| next.max(number.saturating_add(1)));
+    }
+    Ok(next)
+}
+
+/// All segments, in the order of replay. Files that were never completed are removed.
 fn open_segments(dir: &Path, store: u64) -> Result<Vec<Arc<Segment>>> {
+    remove_uncommitted(dir)?;
     let mut found = Vec::new();
     let mut all = numbers(dir)?;
     all.sort_unstable();
@@ -77,7 +95,7 @@ fn open_segments(dir: &Path, store: u64) -> Result<Vec<Arc<Segment>>> {
             None => remove(&super::segment::path_of(dir, number), dir)?,
         }
     }
-    found.sort_by_key(|segment| (segment.order, segment.number));
+    found.sort_by_key(|segment| segment.place());
     Ok(found)
 }
 
@@ -93,7 +111,7 @@ fn make_durable(segment: &Segment, durable: Position) -> Result<()> {
 /// Takes segments that follow the log's end out of it. Empty ones go; what is in others was never durable in the
 /// right order, and stays beside the store as `NNNNNNNN.log.cut` for whoever wants to look.
 fn discard(segments: &[Arc<Segment>], dir: &Path) -> Result<()> {
-    for segment in segments {
+    for segment in segments.iter().filter(|segment| !segment.compacted) {
         if Reader::new(segment).is_blank(SEGMENT_HEADER)? {
             remove(&segment.path, dir)?;
             continue;

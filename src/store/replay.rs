@@ -21,7 +21,9 @@ use super::location::{Location, Position};
 use super::options::{Options, Severity};
 use super::reader::Reader;
 use super::record::{Fields, Kind, le_u64};
+use super::recovery::bytes;
 use super::segment::{SEGMENT_HEADER, Segment};
+use super::segments::Segments;
 
 /// Time between two progress messages.
 const PROGRESS: Duration = Duration::from_secs(1);
@@ -44,6 +46,9 @@ pub(crate) struct Replay<'a> {
     seed: Seed,
     extents: &'a Extents,
     segments: &'a [Arc<Segment>],
+    table: &'a Segments,
+    /// Segments before which one is missing.
+    gaps: Vec<Arc<Segment>>,
     /// Position before which the log is known to have been durable, as far as that was needed yet.
     durable: Option<Position>,
     /// The greatest such position that a record told.
@@ -68,6 +73,8 @@ pub(crate) struct Facts {
     pub flushed: Position,
     /// When the pending flush fires; zero: none is pending.
     pub flush_due: u64,
+    /// Segments up to this order may be missing because compaction removed them.
+    pub removed: u64,
 }
 
 /// How much of the log was read, out of how much. Bytes.
@@ -89,20 +96,22 @@ enum Verdict {
 }
 
 impl<'a> Replay<'a> {
-    /// Will read `segments`, which have `total` bytes.
+    /// Will read `segments`, and count in `table` how much of each is of use.
     pub fn new(
         options: &'a Options,
         seed: Seed,
         extents: &'a Extents,
         segments: &'a [Arc<Segment>],
+        table: &'a Segments,
         bulk: Bulk,
-        total: u64,
     ) -> Replay<'a> {
         Replay {
             options,
             seed,
             extents,
             segments,
+            table,
+            gaps: Vec::new(),
             durable: None,
             marked: Position(0),
             bulk,
@@ -110,13 +119,23 @@ impl<'a> Replay<'a> {
             facts: Facts::default(),
             damaged: 0,
             records: 0,
-            progress: Progress { total, before: 0, done: 0, look: LOOK, said: Instant::now() },
+            progress: Progress { total: bytes(segments), before: 0, done: 0, look: LOOK, said: Instant::now() },
         }
     }
 
-    /// Segments follow each other without a gap, or a file is missing.
-    pub fn notice_gap(&mut self, before: Option<&Arc<Segment>>, segment: &Segment) {
-        if before.is_some_and(|before| before.order + 1 != segment.order) {
+    /// Segments follow each other without a gap, or compaction has removed one, or a file is missing.
+    pub fn notice_gap(&mut self, before: Option<&Arc<Segment>>, segment: &Arc<Segment>) {
+        if before.is_some_and(|before| before.order + 1 < segment.order) {
+            self.gaps.push(segment.clone());
+        }
+        if segment.compacted {
+            self.facts.removed = self.facts.removed.max(segment.order);
+        }
+    }
+
+    /// Tells of the gaps that compaction does not explain, once all its notes were read.
+    pub fn report_gaps(&mut self) {
+        for segment in std::mem::take(&mut self.gaps).iter().filter(|segment| segment.order > self.facts.removed + 1) {
             self.damaged += 1;
             self.warn(format_args!("{}: a segment before this one is missing", segment.path.display()));
         }
@@ -151,12 +170,14 @@ impl<'a> Replay<'a> {
                 }
             }
             let Some(found) = found else {
-                return Ok((offset, if following.is_some() { Next::Segment } else { Next::LogEnds }));
+                let leads_on = following.is_some() || segment.compacted;
+                return Ok((offset, if leads_on { Next::Segment } else { Next::LogEnds }));
             };
             let (fields, len) = reader.record(found)?;
             if fields.kind == Kind::Seal {
                 // Without a segment to go on in, the seal makes way for more records.
-                return Ok(following.map_or((found, Next::LogEnds), |_| (found + len as u64, Next::Segment)));
+                let leads_on = following.is_some() || segment.compacted;
+                return Ok(if leads_on { (found + len as u64, Next::Segment) } else { (found, Next::LogEnds) });
             }
             if fields.kind == Kind::Large && !self.has_chunks(segment, found, fields.body)? {
                 return Ok((found, Next::LogEnds));
@@ -189,7 +210,7 @@ impl<'a> Replay<'a> {
         found: Option<u64>,
     ) -> Result<Verdict> {
         let path = segment.path.display();
-        let durable = segment.position(offset) < self.durable()?;
+        let durable = segment.compacted || segment.position(offset) < self.durable()?;
         if !durable && !is_decay(reader.bytes(offset)?, segment.salt, offset, found, following.is_some()) {
             if !reader.is_blank(offset)? {
                 self.warn(format_args!(
@@ -200,6 +221,7 @@ impl<'a> Replay<'a> {
         }
         let to = found.map_or_else(|| reader.content_end(offset), Ok)?;
         self.damaged += 1;
+        segment.note_damage();
         self.warn(format_args!("{path}: damaged from offset {offset} to {to}; passed over"));
         self.isolate(segment, reader, offset, to)?;
         Ok(Verdict::Damaged(to))
@@ -229,7 +251,7 @@ impl<'a> Replay<'a> {
 
     /// Whether the chunks of a value are all there. Those that a sync had covered are; damage shows when it is read.
     fn has_chunks(&mut self, segment: &Segment, offset: u64, table: &[u8]) -> Result<bool> {
-        if segment.position(offset) < self.durable()? {
+        if segment.compacted || segment.position(offset) < self.durable()? {
             return Ok(true);
         }
         let path = segment.path.display();
@@ -253,14 +275,24 @@ impl<'a> Replay<'a> {
         facts.sequence = facts.sequence.max(fields.sequence);
         self.records += 1;
         let location = Location::new(segment.handle, offset);
+        let usage = self.table.usage(segment.handle);
+        match fields.kind {
+            Kind::Value | Kind::Large => usage.note_value(size_class(len), fields.expires),
+            Kind::Tombstone => usage.note_grave(len),
+            Kind::FlushPending | Kind::FlushFired => usage.note_flush(),
+            Kind::Checkpoint | Kind::Seal => {}
+        }
         match fields.kind {
             Kind::Value | Kind::Large => self.insert(fields, location, len),
             Kind::Tombstone => self.bulk.remove(self.seed.hash(fields.key), location),
             Kind::FlushPending if fields.body.len() == 8 => facts.flush_due = le_u64(fields.body, 0).max(1),
             Kind::FlushFired => self.flush(segment.position(offset + len as u64)),
-            Kind::Checkpoint if fields.body.len() == 16 => {
+            Kind::Checkpoint if fields.body.len() >= 16 => {
                 self.marked = self.marked.max(Position(le_u64(fields.body, 0)));
                 facts.time = facts.time.max(le_u64(fields.body, 8));
+                if fields.body.len() >= 24 {
+                    facts.removed = facts.removed.max(le_u64(fields.body, 16));
+                }
             }
             Kind::FlushPending | Kind::Checkpoint | Kind::Seal => {}
         }
@@ -299,22 +331,24 @@ impl<'a> Replay<'a> {
 }
 
 /// How far the last checkpoint says that the log was durable; found from the end, usually in the last segment.
-/// (Every opening writes one.)
+/// (Every opening writes one.) What was compacted had been durable, too.
 fn durable_mark(segments: &[Arc<Segment>]) -> Result<Position> {
-    for segment in segments.iter().rev() {
+    let compacted = segments.iter().filter(|segment| segment.compacted).map(|segment| segment.position(0));
+    let compacted = compacted.max().unwrap_or_default();
+    for segment in segments.iter().rev().filter(|segment| !segment.compacted) {
         let (mut reader, mut offset, mut mark) = (Reader::new(segment), SEGMENT_HEADER, Position(0));
         while let Some(found) = reader.next_sound(offset)? {
             let (fields, len) = reader.record(found)?;
-            if fields.kind == Kind::Checkpoint && fields.body.len() == 16 {
+            if fields.kind == Kind::Checkpoint && fields.body.len() >= 16 {
                 mark = mark.max(Position(le_u64(fields.body, 0)));
             }
             offset = found + len as u64;
         }
         if mark > Position(0) {
-            return Ok(mark);
+            return Ok(mark.max(compacted));
         }
     }
-    Ok(Position(0))
+    Ok(compacted)
 }
 
 /// Whether what is wrong with the record at the start of `bytes`, which lie at `offset`, is one bit that no torn write

@@ -186,6 +186,15 @@ impl Ring {
         true
     }
 
+    /// The entry's record lies elsewhere now; nothing is done if it did not lie at `from`.
+    pub fn relocate(&mut self, at: usize, from: Location, to: Location) {
+        let header = self.header(at);
+        if header.facts.location == from {
+            let facts = Facts { location: to, ..header.facts };
+            self.bytes[at..at + HEADER].copy_from_slice(&Header { facts, ..header }.encode());
+        }
+    }
+
     /// Brings an entry near that is about to be read or overwritten.
     pub fn prefetch(&self, at: usize) {
         let end = self.bytes.len().min(at + 3 * 64);

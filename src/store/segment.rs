@@ -1,18 +1,19 @@
-//! Segment files: making, opening and finding them. A segment is a header of 64 bytes and records after it;
-//! `kingdb.5` has the layout. Only the syncer makes segments while the store is open, ahead of need; only recovery
-//! opens old ones.
+//! Segment files: making and opening them. A segment is a header of 64 bytes and records after it; `kingdb.5` has the
+//! layout. While the store is open, the syncer makes segments of the log, ahead of need, and the compactor makes
+//! *compacted* ones; only recovery opens old ones.
 
 use std::fs::{File, OpenOptions};
 use std::hash::{BuildHasher, Hasher};
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::error::{Error, Result};
-use super::header::{FileHeader, HEADER};
+use super::header::{COMPACTED, FileHeader, HEADER};
 use super::home::FILE_MODE;
-use super::location::{Location, MAX_HANDLES, Position};
+use super::location::{MAX_SEGMENT, Position};
 use crate::sys;
 
 /// Bytes before the first record.
@@ -20,13 +21,15 @@ pub(crate) const SEGMENT_HEADER: u64 = HEADER as u64;
 
 const MAGIC: [u8; 8] = *b"KDBSEGMT";
 const SUFFIX: &str = "log";
+/// Of a compacted segment that is not committed yet.
+const SUFFIX_NEW: &str = "log.new";
 
 /// An open segment file.
 #[derive(Debug)]
 pub(crate) struct Segment {
     pub file: File,
     pub path: PathBuf,
-    /// Row in [`Segments`].
+    /// Row in [`super::segments::Segments`].
     pub handle: u32,
     /// Names the file.
     pub number: u32,
@@ -34,17 +37,36 @@ pub(crate) struct Segment {
     pub order: u64,
     /// Seeds the records' checksums.
     pub salt: u32,
+    /// It holds what compaction kept of others, all of it durable; else it is a part of the log.
+    pub compacted: bool,
+    /// A bad record was seen in it: it is left as it is, since the index may point at the damage and must go on to.
+    pub damaged: AtomicBool,
 }
 
-impl Segment {
-    /// Makes a segment file of `size` preallocated bytes. Durable, its directory entry included, when this returns.
-    pub fn create(dir: &Path, store: u64, number: u32, handle: u32, order: u64, size: u64) -> Result<Segment> {
-        let path = path_of(dir, number);
-        let made = Segment::make(dir, &path, store, number, handle, order, size);
-        made.inspect_err(|_| drop(std::fs::remove_file(&path)))
+/// What a segment is to be.
+pub(crate) struct Plan<'a> {
+    pub dir: &'a Path,
+    /// Identity of the store.
+    pub store: u64,
+    pub number: u32,
+    pub handle: u32,
+    pub order: u64,
+    /// Bytes to reserve.
+    pub size: u64,
+    pub compacted: bool,
+}
+
+impl Plan<'_> {
+    /// Makes the segment file, with room reserved. One of the log is durable when this returns, its directory entry
+    /// included; a compacted one has a provisional name until [`Segment::commit`].
+    pub fn create(&self) -> Result<Segment> {
+        let suffix = if self.compacted { SUFFIX_NEW } else { SUFFIX };
+        let path = numbered(self.dir, self.number, suffix);
+        self.make(&path).inspect_err(|_| drop(std::fs::remove_file(&path)))
     }
 
-    fn make(dir: &Path, path: &Path, store: u64, number: u32, handle: u32, order: u64, size: u64) -> Result<Segment> {
+    fn make(&self, path: &Path) -> Result<Segment> {
+        let size = self.size;
         let failed = |attempt: &str, error: &std::io::Error| match error.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
                 Error::Full(format!("cannot {attempt} {} ({size} bytes): {error}", path.display()).into())
@@ -54,12 +76,27 @@ impl Segment {
         let open = OpenOptions::new().read(true).write(true).create_new(true).mode(FILE_MODE).open(path);
         let file = open.map_err(|error| failed("create", &error))?;
         sys::file::preallocate(&file, size).map_err(|error| failed("preallocate", &error))?;
-        let salt = random() as u32;
-        let header = FileHeader { magic: MAGIC, store, order, number, salt };
+        let header = self.header();
         file.write_all_at(&header.encode(), 0).map_err(|error| failed("write the header of", &error))?;
-        file.sync_all().map_err(|error| failed("sync", &error))?;
-        sys::file::sync_directory(dir).map_err(|error| Error::io("sync directory", dir, &error))?;
-        Ok(Segment { file, path: path.to_owned(), handle, number, order, salt })
+        if !self.compacted {
+            file.sync_all().map_err(|error| failed("sync", &error))?;
+            sys::file::sync_directory(self.dir).map_err(|error| Error::io("sync directory", self.dir, &error))?;
+        }
+        Ok(Segment::new(file, path_of(self.dir, self.number), self.handle, &header))
+    }
+
+    fn header(&self) -> FileHeader {
+        let flags = if self.compacted { COMPACTED } else { 0 };
+        let Plan { store, number, order, .. } = *self;
+        FileHeader { magic: MAGIC, store, order, number, salt: random() as u32, flags }
+    }
+}
+
+impl Segment {
+    fn new(file: File, path: PathBuf, handle: u32, header: &FileHeader) -> Segment {
+        let FileHeader { number, order, salt, flags, .. } = *header;
+        let compacted = flags & COMPACTED != 0;
+        Segment { file, path, handle, number, order, salt, compacted, damaged: AtomicBool::new(false) }
     }
 
     /// Opens segment `number` of the store `store`. `Ok(None)`: the file was never completed (it has no header),
@@ -83,58 +120,38 @@ impl Segment {
                 ));
             }
         }
-        let FileHeader { order, salt, .. } = FileHeader::decode(&header, MAGIC, store, number, &path)?;
-        Ok(Some(Segment { file, path, handle, number, order, salt }))
+        let header = FileHeader::decode(&header, MAGIC, store, number, &path)?;
+        Ok(Some(Segment::new(file, path, handle, &header)))
     }
 
-    /// Where byte `offset` stands in the order of the log.
+    /// Where byte `offset` stands in the order of the log. All of a compacted segment stands at the end of its order:
+    /// its records were live when they were copied, so every flush and every mark inside that order is behind them.
     pub fn position(&self, offset: u64) -> Position {
-        Position::new(self.order, offset)
+        Position::new(self.order, if self.compacted { MAX_SEGMENT } else { offset })
+    }
+
+    /// The order in which segments are replayed: of two records of a key, the one in the greater place is newer, or a
+    /// copy of the same.
+    pub fn place(&self) -> (u64, u32) {
+        (self.order, self.number)
+    }
+
+    pub fn is_damaged(&self) -> bool {
+        self.damaged.load(Relaxed)
+    }
+
+    pub fn note_damage(&self) {
+        self.damaged.store(true, Relaxed);
     }
 }
 
-/// The segments that exist, by handle.
-#[derive(Default)]
-pub(crate) struct Segments {
-    rows: RwLock<Vec<Option<Arc<Segment>>>>,
-}
-
-impl Segments {
-    /// The handle that the next segment will get.
-    pub fn free_handle(&self) -> Result<u32> {
-        let rows = super::read(&self.rows);
-        let free = rows.iter().position(Option::is_none).unwrap_or(rows.len());
-        match free < MAX_HANDLES {
-            true => Ok(free as u32),
-            false => Err(Error::Full(format!("the store has {MAX_HANDLES} segments, its limit").into())),
-        }
+/// Removes what was compacted and not committed when the last life of the store ended.
+pub(crate) fn remove_uncommitted(dir: &Path) -> Result<()> {
+    for number in files(dir, SUFFIX_NEW)? {
+        let path = numbered(dir, number, SUFFIX_NEW);
+        std::fs::remove_file(&path).map_err(|error| Error::io("remove", &path, &error))?;
     }
-
-    pub fn add(&self, segment: &Arc<Segment>) {
-        let mut rows = super::write(&self.rows);
-        let handle = segment.handle as usize;
-        if rows.len() <= handle {
-            rows.resize(handle + 1, None);
-        }
-        assert!(rows[handle].is_none(), "a handle names one segment");
-        rows[handle] = Some(segment.clone());
-    }
-
-    /// The segment a location points into.
-    pub fn get(&self, location: Location) -> Option<Arc<Segment>> {
-        super::read(&self.rows).get(location.handle() as usize)?.clone()
-    }
-
-    /// Where a location stands in the order of the log. A segment that is gone stands before everything.
-    pub fn position(&self, location: Location) -> Position {
-        let rows = super::read(&self.rows);
-        let segment = rows.get(location.handle() as usize).and_then(Option::as_ref);
-        segment.map_or(Position(0), |segment| segment.position(location.offset()))
-    }
-
-    pub fn len(&self) -> u64 {
-        super::read(&self.rows).iter().flatten().count() as u64
-    }
+    Ok(())
 }
 
 /// Whether nothing but zeros follows.
@@ -185,26 +202,31 @@ pub(crate) fn path_of(dir: &Path, number: u32) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use super::super::header::VERSION;
     use super::*;
+
+    fn plan(dir: &Path, number: u32) -> Plan<'_> {
+        Plan { dir, store: 9, number, handle: 3, order: 77, size: 1 << 20, compacted: false }
+    }
 
     #[test]
     fn a_segment_is_opened_with_what_it_was_made_with() {
         let dir = tempfile::tempdir().unwrap();
-        let made = Segment::create(dir.path(), 9, 0xab, 3, 77, 1 << 20).unwrap();
+        let made = plan(dir.path(), 0xab).create().unwrap();
         let opened = Segment::open(dir.path(), 9, 0xab, 4).unwrap().unwrap();
-        assert_eq!((opened.order, opened.salt, opened.handle), (77, made.salt, 4));
+        assert_eq!((opened.order, opened.salt, opened.handle, opened.compacted), (77, made.salt, 4, false));
         assert_eq!(numbers(dir.path()).unwrap(), [0xab]);
     }
 
     #[test]
     fn a_foreign_or_newer_or_damaged_header_is_refused_and_an_unfinished_one_is_empty() {
         let dir = tempfile::tempdir().unwrap();
-        let made = Segment::create(dir.path(), 9, 1, 0, 0, 1 << 20).unwrap();
+        let made = plan(dir.path(), 1).create().unwrap();
         let refused = |store| Segment::open(dir.path(), store, 1, 0).unwrap_err().to_string();
         assert!(refused(8).contains("another store"));
-        made.file.write_all_at(&[2], 8).unwrap();
+        made.file.write_all_at(&[VERSION as u8 + 1], 8).unwrap();
         assert!(refused(9).contains("newer kingserver"));
-        made.file.write_all_at(&[1], 8).unwrap();
+        made.file.write_all_at(&[VERSION as u8], 8).unwrap();
         made.file.write_all_at(&[1], 30).unwrap();
         assert!(refused(9).contains("checksum"));
         made.file.write_all_at(&[0; 64], 0).unwrap();

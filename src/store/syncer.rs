@@ -12,7 +12,8 @@ use super::error::{Error, Result};
 use super::location::Position;
 use super::options::{Options, Severity, Sync};
 use super::record::Kind;
-use super::segment::{self, Segment, Segments};
+use super::segment::{Plan, Segment};
+use super::segments::Segments;
 use crate::sys;
 
 /// Pause before another try where no segment could be made.
@@ -170,15 +171,22 @@ impl Syncer {
 impl Core {
     /// Appends a checkpoint record: the log before `durable` is on the disk, and it is now.
     pub fn append_checkpoint(&self, durable: Position) -> Result<Position> {
-        let mut body = [0; 16];
-        body[..8].copy_from_slice(&durable.0.to_le_bytes());
-        body[8..].copy_from_slice(&self.time.now().to_le_bytes());
-        match self.append_control(Kind::Checkpoint, &body) {
+        match self.append_checkpoint_for_sure(durable) {
             Err(failed @ Error::ReadOnly(_)) => Err(failed),
             // No room for a note now: recovery goes by the one before, and whoever writes data is told.
             Err(_) => Ok(self.log.end()),
             appended => appended,
         }
+    }
+
+    /// As [`Core::append_checkpoint`], but no room for it is an error.
+    pub fn append_checkpoint_for_sure(&self, durable: Position) -> Result<Position> {
+        let mut body = [0; 24];
+        body[..8].copy_from_slice(&durable.0.to_le_bytes());
+        body[8..16].copy_from_slice(&self.time.now().to_le_bytes());
+        let removed = self.removed.load(SeqCst);
+        body[16..].copy_from_slice(&removed.to_le_bytes());
+        self.append_control(Kind::Checkpoint, if removed == 0 { &body[..16] } else { &body })
     }
 
     fn make_segment(&self) -> Result<Arc<Segment>> {
@@ -199,9 +207,9 @@ impl Core {
 
 /// Makes the segment that stands at `order` in the log, and adds it to the table.
 pub(crate) fn next_segment(options: &Options, store: u64, segments: &Segments, order: u64) -> Result<Arc<Segment>> {
-    let (dir, handle) = (&options.path, segments.free_handle()?);
-    let number = segment::numbers(dir)?.into_iter().max().map_or(0, |number| number + 1);
-    let made = Arc::new(Segment::create(dir, store, number, handle, order, options.segment_bytes)?);
+    let (handle, number) = segments.reserve()?;
+    let (dir, size) = (&options.path, options.segment_bytes);
+    let made = Arc::new(Plan { dir, store, number, handle, order, size, compacted: false }.create()?);
     segments.add(&made);
     Ok(made)
 }

@@ -129,7 +129,11 @@ impl Core {
         fields.cas = write.cas.unwrap_or(fields.sequence);
         let (location, end) = self.log.append(fields)?;
         let (expires, large) = (write.expires != 0, fields.kind == Kind::Large);
-        stripe.insert(hash.tag, Entry { location, size_class: size_class(fields.encoded_len()), expires, large });
+        let entry = Entry { location, size_class: size_class(fields.encoded_len()), expires, large };
+        self.log.segments.usage(location.handle()).note_value(entry.size_class, write.expires);
+        if let Some(old) = stripe.insert(hash.tag, entry) {
+            self.log.segments.note_dead(&old);
+        }
         let facts = Facts { location, client_flags: write.flags, cas: fields.cas, expires: write.expires, large };
         self.cache.insert(hash, write.key.bytes, value, facts);
         Ok(Some(end))
@@ -148,6 +152,8 @@ impl Core {
         match expect {
             Expect::Anything if self.is_flushed(entry.location) => {
                 stripe.remove(key.hash.tag);
+                self.cache.remove(key.hash);
+                self.log.segments.note_dead(&entry);
                 return Ok(Removed::Absent { depends });
             }
             Expect::Anything if entry.expires => return Ok(Removed::Unsure),
@@ -159,8 +165,10 @@ impl Core {
         let sequence = self.next_sequence();
         let tombstone =
             Fields { kind: Kind::Tombstone, key: key.bytes, ..Fields::control(Kind::Tombstone, b"", sequence) };
-        let (_, end) = self.log.append(&tombstone)?;
+        let (location, end) = self.log.append(&tombstone)?;
+        self.log.segments.usage(location.handle()).note_grave(tombstone.encoded_len());
         stripe.remove(key.hash.tag);
+        self.log.segments.note_dead(&entry);
         stripe.last_removal = end;
         self.cache.remove(key.hash);
         Ok(Removed::Done { depends: end })
