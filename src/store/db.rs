@@ -26,7 +26,7 @@ use super::segment::{SEGMENT_HEADER, Segment};
 use super::syncer::{Bell, Syncer};
 use super::time::StoreTime;
 use super::write::{Expect, NewBody, Outcome, Removed, Write};
-use super::{CHUNK, Large, Seen};
+use super::{CHUNK, Seen};
 use crate::sys;
 
 /// An open store. Share it between threads in an `Arc`; all methods take `&self`.
@@ -47,7 +47,7 @@ use crate::sys;
 /// # }
 /// ```
 pub struct Db {
-    core: Arc<Core>,
+    pub(super) core: Arc<Core>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -120,20 +120,22 @@ impl Db {
     /// [`Error::Damaged`] if its bytes on the disk are not what was written; [`Error::Other`] if the disk cannot be
     /// read.
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let found = self.visit(key, |record| match record.body {
+            Body::Inline(value) => Ok(value.to_vec()),
+            Body::Large(large) => Err(large.clone()),
+        })?;
+        found.map(|found| found.or_else(|large| large.read_all())).transpose()
+    }
+
+    /// Shows the record of `key`, once the store acknowledges it; sleeps. As [`Db::lookup`].
+    pub(super) fn visit<R>(&self, key: &[u8], mut take: impl FnMut(Record<'_>) -> R) -> Result<Option<R>> {
         let key = self.key(key);
         let mut fetched: Option<Fetched> = None;
         SCRATCH.with_borrow_mut(|scratch| {
             loop {
-                let take = |record: Record<'_>| match record.body {
-                    Body::Inline(value) => Ok(value.to_vec()),
-                    Body::Large(large) => Err(large.clone()),
-                };
-                match self.lookup(&key, self.now(), fetched.as_ref(), scratch, take)? {
+                match self.lookup(&key, self.now(), fetched.as_ref(), scratch, &mut take)? {
                     Lookup::Miss(seen) => return self.core.wait_for(seen.depends).map(|()| None),
-                    Lookup::Hit(seen, found) => {
-                        self.core.wait_for(seen.depends)?;
-                        return found.or_else(|large| read_whole(&large)).map(Some);
-                    }
+                    Lookup::Hit(seen, found) => return self.core.wait_for(seen.depends).map(|()| Some(found)),
                     Lookup::Cold(job) => fetched = Some(job.run()),
                 }
             }
@@ -409,6 +411,7 @@ fn open_core(options: Options, home: Home, lane: &Lane) -> Result<Arc<Core>> {
     let recovered = recover(&options, &home, &extents)?;
     let (active, offset) = first_segment(&recovered, &options, home.store)?;
     let Recovered { segments, index, facts, damaged, .. } = recovered;
+    index.copies.limit(options.snapshot_bytes);
     extents.sync_all()?;
     let cache = Cache::new(options.cache_bytes).map_err(|error| {
         Error::other(format!("cannot get {} bytes for the record cache: {error}", options.cache_bytes))
@@ -470,14 +473,6 @@ fn resume(newest: &Segment, end: u64, options: &Options) -> Result<()> {
 fn begin(recovered: &Recovered, options: &Options, store: u64, order: u64) -> Result<(Arc<Segment>, u64)> {
     let segment = super::syncer::next_segment(options, store, &recovered.segments, order)?;
     Ok((segment, SEGMENT_HEADER))
-}
-
-fn read_whole(large: &Large) -> Result<Vec<u8>> {
-    let mut value = Vec::with_capacity(large.len() as usize);
-    for index in 0..large.chunks() {
-        value.extend_from_slice(&large.fetch(index).run()?);
-    }
-    Ok(value)
 }
 
 #[cfg(test)]

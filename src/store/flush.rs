@@ -2,9 +2,9 @@
 //! it survive a restart: *pending* when it is ordered with a delay, *fired* when it happens. Nothing is walked
 //! over: a record is gone if it lies before the last *fired*. Any thread.
 
-use std::sync::Mutex;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Mutex, MutexGuard};
 
 use super::core::Core;
 use super::error::Result;
@@ -28,6 +28,11 @@ impl Flushes {
     /// As recovery found them.
     pub fn new(fired: Position, due: u64) -> Flushes {
         Flushes { fired: AtomicU64::new(fired.0), due: AtomicU64::new(due), ..Flushes::default() }
+    }
+
+    /// Keeps flushes from firing for as long as it is held.
+    pub fn hold(&self) -> MutexGuard<'_, ()> {
+        super::lock(&self.order)
     }
 
     pub fn fired(&self) -> Position {

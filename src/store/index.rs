@@ -15,10 +15,11 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::frozen::{Copies, Frozen};
 use super::hash::Hash;
 use super::location::{Location, Position};
-use super::page::Page;
 pub(crate) use super::page::{Entry, size_bound, size_class};
+use super::page::{Page, Pages};
 
 pub(crate) const STRIPES: usize = 1024;
 /// Slots per page, on average, at which a stripe splits its next page. A page that waits for its split holds up to
@@ -28,6 +29,7 @@ const SPLIT_AT: usize = 115;
 /// All stripes.
 pub(crate) struct Index {
     stripes: Box<[Padded]>,
+    pub copies: Arc<Copies>,
 }
 
 /// A stripe's lock on a cache line of its own, so that workers do not slow each other down.
@@ -36,8 +38,10 @@ struct Padded(Mutex<Stripe>);
 
 /// The keys whose hashes share ten bits.
 pub(crate) struct Stripe {
-    /// Shared with snapshots, like each page, and copied before a change then.
-    pages: Arc<Vec<Page>>,
+    pages: Pages,
+    /// Which stripe it is.
+    number: usize,
+    copies: Arc<Copies>,
     items: usize,
     /// Bytes of the records, to within their size classes.
     bytes: u64,
@@ -50,14 +54,18 @@ pub(crate) struct Stripe {
 
 impl Index {
     pub fn new() -> Index {
-        let stripe = || Stripe {
+        let copies = Arc::new(Copies::new());
+        let stripe = |number| Stripe {
+            number,
+            copies: copies.clone(),
             pages: Arc::new(vec![Page::from_slots(&[])]),
             items: 0,
             bytes: 0,
             inserted: 0,
             last_removal: Position(0),
         };
-        Index { stripes: (0..STRIPES).map(|_| Padded(Mutex::new(stripe()))).collect() }
+        let stripes = (0..STRIPES).map(|number| Padded(Mutex::new(stripe(number)))).collect();
+        Index { stripes, copies }
     }
 
     /// Locks the stripe that the hash belongs to. Hold it briefly and enter no system call with it.
@@ -78,6 +86,17 @@ impl Index {
     /// Begins to bring the slot near that the stripe will look for.
     pub fn prefetch(&self, hash: Hash) {
         self.stripe(hash).prefetch(hash.tag);
+    }
+
+    /// Takes the index as it is at one moment, at which no writer is inside a stripe. `meanwhile` runs then; it takes no
+    /// stripe's lock.
+    pub fn freeze<R>(&self, meanwhile: impl FnOnce() -> R) -> (Frozen, R) {
+        self.copies.announce();
+        let mut stripes = Vec::with_capacity(STRIPES);
+        stripes.extend(self.stripes.iter().map(|stripe| super::lock(&stripe.0)));
+        let items = stripes.iter().map(|stripe| stripe.items as u64).sum();
+        let frozen = Frozen::new(stripes.iter().map(|stripe| &stripe.pages), items, &self.copies);
+        (frozen, meanwhile())
     }
 
     /// Keys in the index. Walks over the stripes: for statistics.
@@ -118,18 +137,18 @@ impl Index {
 impl Stripe {
     /// Begins to bring the slot near that belongs to `tag`.
     pub fn prefetch(&self, tag: u64) {
-        self.pages[self.page_of(tag)].prefetch(tag);
+        self.pages[Page::number(self.pages.len(), tag)].prefetch(tag);
     }
 
     pub fn find(&self, tag: u64) -> Option<Entry> {
-        self.pages[self.page_of(tag)].find(tag)
+        Page::find_in(&self.pages, tag)
     }
 
     /// Points `tag` at `entry`; tells what it replaced.
     pub fn insert(&mut self, tag: u64, entry: Entry) -> Option<Entry> {
         self.bytes += size_bound(entry.size_class) as u64;
         self.inserted += 1;
-        let number = self.page_of(tag);
+        let number = Page::number(self.pages.len(), tag);
         let page = self.page_mut(number);
         match page.search(tag) {
             Ok(at) => {
@@ -147,7 +166,7 @@ impl Stripe {
     }
 
     pub fn remove(&mut self, tag: u64) -> Option<Entry> {
-        let number = self.page_of(tag);
+        let number = Page::number(self.pages.len(), tag);
         let at = self.pages[number].search(tag).ok()?;
         let old = self.page_mut(number).remove(at);
         self.items -= 1;
@@ -157,22 +176,29 @@ impl Stripe {
 
     /// The record was copied to `location`, unchanged.
     pub fn relocate(&mut self, tag: u64, location: Location) {
-        let number = self.page_of(tag);
+        let number = Page::number(self.pages.len(), tag);
         if let (Ok(at), Some(old)) = (self.pages[number].search(tag), self.find(tag)) {
             self.page_mut(number).replace(at, tag, Entry { location, ..old });
         }
     }
 
-    /// Linear hashing's address: the low bits, one fewer where the page was not split yet in this round.
-    fn page_of(&self, tag: u64) -> usize {
-        let wide = self.pages.len().next_power_of_two();
-        let number = tag as usize & (wide - 1);
-        if number < self.pages.len() { number } else { number - wide / 2 }
-    }
-
     /// Page `number`, to be changed.
     fn page_mut(&mut self, number: usize) -> &mut Page {
+        if Arc::strong_count(&self.pages) > 1 || self.pages[number].is_shared() {
+            self.part_with(number);
+        }
         &mut Arc::make_mut(&mut self.pages)[number]
+    }
+
+    /// Page `number` is about to be copied, for snapshots have it too.
+    #[cold]
+    fn part_with(&mut self, number: usize) {
+        self.copies.make_room(self.number);
+        let list_is_shared = Arc::strong_count(&self.pages) > 1;
+        if list_is_shared || self.pages[number].is_shared() {
+            let list = if list_is_shared { self.pages.len() * size_of::<Page>() } else { 0 };
+            self.copies.charge(list + self.pages[number].memory());
+        }
     }
 
     /// Splits the next page if there are too many keys for the pages there are.

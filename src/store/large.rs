@@ -102,6 +102,16 @@ impl Large {
         Ok(())
     }
 
+    /// All of it; may sleep.
+    pub(crate) fn read_all(&self) -> Result<Vec<u8>> {
+        let (mut value, mut chunk) = (Vec::with_capacity(self.len() as usize), Vec::new());
+        for index in 0..self.chunks() {
+            self.read(index, &mut chunk)?;
+            value.extend_from_slice(&chunk);
+        }
+        Ok(value)
+    }
+
     /// Reads every chunk and throws it away. Tells how many differ from sound ones by a single bit, as decay has it.
     ///
     /// # Errors

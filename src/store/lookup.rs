@@ -318,7 +318,7 @@ fn miss<R>(location: Option<Location>, depends: Position) -> Lookup<R> {
     Lookup::Miss(Seen { location, depends })
 }
 
-fn read_fully(segment: &Segment, buffer: &mut [u8], offset: u64) -> Result<usize> {
+pub(crate) fn read_fully(segment: &Segment, buffer: &mut [u8], offset: u64) -> Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
         match segment.file.read_at(&mut buffer[filled..], offset + filled as u64) {
@@ -336,7 +336,7 @@ fn cannot_read(segment: &Segment, len: usize, offset: u64, error: &std::io::Erro
 }
 
 /// `None`: the bytes are no snappy stream of at most [`super::CHUNK`] bytes.
-fn decompress<'a>(packed: &[u8], raw: &'a mut Vec<u8>) -> Option<&'a [u8]> {
+pub(crate) fn decompress<'a>(packed: &[u8], raw: &'a mut Vec<u8>) -> Option<&'a [u8]> {
     let len = snap::raw::decompress_len(packed).ok().filter(|&len| len <= super::CHUNK)?;
     raw.resize(len.max(raw.len()), 0);
     let count = snap::raw::Decoder::new().decompress(packed, &mut raw[..len]).ok()?;

@@ -13,10 +13,13 @@ mod db;
 mod error;
 mod extent;
 mod flush;
+mod frozen;
 mod hash;
 mod header;
 mod home;
 mod index;
+mod item;
+mod iter;
 mod lane;
 mod large;
 mod location;
@@ -33,6 +36,7 @@ mod replay;
 mod ring;
 mod segment;
 mod segments;
+mod snapshot;
 mod syncer;
 mod table;
 mod time;
@@ -44,12 +48,15 @@ use std::time::Duration;
 
 pub use self::db::{Db, Stats};
 pub use self::error::{Error, Result};
+pub use self::item::{Item, Reader, Value};
+pub use self::iter::Iter;
 pub use self::lane::Job;
 pub use self::large::{ChunkRead, ChunkWrite, ChunkWritten, Compose, Large, Part, Upload, Uploaded};
 pub use self::location::Position;
 pub use self::lookup::{Body, ColdRead, Fetched, Key, Lookup, Record, Scratch, Seen};
 pub use self::options::{Options, Report, Severity, Sync};
 pub use self::progress::{Waiter, Wake};
+pub use self::snapshot::{Snapshot, View};
 pub use self::write::{Expect, NewBody, Outcome, Removed, Write};
 
 /// A value longer than this lives in an extent file, cut into chunks of this size. Bytes.

@@ -48,6 +48,9 @@ pub struct Options {
     pub lane_threads: usize,
     /// Size at which a segment file is full. Bytes, 1 MiB to 64 MiB. Default: 64 MiB.
     pub segment_bytes: u64,
+    /// Memory for what open snapshots have and the index does not any more. Bytes. When it is used up, snapshots become
+    /// unreadable; writers go on. Never more than the index has at 16 bytes per key. Default: 64 MiB.
+    pub snapshot_bytes: u64,
     /// Where messages go. Default: nowhere.
     pub report: Report,
 }
@@ -63,6 +66,7 @@ impl Options {
             compression: true,
             lane_threads: 2,
             segment_bytes: 64 << 20,
+            snapshot_bytes: 64 << 20,
             report: Arc::new(|_, _| ()),
         }
     }

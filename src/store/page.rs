@@ -29,6 +29,9 @@ pub(crate) struct Entry {
 #[derive(Clone)]
 pub(crate) struct Page(Arc<[Slot]>);
 
+/// The pages of a stripe, by number; shared with snapshots, and then copied before a change.
+pub(crate) type Pages = Arc<Vec<Page>>;
+
 pub(crate) type Slot = [u8; SLOT];
 
 const FREE: Slot = [0xff; SLOT];
@@ -64,10 +67,32 @@ impl Page {
         }
     }
 
+    /// Whether snapshots have the page too.
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
     /// Bytes of memory.
-    #[cfg(test)]
     pub fn memory(&self) -> usize {
         self.0.len() * SLOT
+    }
+
+    /// Drops the page; tells how much memory that freed, if nobody else has it.
+    pub fn into_memory(mut self) -> Option<usize> {
+        Arc::get_mut(&mut self.0).map(|slots| slots.len() * SLOT)
+    }
+
+    /// What the pages of a stripe say of `tag`.
+    pub fn find_in(pages: &[Page], tag: u64) -> Option<Entry> {
+        pages[Page::number(pages.len(), tag)].find(tag)
+    }
+
+    /// Which of a stripe's `pages` pages `tag` belongs to. Linear hashing's address: the low bits, one fewer where the
+    /// page was not split yet in this round.
+    pub fn number(pages: usize, tag: u64) -> usize {
+        let wide = pages.next_power_of_two();
+        let number = tag as usize & (wide - 1);
+        if number < pages { number } else { number - wide / 2 }
     }
 
     pub fn find(&self, tag: u64) -> Option<Entry> {

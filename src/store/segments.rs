@@ -16,7 +16,7 @@ pub(crate) struct Segments {
 }
 
 struct Table {
-    rows: Vec<Option<Arc<Segment>>>,
+    rows: Arc<Rows>,
     /// Where the search for a free handle begins. A handle is given out again only after all others were, so that
     /// nobody who still remembers a location takes what has its handle by then for what he remembers.
     next_handle: usize,
@@ -25,10 +25,13 @@ struct Table {
     next_number: u32,
 }
 
+/// Segments by handle. Whoever keeps a copy keeps them readable, also those that are unlinked meanwhile.
+pub(crate) type Rows = Vec<Option<Arc<Segment>>>;
+
 impl Segments {
     /// An empty table; the first segment made will have the number `next_number`.
     pub fn new(next_number: u32) -> Segments {
-        let table = Table { rows: Vec::new(), next_handle: 0, next_number };
+        let table = Table { rows: Arc::default(), next_handle: 0, next_number };
         Segments { table: RwLock::new(table), usages: Usages::default() }
     }
 
@@ -49,11 +52,12 @@ impl Segments {
     pub fn add(&self, segment: &Arc<Segment>) {
         let mut table = super::write(&self.table);
         let handle = segment.handle as usize;
-        if table.rows.len() <= handle {
-            table.rows.resize(handle + 1, None);
+        let rows = Arc::make_mut(&mut table.rows);
+        if rows.len() <= handle {
+            rows.resize(handle + 1, None);
         }
-        assert!(table.rows[handle].is_none(), "a handle names one segment");
-        table.rows[handle] = Some(segment.clone());
+        assert!(rows[handle].is_none(), "a handle names one segment");
+        rows[handle] = Some(segment.clone());
         if table.next_handle <= handle {
             table.next_handle = (handle + 1) % MAX_HANDLES;
         }
@@ -61,8 +65,13 @@ impl Segments {
 
     /// Takes a segment out. The index must name nothing in it any more. Whoever holds it can go on reading.
     pub fn remove(&self, segment: &Segment) {
-        let removed = super::write(&self.table).rows[segment.handle as usize].take();
+        let removed = Arc::make_mut(&mut super::write(&self.table).rows)[segment.handle as usize].take();
         assert!(removed.is_some_and(|removed| removed.number == segment.number), "a segment is removed once");
+    }
+
+    /// All rows as they are now.
+    pub fn rows(&self) -> Arc<Rows> {
+        super::read(&self.table).rows.clone()
     }
 
     /// The segment a location points into.

@@ -1,0 +1,145 @@
+//! Records and values as programs that embed the store get them: owned, decompressed. Large values stay in their
+//! extent until they are read. Any thread; reading may sleep.
+
+use std::io;
+use std::sync::Arc;
+
+use super::CHUNK;
+use super::error::{Error, Result};
+use super::extent::Extents;
+use super::large::Large;
+use super::lookup::{Body, Record, decompress};
+use super::record::{Fields, Kind};
+use super::segment::Segment;
+
+/// A record of the store.
+pub struct Item {
+    /// Its key.
+    pub key: Vec<u8>,
+    /// The client's opaque flags.
+    pub flags: u32,
+    /// The CAS unique.
+    pub cas: u64,
+    /// Store time in seconds from which the record is gone; 0: never.
+    pub expires: u64,
+    /// The value.
+    pub value: Value,
+}
+
+/// A value: all of it, or where it lies.
+#[derive(Clone)]
+pub enum Value {
+    /// At most [`CHUNK`] bytes.
+    Bytes(Vec<u8>),
+    /// More than that. It stays readable for as long as this handle exists.
+    Large(Large),
+}
+
+impl Item {
+    pub(crate) fn of_record(key: &[u8], record: &Record<'_>) -> Item {
+        let value = match record.body {
+            Body::Inline(value) => Value::Bytes(value.to_vec()),
+            Body::Large(large) => Value::Large(large.clone()),
+        };
+        Item { key: key.to_vec(), flags: record.flags, cas: record.cas, expires: record.expires, value }
+    }
+
+    /// From a sound record at `offset` of `segment`.
+    pub(crate) fn decode(fields: &Fields<'_>, segment: &Segment, offset: u64, extents: &Arc<Extents>) -> Result<Item> {
+        let value = match (fields.kind, fields.compressed) {
+            (Kind::Large, _) => Value::Large(Large::decode(fields.body, extents)?),
+            (_, false) => Value::Bytes(fields.body.to_vec()),
+            (_, true) => Value::Bytes(
+                unpacked(fields.body)
+                    .ok_or_else(|| Error::damaged(&segment.path, offset, "the value does not decompress"))?,
+            ),
+        };
+        let Fields { client_flags: flags, cas, expires, .. } = *fields;
+        Ok(Item { key: fields.key.to_vec(), flags, cas, expires, value })
+    }
+}
+
+fn unpacked(body: &[u8]) -> Option<Vec<u8>> {
+    let mut raw = Vec::new();
+    let len = decompress(body, &mut raw)?.len();
+    raw.truncate(len);
+    Some(raw)
+}
+
+impl Value {
+    /// Bytes.
+    #[allow(clippy::len_without_is_empty, reason = "an empty value is a value")]
+    pub fn len(&self) -> u64 {
+        match self {
+            Value::Bytes(bytes) => bytes.len() as u64,
+            Value::Large(large) => large.len(),
+        }
+    }
+
+    /// All of it, in memory.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], [`Error::Other`] where a large value cannot be read.
+    pub fn into_bytes(self) -> Result<Vec<u8>> {
+        match self {
+            Value::Bytes(bytes) => Ok(bytes),
+            Value::Large(large) => large.read_all(),
+        }
+    }
+
+    /// To read it by parts.
+    pub fn into_reader(self) -> Reader {
+        Reader { value: self, position: 0, chunk: None }
+    }
+}
+
+/// Reads a value by parts, from the beginning ([`io::Read`]) or from anywhere ([`Reader::read_at`]). It holds at most
+/// one chunk ([`CHUNK`] bytes) of a large value in memory.
+pub struct Reader {
+    value: Value,
+    position: u64,
+    /// The chunk that was read last, and its number.
+    chunk: Option<(u64, Vec<u8>)>,
+}
+
+impl Reader {
+    /// Bytes of the value.
+    #[allow(clippy::len_without_is_empty, reason = "an empty value is a value")]
+    pub fn len(&self) -> u64 {
+        self.value.len()
+    }
+
+    /// Copies what stands at `offset` into `buffer`; tells how much that was: no more than to the end of a chunk, and
+    /// 0 at the end of the value.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if the bytes on the disk are not what was written, [`Error::Other`] if it cannot be read.
+    pub fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        if offset >= self.len() || buffer.is_empty() {
+            return Ok(0);
+        }
+        let rest = match &self.value {
+            Value::Bytes(bytes) => &bytes[offset as usize..],
+            Value::Large(large) => {
+                let number = offset / CHUNK as u64;
+                if self.chunk.as_ref().is_none_or(|(has, _)| *has != number) {
+                    let (_, mut bytes) = self.chunk.take().unwrap_or_default();
+                    large.read(number, &mut bytes)?;
+                    self.chunk = Some((number, bytes));
+                }
+                self.chunk.as_ref().map_or(&[][..], |(_, bytes)| &bytes[offset as usize % CHUNK..])
+            }
+        };
+        let count = rest.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&rest[..count]);
+        Ok(count)
+    }
+}
+
+impl io::Read for Reader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.read_at(self.position, buffer).map_err(io::Error::other)?;
+        self.position += count as u64;
+        Ok(count)
+    }
+}
