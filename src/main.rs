@@ -19,10 +19,14 @@ use kingdb::sys::process::{self, Identity};
 
 use crate::server::log::{self, Target};
 use crate::server::options::{self, Asked, Launch};
-use crate::server::{Listeners, Settings};
+use crate::server::{Listeners, Settings, admin};
 
 fn main() -> ExitCode {
-    match options::parse(std::env::args_os().skip(1)) {
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    if words.first().is_some_and(|first| admin::is_command(first)) {
+        return admin::run(&words);
+    }
+    match options::parse(words) {
         Ok(Asked::Show(text)) => show(&text),
         Ok(Asked::Run(launch)) => end(start(*launch), 1),
         Err(message) => end(Err(format!("{message} (try 'kingserver --help')")), 2),

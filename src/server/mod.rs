@@ -7,6 +7,7 @@
 //! may take long: not even open the store, or a server that reads a long log could not be stopped.
 #![forbid(unsafe_code)]
 
+pub mod admin;
 mod budget;
 mod buffer;
 mod command;

@@ -6,7 +6,7 @@
 
 mod config;
 mod listen;
-mod suggest;
+pub mod suggest;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -16,8 +16,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use self::table::{GROUPS, Row};
-use super::log;
 use super::settings::Settings;
+use super::{admin, log};
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -165,8 +165,11 @@ fn suggestion(wrong: &str, dashes: &str) -> String {
 
 /// `--help`, out of the table.
 pub fn help() -> String {
-    let mut text =
-        String::from("Usage: kingserver [OPTION]...\nA durable key-value server that speaks the memcached protocol.\n");
+    let mut text = String::from(
+        "Usage: kingserver [OPTION]...\n       kingserver COMMAND [OPTION]... [WORD]\nA durable key-value server that speaks the memcached protocol.\n",
+    );
+    text += "\nCommands (more of each: kingserver COMMAND --help):\n";
+    text += &admin::list();
     for group in GROUPS {
         text += &format!("\n{}:\n", group.title);
         text.extend(group.rows.iter().map(help_row));

@@ -25,7 +25,7 @@ use crate::sys;
 const BLOCK: u64 = 4096;
 /// A file that has reserved this much takes no more values. Bytes; holes included.
 const FULL: u64 = 1 << 30;
-const MAGIC: [u8; 8] = *b"KDBEXTNT";
+pub(crate) const MAGIC: [u8; 8] = *b"KDBEXTNT";
 const SUFFIX: &str = "ext";
 
 /// All extent files of a store.
@@ -72,7 +72,7 @@ impl Extents {
     /// of a store.
     pub fn open(dir: &Path, store: u64, compression: bool, lane: Lane) -> Result<Extents> {
         let mut found = HashMap::new();
-        for number in files(dir, SUFFIX)? {
+        for number in numbers(dir)? {
             found.insert(number, Arc::new(ExtentFile::open(dir, number, store)?));
         }
         let number = found.keys().max().map_or(0, |number| number + 1);
@@ -93,7 +93,7 @@ impl Extents {
 
     /// File `number`.
     pub fn file(&self, number: u32) -> Result<Arc<ExtentFile>> {
-        let missing = || Error::damaged(&numbered(&self.dir, number, SUFFIX), 0, "the extent file is missing");
+        let missing = || Error::damaged(&path_of(&self.dir, number), 0, "the extent file is missing");
         super::read(&self.files).get(&number).cloned().ok_or_else(missing)
     }
 
@@ -161,7 +161,7 @@ impl Extents {
 
 impl ExtentFile {
     fn planned(dir: &Path, number: u32) -> ExtentFile {
-        let path = numbered(dir, number, SUFFIX);
+        let path = path_of(dir, number);
         ExtentFile { number, path, file: OnceLock::new(), making: Mutex::default(), dirty: AtomicBool::new(false) }
     }
 
@@ -231,6 +231,16 @@ impl Drop for Reservation {
         };
         self.extents.lane.submit(Box::new(punch));
     }
+}
+
+/// Numbers of the extent files in `dir`, in no particular order.
+pub(crate) fn numbers(dir: &Path) -> Result<Vec<u32>> {
+    files(dir, SUFFIX)
+}
+
+/// The name of an extent file.
+pub(crate) fn path_of(dir: &Path, number: u32) -> PathBuf {
+    numbered(dir, number, SUFFIX)
 }
 
 fn full_or_other(attempt: &str, path: &Path, error: &std::io::Error) -> Error {

@@ -76,7 +76,8 @@ pub(crate) fn check_version(version: u32, path: &Path) -> Result<()> {
     let shown = path.display();
     match version {
         1..=VERSION => Ok(()),
-        0 => Err(Error::damaged(path, 8, "the format version is 0")),
+        // So many versions there will not be soon.
+        0 | 16.. => Err(Error::damaged(path, 8, "the format version makes no sense")),
         _ => Err(Error::other(format!(
             "{shown} has format version {version} and this program reads versions up to {VERSION}: use a newer kingserver"
         ))),

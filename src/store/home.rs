@@ -32,14 +32,50 @@ impl Home {
     pub fn open(dir: &Path) -> Result<Home> {
         make_directory(dir)?;
         let lock = lock(dir)?;
-        let path = dir.join("STORE");
-        let (store, seed) = match std::fs::read(&path) {
-            Ok(bytes) => decode(&bytes, &path)?,
-            Err(error) if error.kind() == ErrorKind::NotFound => create_where_empty(dir)?,
-            Err(error) => return Err(Error::io("read", &path, &error)),
+        let (store, seed) = match read(dir)? {
+            Some(identity) => identity,
+            None => create_where_empty(dir)?,
         };
         Ok(Home { store, seed, _lock: lock })
     }
+}
+
+/// Identity and seed of the store in `dir`, if there is a `STORE`.
+pub(crate) fn read(dir: &Path) -> Result<Option<(u64, Seed)>> {
+    let path = dir.join("STORE");
+    match std::fs::read(&path) {
+        Ok(bytes) => decode(&bytes, &path).map(Some),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("read", &path, &error)),
+    }
+}
+
+/// Keeps servers out of a directory that is there, as long as the file is open: for reading beside others that read,
+/// or, `alone`, for changing it. Nothing is made for reading only: where there is no lock file, nobody can hold it.
+pub(crate) fn lock_existing(dir: &Path, alone: bool) -> Result<Option<File>> {
+    let found = std::fs::metadata(dir).map_err(|error| Error::io("look at", dir, &error))?;
+    if !found.is_dir() {
+        return Err(Error::other(format!("{} is not a directory: give a --db.path", dir.display())));
+    }
+    if alone {
+        return lock(dir).map(Some);
+    }
+    let path = dir.join("LOCK");
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io("open", &path, &error)),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Err(in_use(dir)),
+        Err(TryLockError::Error(error)) => Err(Error::io("lock", &path, &error)),
+    }
+}
+
+fn in_use(dir: &Path) -> Error {
+    let dir = dir.display();
+    Error::other(format!("the data directory {dir} is in use by another server; stop it or choose another --db.path"))
 }
 
 fn make_directory(dir: &Path) -> Result<()> {
@@ -58,12 +94,7 @@ fn lock(dir: &Path) -> Result<File> {
     let file = open.map_err(|error| Error::io("open", &path, &error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            let dir = dir.display();
-            Err(Error::other(format!(
-                "the data directory {dir} is in use by another server; stop it or choose another --db.path"
-            )))
-        }
+        Err(TryLockError::WouldBlock) => Err(in_use(dir)),
         Err(TryLockError::Error(error)) => Err(Error::io("lock", &path, &error)),
     }
 }
@@ -79,16 +110,19 @@ fn create_where_empty(dir: &Path) -> Result<(u64, Seed)> {
     )))
 }
 
-/// Written beside and renamed: `STORE` is whole or absent.
 fn create(dir: &Path) -> Result<(u64, Seed)> {
     let (store, seed) = (random(), Seed([random(), random()]));
+    write(dir, store, seed).map(|()| (store, seed))
+}
+
+/// Writes `STORE`: beside it and renamed, so that it is whole or absent.
+pub(crate) fn write(dir: &Path, store: u64, seed: Seed) -> Result<()> {
     let (fresh, path) = (dir.join("STORE.new"), dir.join("STORE"));
     let failed = |error: std::io::Error| Error::io("write", &fresh, &error);
     let open = OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&fresh);
     open.and_then(|mut file| file.write_all(&encode(store, seed)).and_then(|()| file.sync_all())).map_err(failed)?;
     std::fs::rename(&fresh, &path).map_err(|error| Error::io("rename to", &path, &error))?;
-    sys::file::sync_directory(dir).map_err(|error| Error::io("sync directory", dir, &error))?;
-    Ok((store, seed))
+    sys::file::sync_directory(dir).map_err(|error| Error::io("sync directory", dir, &error))
 }
 
 fn encode(store: u64, seed: Seed) -> [u8; LEN] {

@@ -121,7 +121,7 @@ impl Large {
         for index in 0..self.chunks() {
             let chunk = self.chunk(index);
             let stored = self.stored(&chunk)?;
-            let syndrome = checksum(&stored, &self.0.file, chunk.offset) ^ chunk.crc;
+            let syndrome = checksum(&stored, self.0.file.number, chunk.offset) ^ chunk.crc;
             match syndrome {
                 0 => {}
                 _ if flipped_bit(syndrome, stored.len()).is_some() => decayed += 1,
@@ -173,7 +173,7 @@ struct Chunk {
 
 impl Chunk {
     fn check(&self, stored: &[u8], file: &ExtentFile) -> Result<()> {
-        match checksum(stored, file, self.offset) == self.crc {
+        match checksum(stored, file.number, self.offset) == self.crc {
             true => Ok(()),
             false => Err(Error::damaged(&file.path, self.offset, "a chunk's checksum is wrong")),
         }
@@ -194,8 +194,46 @@ impl Chunk {
 }
 
 /// Seeded with where the chunk lies: a chunk that turns up elsewhere is damage.
-fn checksum(stored: &[u8], file: &ExtentFile, offset: u64) -> u32 {
-    crc32c::crc32c_append(file.number.rotate_left(16) ^ (offset >> 12) as u32, stored)
+fn checksum(stored: &[u8], file: u32, offset: u64) -> u32 {
+    crc32c::crc32c_append(file.rotate_left(16) ^ (offset >> 12) as u32, stored)
+}
+
+/// Where a chunk lies: for whoever looks at the files without opening the store.
+pub(crate) struct StoredChunk {
+    /// Number of the extent file.
+    pub file: u32,
+    pub offset: u64,
+    /// Bytes as stored.
+    pub len: usize,
+    crc: u32,
+}
+
+impl StoredChunk {
+    /// Whether `bytes` are what was stored.
+    pub fn is_sound(&self, bytes: &[u8]) -> bool {
+        checksum(bytes, self.file, self.offset) == self.crc
+    }
+
+    /// Whether a single bit of `bytes` is not what was stored, as decay has it.
+    pub fn is_decayed(&self, bytes: &[u8]) -> bool {
+        flipped_bit(checksum(bytes, self.file, self.offset) ^ self.crc, bytes.len()).is_some()
+    }
+}
+
+/// The chunks that the body of a commit record names. `None`: it makes no sense.
+pub(crate) fn stored_chunks(table: &[u8]) -> Option<impl Iterator<Item = StoredChunk> + '_> {
+    let rows = table.get(TABLE_HEADER..)?.chunks_exact(ROW);
+    let chunks = le_u64(table, 16).div_ceil(CHUNK as u64);
+    if rows.len() as u64 != chunks || !rows.remainder().is_empty() || chunks == 0 {
+        return None;
+    }
+    let (file, base) = (le_u32(table, 0), le_u64(table, 8));
+    Some(rows.enumerate().map(move |(index, row)| StoredChunk {
+        file,
+        offset: base + (index * CHUNK) as u64,
+        len: (le_u32(row, 0) & !COMPRESSED) as usize,
+        crc: le_u32(row, 4),
+    }))
 }
 
 /// A read of one chunk.
@@ -307,7 +345,7 @@ fn write_chunk(reservation: &Reservation, index: u64, stored: &[u8], compressed:
     let len = stored.len() as u32 | if compressed { COMPRESSED } else { 0 };
     let mut row = [0; ROW];
     row[..4].copy_from_slice(&len.to_le_bytes());
-    row[4..].copy_from_slice(&checksum(stored, &reservation.file, offset).to_le_bytes());
+    row[4..].copy_from_slice(&checksum(stored, reservation.file.number, offset).to_le_bytes());
     Ok(row)
 }
 

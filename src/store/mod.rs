@@ -8,6 +8,7 @@
 
 mod bulk;
 mod cache;
+pub mod check;
 mod core;
 mod db;
 mod error;

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use super::error::{Error, Result};
 use super::record::{ALIGNMENT, Fields, HEADER, MAX_RECORD, padded};
@@ -12,8 +13,9 @@ const WINDOW: usize = 1 << 20;
 
 /// A segment seen through a window of fixed size.
 pub(crate) struct Reader<'a> {
-    segment: &'a Segment,
     file: &'a File,
+    path: &'a Path,
+    salt: u32,
     window: Vec<u8>,
     /// Bytes of the window that hold what the file has from `start` on.
     filled: usize,
@@ -22,13 +24,18 @@ pub(crate) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub fn new(segment: &'a Segment) -> Reader<'a> {
-        Reader { segment, file: &segment.file, window: vec![0; WINDOW], filled: 0, start: 0 }
+        Reader::over(&segment.file, &segment.path, segment.salt)
+    }
+
+    /// The records of a file whose header was read already.
+    pub fn over(file: &'a File, path: &'a Path, salt: u32) -> Reader<'a> {
+        Reader { file, path, salt, window: vec![0; WINDOW], filled: 0, start: 0 }
     }
 
     /// Offset of the first sound record at or after `offset`.
     pub fn next_sound(&mut self, mut offset: u64) -> Result<Option<u64>> {
         loop {
-            let salt = self.segment.salt;
+            let salt = self.salt;
             let bytes = self.bytes(offset)?;
             if bytes.len() < HEADER {
                 return Ok(None);
@@ -42,7 +49,7 @@ impl<'a> Reader<'a> {
 
     /// The record at `offset`, where [`Reader::next_sound`] found one.
     pub fn record(&mut self, offset: u64) -> Result<(Fields<'_>, usize)> {
-        let path = &self.segment.path;
+        let path = self.path;
         // Its checksum was looked at a moment ago.
         Fields::claimed(self.bytes(offset)?).ok_or_else(|| Error::damaged(path, offset, "no record is there"))
     }
@@ -102,7 +109,7 @@ impl<'a> Reader<'a> {
                 Ok(0) => break,
                 Ok(count) => self.filled += count,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Error::io(format!("read at offset {offset} of"), &self.segment.path, &error)),
+                Err(error) => return Err(Error::io(format!("read at offset {offset} of"), self.path, &error)),
             }
         }
         Ok(())

@@ -75,7 +75,7 @@ pub(crate) fn bytes(segments: &[Arc<Segment>]) -> u64 {
 }
 
 /// A number that no file has, be it a segment, what became of one, or what is kept about one.
-fn next_number(dir: &Path) -> Result<u32> {
+pub(crate) fn next_number(dir: &Path) -> Result<u32> {
     let mut next = 0;
     for suffix in ["log", "log.new", "log.cut", "log.damaged", "tags"] {
         next = files(dir, suffix)?.into_iter().fold(next, |next, number| next.max(number.saturating_add(1)));

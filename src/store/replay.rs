@@ -354,7 +354,7 @@ fn durable_mark(segments: &[Arc<Segment>]) -> Result<Position> {
 /// Whether what is wrong with the record at the start of `bytes`, which lie at `offset`, is one bit that no torn write
 /// can have changed. Such a write leaves zeros, from some byte on or in whole sectors: it sets no bit, it leaves nothing
 /// in its sector behind it, and hardly ever is the next record sound.
-fn is_decay(bytes: &[u8], salt: u32, offset: u64, found: Option<u64>, following: bool) -> bool {
+pub(crate) fn is_decay(bytes: &[u8], salt: u32, offset: u64, found: Option<u64>, following: bool) -> bool {
     let Some(record) = Fields::mended(bytes, salt) else { return false };
     let is_seal = || Fields::claimed(&record).is_some_and(|(fields, _)| fields.kind == Kind::Seal);
     let followed = found.map_or_else(|| following && is_seal(), |found| found == offset + record.len() as u64);

@@ -19,7 +19,7 @@ use crate::sys;
 /// Bytes before the first record.
 pub(crate) const SEGMENT_HEADER: u64 = HEADER as u64;
 
-const MAGIC: [u8; 8] = *b"KDBSEGMT";
+pub(crate) const MAGIC: [u8; 8] = *b"KDBSEGMT";
 const SUFFIX: &str = "log";
 /// Of a compacted segment that is not committed yet.
 const SUFFIX_NEW: &str = "log.new";
@@ -155,7 +155,7 @@ pub(crate) fn remove_uncommitted(dir: &Path) -> Result<()> {
 }
 
 /// Whether nothing but zeros follows.
-fn is_blank(file: &mut File) -> std::io::Result<bool> {
+pub(crate) fn is_blank(file: &mut File) -> std::io::Result<bool> {
     let mut window = vec![0; 1 << 20];
     loop {
         match file.read(&mut window)? {

@@ -1,0 +1,178 @@
+//! Checking a store that no program has open: every header, every record's checksum, every chunk of the large values
+//! that keys still have. `kingserver check` is its caller; it runs on that one thread and keeps 16 bytes per key.
+//!
+//! [`check`] changes nothing. [`repair`] puts fresh files in the place of damaged ones, from which it leaves out what is
+//! damaged, keeps the damaged ones beside them as `*.damaged`, and checks again until nothing is left to do.
+
+mod repair;
+mod scan;
+mod survey;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use self::scan::Scan;
+use self::survey::Survey;
+use super::error::{Error, Result};
+use super::home::lock_existing;
+
+/// Told how far the check has come: bytes read, and bytes there are to read, to within what nobody can know before.
+pub type Watch<'a> = &'a mut dyn FnMut(u64, u64);
+
+/// How often a repaired store is checked again: what is left out may bring older versions to light that are damaged too.
+const ROUNDS: usize = 16;
+
+/// What a check found.
+#[derive(Debug, Default)]
+pub struct Checked {
+    /// Segments of the log.
+    pub segments: u64,
+    /// Extent files.
+    pub extents: u64,
+    /// Bytes that were read.
+    pub bytes: u64,
+    /// Sound records.
+    pub records: u64,
+    /// Keys that have a value.
+    pub keys: u64,
+    /// Large values whose chunks were all read.
+    pub large_values: u64,
+    /// What is wrong, in the order of the log.
+    pub damages: Vec<Damage>,
+    /// What is no damage, but worth knowing: a torn tail that the next start will cut.
+    pub notes: Vec<String>,
+}
+
+/// What [`repair`] did.
+#[derive(Debug)]
+pub struct Repaired {
+    /// What was wrong before; the fate of each key is known now.
+    pub damages: Vec<Damage>,
+    /// The damaged files as they were, under their new names.
+    pub kept: Vec<PathBuf>,
+    /// What the last check found: no damage.
+    pub now: Checked,
+}
+
+/// A place where a store is not what was written.
+#[derive(Clone, Debug)]
+pub struct Damage {
+    /// The damaged file.
+    pub file: PathBuf,
+    /// Where in it. Bytes.
+    pub offset: u64,
+    /// What is wrong there.
+    pub what: String,
+    /// Whose record it is, where that can be known.
+    pub key: Option<Vec<u8>>,
+    /// What is left of the key.
+    pub fate: Fate,
+    fault: Fault,
+}
+
+/// What becomes of a key one of whose records is damaged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// That was not looked into.
+    Unknown,
+    /// It was changed again later: the damaged record no longer counts.
+    Superseded,
+    /// An older version of it is sound.
+    Older,
+    /// Nothing else of it is left.
+    Gone,
+}
+
+/// What is damaged, as repair sees it. Segments go by number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fault {
+    /// `STORE` is missing or not sound.
+    Store,
+    /// A segment's header.
+    SegmentHeader { number: u32 },
+    /// An extent file's header.
+    ExtentHeader { number: u32 },
+    /// Bytes between two records.
+    Records { number: u32, start: u64, end: u64 },
+    /// The end of a segment, up to which it was durable.
+    Tail { number: u32, start: u64, durable: u64, last: bool },
+    /// A sound record whose value is not.
+    Value { number: u32, start: u64, end: u64 },
+    /// Segments of these orders are gone, the last one excluded.
+    Missing { from: u64, to: u64 },
+    /// A segment that the system cannot read to its end.
+    Unreadable,
+}
+
+/// Checks the store in directory `dir`, and changes nothing.
+///
+/// # Errors
+/// What keeps it from checking: there is no store, a server is running on it, a file cannot be read or was written by a
+/// newer version.
+pub fn check(dir: &Path, watch: Watch<'_>) -> Result<Checked> {
+    let _lock = lock_existing(dir, false)?;
+    examine(dir, watch).map(|(checked, _)| checked)
+}
+
+/// Checks the store in directory `dir` and leaves out of it what is damaged.
+///
+/// # Errors
+/// As [`check`]; what cannot be repaired; what writing meets. Interrupted at any moment it leaves a store that can be
+/// repaired anew.
+pub fn repair(dir: &Path, watch: Watch<'_>) -> Result<Repaired> {
+    let _lock = lock_existing(dir, true)?;
+    let (mut damages, mut kept) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let (checked, scan) = examine(dir, watch)?;
+        if checked.damages.is_empty() {
+            damages.iter_mut().for_each(|damage| scan.settle(damage));
+            return Ok(Repaired { damages, kept, now: checked });
+        }
+        kept.extend(repair::repair(dir, &checked.damages)?);
+        damages.extend(checked.damages);
+    }
+    let dir = dir.display();
+    Err(Error::other(format!("{dir} is still damaged after {ROUNDS} rounds of repair: restore it from a backup")))
+}
+
+fn examine(dir: &Path, watch: Watch<'_>) -> Result<(Checked, Scan)> {
+    let survey = Survey::new(dir)?;
+    let mut checked = Checked {
+        segments: survey.segments.len() as u64,
+        extents: survey.extents,
+        damages: survey.damages.clone(),
+        ..Checked::default()
+    };
+    let total = survey.bytes;
+    let mut scan = Scan::new(survey);
+    scan.log(&mut checked, watch)?;
+    values::verify(&mut scan, &mut checked, watch)?;
+    checked.keys = scan.keys();
+    checked.damages.iter_mut().for_each(|damage| scan.settle(damage));
+    watch(total.max(checked.bytes), total.max(checked.bytes));
+    Ok((checked, scan))
+}
+
+impl Damage {
+    fn new(file: &Path, offset: u64, what: impl Into<String>, fault: Fault) -> Damage {
+        let (file, what) = (file.to_owned(), what.into());
+        Damage { file, offset, what, key: None, fate: Fate::Unknown, fault }
+    }
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at offset {}: {}", self.file.display(), self.offset, self.what)?;
+        let Some(key) = &self.key else { return Ok(()) };
+        let fate = match self.fate {
+            Fate::Unknown => "",
+            Fate::Superseded => ", which was changed again later",
+            Fate::Older => ", of which an older version is left",
+            Fate::Gone => ", of which nothing else is left",
+        };
+        write!(f, "; key \"{}\"{fate}", key.escape_ascii())
+    }
+}

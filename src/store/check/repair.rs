@@ -1,0 +1,247 @@
+//! Puts fresh files in the place of damaged ones.
+//!
+//! A fresh segment has the records of the damaged one, at the same offsets: what is left out becomes *filler*, records
+//! that mean nothing. So every position in the log still means what it meant, and the fresh file has its predecessor's
+//! name, order and salt. It is written beside, synced and renamed, and the damaged file keeps a name of its own: at every
+//! moment the store has one or the other.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::survey::head;
+use super::{Damage, Fault};
+use crate::store::error::{Error, Result};
+use crate::store::hash::Seed;
+use crate::store::header::{FileHeader, HEADER};
+use crate::store::home::{self, FILE_MODE};
+use crate::store::record::{self, Fields, Kind, le_u32, le_u64};
+use crate::store::recovery::next_number;
+use crate::store::segment::{self, Plan, SEGMENT_HEADER};
+use crate::store::{CHUNK, extent};
+use crate::sys;
+
+/// The shortest record. Bytes.
+const SHORTEST: u64 = record::HEADER as u64;
+/// Filler records are at most so long. Bytes.
+const LONGEST: u64 = SHORTEST + CHUNK as u64;
+
+/// Isolates what is damaged, as far as these damages tell. Returns the damaged files under their new names.
+pub(super) fn repair(dir: &Path, damages: &[Damage]) -> Result<Vec<PathBuf>> {
+    forget_what_was_derived(dir)?;
+    let mut kept = Vec::new();
+    let mut segments: BTreeMap<u32, Vec<Fault>> = BTreeMap::new();
+    for damage in damages {
+        match damage.fault {
+            Fault::Store => kept.extend(store(dir, damage)?),
+            Fault::SegmentHeader { number } => kept.push(segment_header(dir, number)?),
+            Fault::ExtentHeader { number } => kept.extend(extent_header(dir, number)?),
+            Fault::Records { number, .. } | Fault::Tail { number, .. } | Fault::Value { number, .. } => {
+                segments.entry(number).or_default().push(damage.fault);
+            }
+            Fault::Missing { from, to } => (from..to).try_for_each(|order| empty_segment(dir, order))?,
+            Fault::Unreadable => return Err(Error::other(format!("{damage}: copy the store to a sound disk first"))),
+        }
+    }
+    for (number, faults) in segments {
+        kept.push(segment(dir, number, &faults)?);
+    }
+    Ok(kept)
+}
+
+/// Files that are made from others, and would be made anew, go first: they must not speak of what is no more.
+fn forget_what_was_derived(dir: &Path) -> Result<()> {
+    let tags = segment::files(dir, "tags")?.into_iter().map(|number| segment::numbered(dir, number, "tags"));
+    for path in tags.chain([dir.join("CHECKPOINT")]) {
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(Error::io("remove", &path, &error)),
+            _ => {}
+        }
+    }
+    sync_directory(dir)
+}
+
+/// A new `STORE` for the segments that are there. Its seed need not be the old one: the index is built anew.
+fn store(dir: &Path, damage: &Damage) -> Result<Option<PathBuf>> {
+    let kept = match damage.file.exists() {
+        true => Some(keep(&damage.file)?),
+        false => None,
+    };
+    let survey = super::Survey::new(dir)?;
+    home::write(dir, survey.store, Seed([segment::random(), segment::random()]))?;
+    Ok(kept)
+}
+
+/// What is left out of a segment, and how the rest goes on.
+fn segment(dir: &Path, number: u32, faults: &[Fault]) -> Result<PathBuf> {
+    let path = segment::path_of(dir, number);
+    let salt = le_u32(&head(&path)?, 36);
+    replace(&path, |file| {
+        let failed = |error| Error::io("write to the repaired copy of", &path, &error);
+        for fault in faults {
+            match *fault {
+                Fault::Records { start, end, .. } | Fault::Value { start, end, .. } => fill(file, salt, start, end),
+                Fault::Tail { start, last: false, .. } => end_with_seal(file, salt, start),
+                Fault::Tail { start, durable, .. } => {
+                    file.set_len(start).and_then(|()| fill(file, salt, start, durable.max(start)))
+                }
+                _ => Ok(()),
+            }
+            .map_err(failed)?;
+        }
+        Ok(())
+    })
+}
+
+/// Overwrites `[start, end)` with records that mean nothing.
+fn fill(file: &File, salt: u32, start: u64, end: u64) -> std::io::Result<()> {
+    let mut at = start;
+    while at < end {
+        let left = end - at;
+        let piece =
+            if left - left.min(LONGEST) < SHORTEST && left > LONGEST { LONGEST - SHORTEST } else { left.min(LONGEST) };
+        let Some(filler) = filler(salt, piece) else {
+            let text = format!("{left} bytes at offset {at} are too few for a record: restore the store from a backup");
+            return Err(std::io::Error::other(text));
+        };
+        file.write_all_at(&filler, at)?;
+        at += piece;
+    }
+    Ok(())
+}
+
+/// A checkpoint record whose body is all zero: it means nothing. `len` bytes.
+fn filler(salt: u32, len: u64) -> Option<Vec<u8>> {
+    let body = vec![0; len.checked_sub(SHORTEST)? as usize];
+    let fields = Fields::control(Kind::Checkpoint, &body, 0);
+    let mut out = Vec::new();
+    fields.put(&fields.head(salt), &mut out);
+    Some(out)
+}
+
+fn end_with_seal(file: &File, salt: u32, at: u64) -> std::io::Result<()> {
+    let mut seal = Vec::new();
+    let fields = Fields::control(Kind::Seal, b"", 0);
+    fields.put(&fields.head(salt), &mut seal);
+    file.set_len(at)?;
+    file.write_all_at(&seal, at)
+}
+
+/// A header that one flipped bit spoiled is set right; else nobody knows the salt, and the segment goes out of the log.
+fn segment_header(dir: &Path, number: u32) -> Result<PathBuf> {
+    let path = segment::path_of(dir, number);
+    let store = super::Survey::new(dir)?.store;
+    match corrected(&head(&path)?, store, number, &path) {
+        Some(header) => replace(&path, |file| write_header(file, &header, &path)),
+        None => set_aside(&path, dir),
+    }
+}
+
+/// The header as it was, if a single bit of it is wrong, or only what every segment of the store has in common.
+fn corrected(bytes: &[u8; HEADER], store: u64, number: u32, path: &Path) -> Option<[u8; HEADER]> {
+    let mut common = *bytes;
+    common[..8].copy_from_slice(&segment::MAGIC);
+    common[16..24].copy_from_slice(&store.to_le_bytes());
+    common[32..36].copy_from_slice(&number.to_le_bytes());
+    // What the checksum does not cover: any version that this program reads will do.
+    common[8..12].copy_from_slice(&header_version(bytes).to_le_bytes());
+    let is_sound = |header: &[u8; HEADER]| FileHeader::decode(header, segment::MAGIC, store, number, path).is_ok();
+    let flipped = (12 * 8..HEADER * 8).map(|bit| {
+        let mut header = common;
+        header[bit / 8] ^= 1 << (bit % 8);
+        header
+    });
+    std::iter::once(common).chain(flipped).find(is_sound)
+}
+
+/// The version that a damaged header has, if it can be one.
+fn header_version(bytes: &[u8; HEADER]) -> u32 {
+    match le_u32(bytes, 8) {
+        version @ 1..=crate::store::header::VERSION => version,
+        _ => crate::store::header::VERSION,
+    }
+}
+
+/// All that the header of an extent file says is known: it is written anew, in place.
+fn extent_header(dir: &Path, number: u32) -> Result<Option<PathBuf>> {
+    let path = extent::path_of(dir, number);
+    let store = super::Survey::new(dir)?.store;
+    if owner_is_another(&head(&path)?, store) {
+        return set_aside(&path, dir).map(Some);
+    }
+    let header = FileHeader { magic: extent::MAGIC, store, order: 0, number, salt: 0, flags: 0 };
+    let open = OpenOptions::new().write(true).open(&path).map_err(|error| Error::io("open", &path, &error))?;
+    write_header(&open, &header.encode(), &path)?;
+    open.sync_all().map_err(|error| Error::io("sync", &path, &error))?;
+    Ok(None)
+}
+
+fn owner_is_another(bytes: &[u8; HEADER], store: u64) -> bool {
+    crc32c::crc32c(&bytes[16..]) == le_u32(bytes, 12) && le_u64(bytes, 16) != store
+}
+
+/// A segment without records at a place of the log where one is missing, so that the log is whole again.
+fn empty_segment(dir: &Path, order: u64) -> Result<()> {
+    let store = super::Survey::new(dir)?.store;
+    let (number, size) = (next_number(dir)?, SEGMENT_HEADER + SHORTEST);
+    let made = Plan { dir, store, number, handle: 0, order, size, compacted: false }.create()?;
+    end_with_seal(&made.file, made.salt, SEGMENT_HEADER)
+        .and_then(|()| made.file.sync_all())
+        .map_err(|error| Error::io("write", &made.path, &error))
+}
+
+fn write_header(file: &File, header: &[u8; HEADER], path: &Path) -> Result<()> {
+    file.write_all_at(header, 0).map_err(|error| Error::io("write the header of", path, &error))
+}
+
+/// Puts a copy of the file that `change` has changed in its place. Returns the name that the old one has now.
+fn replace(path: &Path, change: impl FnOnce(&File) -> Result<()>) -> Result<PathBuf> {
+    let fresh = path.with_extension("log.new");
+    let failed = |error: std::io::Error| Error::io("copy to", &fresh, &error);
+    let mut from = File::open(path).map_err(|error| Error::io("open", path, &error))?;
+    let open = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(FILE_MODE).open(&fresh);
+    let mut file = open.map_err(failed)?;
+    std::io::copy(&mut from, &mut file).map_err(failed)?;
+    change(&file)?;
+    file.sync_all().map_err(failed)?;
+    let kept = keep(path)?;
+    std::fs::rename(&fresh, path).map_err(|error| Error::io("rename to", path, &error))?;
+    sync_directory(path.parent().unwrap_or(Path::new(".")))?;
+    Ok(kept)
+}
+
+/// Gives a file a second name, under which it stays.
+fn keep(path: &Path) -> Result<PathBuf> {
+    let kept = free_name(path);
+    let linked = std::fs::hard_link(path, &kept).or_else(|_| {
+        // Not every file system has links.
+        std::fs::copy(path, &kept).and_then(|_| File::open(&kept)?.sync_all())
+    });
+    linked.map_err(|error| Error::io("keep a copy as", &kept, &error))?;
+    sync_directory(path.parent().unwrap_or(Path::new(".")))?;
+    Ok(kept)
+}
+
+/// Takes a file out of the store.
+fn set_aside(path: &Path, dir: &Path) -> Result<PathBuf> {
+    let kept = free_name(path);
+    std::fs::rename(path, &kept).map_err(|error| Error::io("rename", path, &error))?;
+    sync_directory(dir)?;
+    Ok(kept)
+}
+
+/// `NAME.damaged`, or with a number behind it if an earlier repair used that.
+fn free_name(path: &Path) -> PathBuf {
+    let name = |number: u32| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(if number == 0 { ".damaged".to_string() } else { format!(".damaged.{number}") });
+        PathBuf::from(name)
+    };
+    (0..).map(name).find(|name| name.symlink_metadata().is_err()).unwrap_or_else(|| name(u32::MAX))
+}
+
+fn sync_directory(dir: &Path) -> Result<()> {
+    sys::file::sync_directory(dir).map_err(|error| Error::io("sync directory", dir, &error))
+}

@@ -1,0 +1,294 @@
+//! Reads the log as recovery does, and notes what is wrong with it. What recovery would cut is not damage.
+
+use std::collections::HashMap;
+use std::fs::File;
+
+use super::survey::{Source, Survey};
+use super::{Checked, Damage, Fate, Fault, Watch};
+use crate::store::error::{Error, Result};
+use crate::store::hash::Hash;
+use crate::store::index::{Entry, Index, size_class};
+use crate::store::location::{Location, MAX_HANDLES, Position};
+use crate::store::reader::Reader;
+use crate::store::record::{Fields, Kind, le_u64};
+use crate::store::replay::is_decay;
+use crate::store::segment::SEGMENT_HEADER;
+
+/// Bytes between two calls of the watcher.
+const STEP: u64 = 1 << 20;
+
+/// The log, and what it says of each key.
+pub(super) struct Scan {
+    pub survey: Survey,
+    /// Before it, everything was on the disk.
+    pub durable: Position,
+    /// The greatest store time on record.
+    pub time: u64,
+    /// Offsets of the records of large values, by handle.
+    pub large: HashMap<u32, Vec<u64>>,
+    index: Index,
+    /// Segments up to this order may be missing because compaction removed them.
+    removed: u64,
+    /// Keys with a damaged record, to notice what comes later.
+    hurt: HashMap<(u64, u64), bool>,
+}
+
+/// What follows a segment.
+enum Next {
+    Segment,
+    /// The log ends here; what follows was not durable.
+    LogEnds,
+}
+
+/// A segment that is being read. Its handle is its place among the segments.
+#[derive(Clone, Copy)]
+struct Segment<'a> {
+    source: &'a Source,
+    handle: u32,
+    /// Whether another segment of the log comes after it.
+    followed: bool,
+}
+
+impl Scan {
+    pub fn new(survey: Survey) -> Scan {
+        Scan {
+            survey,
+            durable: Position(0),
+            time: 0,
+            large: HashMap::new(),
+            index: Index::new(),
+            removed: 0,
+            hurt: HashMap::new(),
+        }
+    }
+
+    /// Reads all of it.
+    pub fn log(&mut self, checked: &mut Checked, watch: Watch<'_>) -> Result<()> {
+        let sources = std::mem::take(&mut self.survey.segments);
+        if sources.len() > MAX_HANDLES {
+            return Err(Error::other(format!("the store has more than {MAX_HANDLES} segments")));
+        }
+        self.durable = durable_mark(&sources)?;
+        for (handle, source) in sources.iter().enumerate() {
+            let followed = sources[handle + 1..].iter().any(|later| !later.is_compacted());
+            let segment = Segment { source, handle: handle as u32, followed };
+            if source.is_compacted() {
+                self.removed = self.removed.max(source.header.order);
+            }
+            let before = checked.bytes;
+            match self.segment(&segment, checked, watch) {
+                Ok(Next::Segment) => {}
+                Ok(Next::LogEnds) => break,
+                Err(error) => {
+                    let what = format!("it cannot be read to its end: {error}");
+                    let offset = checked.bytes - before;
+                    checked.damages.push(Damage::new(&source.path, offset, what, Fault::Unreadable));
+                }
+            }
+        }
+        self.survey.segments = sources;
+        let gaps = std::mem::take(&mut self.survey.gaps).into_iter();
+        checked
+            .damages
+            .extend(gaps.filter(|gap| !matches!(gap.fault, Fault::Missing { to, .. } if to <= self.removed + 1)));
+        Ok(())
+    }
+
+    /// How many keys have a value.
+    pub fn keys(&self) -> u64 {
+        self.index.len()
+    }
+
+    /// Whether the key's newest record is at `location`.
+    pub fn is_newest(&self, key: &[u8], location: Location) -> bool {
+        self.newest(self.hash(key)) == Some(location)
+    }
+
+    pub fn hash(&self, key: &[u8]) -> Hash {
+        self.survey.seed.hash(key)
+    }
+
+    fn newest(&self, hash: Hash) -> Option<Location> {
+        self.index.stripe(hash).find(hash.tag).map(|entry| entry.location)
+    }
+
+    /// Tells what is left of a damaged record's key, as far as this scan shows.
+    pub fn settle(&self, damage: &mut Damage) {
+        let (Some(key), Fault::Records { number, start, .. } | Fault::Value { number, start, .. }) =
+            (&damage.key, damage.fault)
+        else {
+            return;
+        };
+        let hash = self.hash(key);
+        let newest = self.newest(hash);
+        let here = self.survey.segments.iter().position(|source| source.header.number == number);
+        let here = here.map(|handle| (handle as u32, start));
+        damage.fate = match newest.map(|location| (location.handle(), location.offset())) {
+            _ if self.hurt.get(&(hash.place, hash.tag)) == Some(&true) => Fate::Superseded,
+            Some(place) if Some(place) == here => Fate::Unknown,
+            Some(place) if Some(place) > here => Fate::Superseded,
+            Some(_) => Fate::Older,
+            None if damage.fate == Fate::Superseded => Fate::Superseded,
+            None => Fate::Gone,
+        };
+    }
+
+    fn segment(&mut self, segment: &Segment<'_>, checked: &mut Checked, watch: Watch<'_>) -> Result<Next> {
+        let path = &segment.source.path;
+        let file = File::open(path).map_err(|error| Error::io("open", path, &error))?;
+        let mut reader = Reader::over(&file, path, segment.source.header.salt);
+        let (before, mut offset, mut told) = (checked.bytes, SEGMENT_HEADER, 0);
+        loop {
+            let found = reader.next_sound(offset)?;
+            if found != Some(offset) && !self.unsound(segment, &mut reader, offset, found, checked)? {
+                return Ok(Next::LogEnds);
+            }
+            let Some(found) = found else { return Ok(Next::Segment) };
+            let (fields, len) = reader.record(found)?;
+            offset = found + len as u64;
+            checked.bytes = before + offset;
+            checked.records += 1;
+            if offset >= told + STEP {
+                told = offset;
+                watch(checked.bytes, self.survey.bytes);
+            }
+            if fields.kind == Kind::Seal {
+                return Ok(Next::Segment);
+            }
+            self.apply(&fields, segment.handle, found, len);
+        }
+    }
+
+    /// There is no sound record at `offset`, but at `found`, or none is left. `false`: the log ends here.
+    fn unsound(
+        &mut self,
+        segment: &Segment<'_>,
+        reader: &mut Reader<'_>,
+        offset: u64,
+        found: Option<u64>,
+        checked: &mut Checked,
+    ) -> Result<bool> {
+        let Segment { source, followed, .. } = *segment;
+        let durable = source.is_compacted() || source.position(offset) < self.durable;
+        if !durable && !is_decay(reader.bytes(offset)?, source.header.salt, offset, found, followed) {
+            if !reader.is_blank(offset)? {
+                let path = source.path.display();
+                checked.notes.push(format!("{path} at offset {offset}: a torn tail, never durable; a start cuts it"));
+            }
+            return Ok(false);
+        }
+        let end = found.map_or_else(|| reader.content_end(offset), Ok)?;
+        let rest = self.claims(source, reader, (offset, end), checked)?;
+        match found {
+            Some(found) if rest < found => self.anonymous(source, rest, found, checked),
+            None => self.tail(segment, rest, checked),
+            Some(_) => {}
+        }
+        Ok(true)
+    }
+
+    /// Tells damaged bytes record by record, as far as they make sense as records, be it with one bit set right. Returns
+    /// where they no longer do.
+    fn claims(
+        &mut self,
+        source: &Source,
+        reader: &mut Reader<'_>,
+        (mut start, end): (u64, u64),
+        checked: &mut Checked,
+    ) -> Result<u64> {
+        while start < end {
+            let bytes = reader.bytes(start)?;
+            let mended = Fields::mended(bytes, source.header.salt).filter(|record| start + record.len() as u64 <= end);
+            let claim = Fields::claimed(mended.as_deref().unwrap_or(bytes));
+            let Some((fields, len)) = claim.filter(|(_, len)| start + *len as u64 <= end) else { return Ok(start) };
+            let what = match &mended {
+                Some(_) => format!("one bit of a record of {len} bytes is wrong"),
+                None => format!("{len} bytes are no sound record"),
+            };
+            let fault = Fault::Records { number: source.header.number, start, end: start + len as u64 };
+            let mut damage = Damage::new(&source.path, start, what, fault);
+            if matches!(fields.kind, Kind::Value | Kind::Large | Kind::Tombstone) {
+                self.note_key(&mut damage, fields.key.to_vec());
+            }
+            checked.damages.push(damage);
+            start += len as u64;
+        }
+        Ok(start)
+    }
+
+    fn anonymous(&mut self, source: &Source, start: u64, end: u64, checked: &mut Checked) {
+        let what = format!("{} bytes are no sound record", end - start);
+        let fault = Fault::Records { number: source.header.number, start, end };
+        checked.damages.push(Damage::new(&source.path, start, what, fault));
+    }
+
+    /// No sound record is left in a segment that had more, its seal at least.
+    fn tail(&mut self, segment: &Segment<'_>, start: u64, checked: &mut Checked) {
+        let Segment { source, followed, .. } = *segment;
+        let last = !followed && !source.is_compacted();
+        let durable = self.durable.0.saturating_sub(Position::new(source.header.order, 0).0);
+        if last && start >= durable {
+            return;
+        }
+        let fault = Fault::Tail { number: source.header.number, start, durable, last };
+        checked.damages.push(Damage::new(&source.path, start, "damaged from here to its end", fault));
+    }
+
+    /// The damage is in a record of this key.
+    pub fn note_key(&mut self, damage: &mut Damage, key: Vec<u8>) {
+        let hash = self.hash(&key);
+        self.hurt.insert((hash.place, hash.tag), false);
+        damage.key = Some(key);
+    }
+
+    fn apply(&mut self, fields: &Fields<'_>, handle: u32, offset: u64, len: usize) {
+        let hash = self.hash(fields.key);
+        match fields.kind {
+            Kind::Value | Kind::Large => {
+                let (location, large) = (Location::new(handle, offset), fields.kind == Kind::Large);
+                let entry = Entry { location, size_class: size_class(len), expires: fields.expires != 0, large };
+                self.index.stripe(hash).insert(hash.tag, entry);
+                if large {
+                    self.large.entry(handle).or_default().push(offset);
+                }
+            }
+            Kind::Tombstone => {
+                self.index.stripe(hash).remove(hash.tag);
+                self.hurt.entry((hash.place, hash.tag)).and_modify(|changed| *changed = true);
+            }
+            Kind::FlushFired => {
+                self.index = Index::new();
+                self.hurt.values_mut().for_each(|changed| *changed = true);
+            }
+            Kind::Checkpoint if fields.body.len() >= 16 => {
+                self.time = self.time.max(le_u64(fields.body, 8));
+                let removed = if fields.body.len() >= 24 { le_u64(fields.body, 16) } else { 0 };
+                self.removed = self.removed.max(removed);
+            }
+            Kind::FlushPending | Kind::Checkpoint | Kind::Seal => {}
+        }
+    }
+}
+
+/// As recovery finds it: the greatest position in a checkpoint of the last segment that has one. What was compacted had
+/// been durable, too.
+fn durable_mark(sources: &[Source]) -> Result<Position> {
+    let compacted = sources.iter().filter(|source| source.is_compacted()).map(|source| source.position(0));
+    let compacted = compacted.max().unwrap_or_default();
+    for source in sources.iter().rev().filter(|source| !source.is_compacted()) {
+        let file = File::open(&source.path).map_err(|error| Error::io("open", &source.path, &error))?;
+        let mut reader = Reader::over(&file, &source.path, source.header.salt);
+        let (mut offset, mut mark) = (SEGMENT_HEADER, Position(0));
+        while let Some(found) = reader.next_sound(offset)? {
+            let (fields, len) = reader.record(found)?;
+            if fields.kind == Kind::Checkpoint && fields.body.len() >= 16 {
+                mark = mark.max(Position(le_u64(fields.body, 0)));
+            }
+            offset = found + len as u64;
+        }
+        if mark > Position(0) {
+            return Ok(mark.max(compacted));
+        }
+    }
+    Ok(compacted)
+}

@@ -1,0 +1,180 @@
+use super::*;
+use crate::store::{Db, Options};
+use std::collections::HashMap;
+use std::fs;
+
+type Contents = HashMap<String, Vec<u8>>;
+
+fn options(dir: &Path) -> Options {
+    Options { segment_bytes: 1 << 20, cache_bytes: 0, compression: false, ..Options::new(dir) }
+}
+
+fn quiet() -> impl FnMut(u64, u64) {
+    |_, _| ()
+}
+
+/// What the keys have, damaged ones as an error's text.
+fn contents(dir: &Path, keys: &[String]) -> HashMap<String, std::result::Result<Option<Vec<u8>>, String>> {
+    let db = Db::open(options(dir)).unwrap();
+    keys.iter().map(|key| (key.clone(), db.get(key.as_bytes()).map_err(|error| error.to_string()))).collect()
+}
+
+/// A closed store: overwritten, deleted and large values. Returns the newest and the oldest version of each key.
+fn make(dir: &Path) -> (Contents, Contents) {
+    let db = Db::open(options(dir)).unwrap();
+    let mut old = Contents::new();
+    for number in 0..6 {
+        let (key, value) = (format!("key-{number}"), format!("first value of {number}").into_bytes());
+        db.put(key.as_bytes(), &value).unwrap();
+        old.insert(key, value);
+    }
+    db.put(b"large", b"small at first").unwrap();
+    old.insert("large".into(), b"small at first".to_vec());
+    let mut new = old.clone();
+    for number in 0..3 {
+        let (key, value) = (format!("key-{number}"), format!("second value of {number}").into_bytes());
+        db.put(key.as_bytes(), &value).unwrap();
+        new.insert(key, value);
+    }
+    db.delete(b"key-5").unwrap();
+    new.remove("key-5");
+    let large: Vec<u8> = (0..70_000_u32).flat_map(|number| number.to_le_bytes()).collect();
+    db.put(b"large", &large[..150_000]).unwrap();
+    new.insert("large".into(), large[..150_000].to_vec());
+    db.put(b"last", b"x").unwrap();
+    new.insert("last".into(), b"x".to_vec());
+    db.close().unwrap();
+    (new, old)
+}
+
+fn copy(from: &Path, to: &Path) {
+    let _ = fs::remove_dir_all(to);
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().flatten() {
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+#[test]
+fn a_sound_store_is_sound_also_while_others_look_at_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (new, _) = make(dir.path());
+    let before: Vec<_> = fs::read_dir(dir.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    let mut told = 0;
+    let checked = check(dir.path(), &mut |done, _| told = told.max(done)).unwrap();
+    assert!(checked.damages.is_empty() && checked.notes.is_empty(), "{checked:?}");
+    assert_eq!((checked.keys, checked.large_values), (new.len() as u64, 1));
+    assert!(told >= checked.bytes);
+    let after: Vec<_> = fs::read_dir(dir.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    assert_eq!(before, after, "nothing is made");
+    let db = Db::open(options(dir.path())).unwrap();
+    assert!(check(dir.path(), &mut quiet()).unwrap_err().to_string().contains("in use"));
+    drop(db);
+    assert!(check(&dir.path().join("absent"), &mut quiet()).is_err());
+    assert!(check(tempfile::tempdir().unwrap().path(), &mut quiet()).unwrap_err().to_string().contains("no store"));
+}
+
+#[test]
+fn an_old_store_is_checked_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let copied = dir.path().join("v1");
+    copy(Path::new("tests/fixtures/v1"), &copied);
+    let checked = check(&copied, &mut quiet()).unwrap();
+    assert!(checked.damages.is_empty() && checked.notes.is_empty(), "{checked:?}");
+    assert_eq!((checked.keys, checked.large_values), (23, 1));
+}
+
+/// Every byte of the files is damaged once. Whatever it was: the check finds it; repair leaves a sound store, which has
+/// each key as it was, or, if the key was named, an older version or none.
+#[test]
+fn every_damaged_byte_is_found_and_repaired() {
+    // Memory has no disk to wait for at each of thousands of syncs.
+    let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let (good, bad) = (dir.path().join("good"), dir.path().join("bad"));
+    let (new, old) = make(&good);
+    let keys: Vec<String> = new.keys().chain(old.keys()).cloned().collect();
+    let (mut found, mut torn, mut tried) = (0, 0, 0);
+    for entry in fs::read_dir(&good).unwrap().flatten() {
+        let (name, len) = (entry.file_name(), entry.metadata().unwrap().len());
+        // Of the extent file: its header, and some of the chunks, which are long and alike.
+        let is_log = !name.to_str().unwrap().ends_with(".ext");
+        let offsets = (0..len).filter(|&at| is_log || at < 64 || (at >= 4096 && at % 4099 == 0));
+        for at in offsets {
+            copy(&good, &bad);
+            let mut bytes = fs::read(bad.join(&name)).unwrap();
+            bytes[at as usize] ^= 0x24;
+            fs::write(bad.join(&name), bytes).unwrap();
+            let where_ = format!("{name:?} at {at}");
+            tried += 1;
+            let checked = check(&bad, &mut quiet()).unwrap_or_else(|error| panic!("{where_}: {error}"));
+            match (checked.damages.is_empty(), checked.notes.is_empty()) {
+                (false, _) => found += 1,
+                (true, false) => torn += 1,
+                (true, true) => panic!("{where_}: not found"),
+            }
+            let repaired = repair(&bad, &mut quiet()).unwrap_or_else(|error| panic!("{where_}: {error}"));
+            assert!(repaired.now.damages.is_empty());
+            for (key, value) in contents(&bad, &keys) {
+                let damages = repaired.damages.iter().filter(|damage| damage.key.as_deref() == Some(key.as_bytes()));
+                let fates: Vec<Fate> = damages.map(|damage| damage.fate).collect();
+                assert!(!fates.contains(&Fate::Unknown), "{where_}: {key}");
+                let value = value.unwrap_or_else(|error| panic!("{where_}: {key}: {error}"));
+                // Whose record it was is not known where the key is what was damaged.
+                let known = |damage: &Damage| keys.iter().any(|key| damage.key.as_deref() == Some(key.as_bytes()));
+                let anonymous = !repaired.damages.iter().all(known) || !checked.notes.is_empty();
+                let is_new = value.as_ref() == new.get(&key);
+                let is_old = value.as_ref() == old.get(&key) || value.is_none();
+                let named = fates.contains(&Fate::Older) || fates.contains(&Fate::Gone);
+                assert!(is_new || (is_old && (named || anonymous)), "{where_}: {key}: {fates:?}");
+                assert!(!fates.contains(&Fate::Gone) || value.is_none(), "{where_}: {key}");
+            }
+        }
+    }
+    println!("bytes damaged: {tried}, found: {found}, torn tails: {torn}");
+    assert!(found > 800 && torn < 100, "{found} of {tried} found, {torn} torn");
+}
+
+#[test]
+fn a_repaired_store_keeps_the_damaged_file_and_names_what_it_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let (new, _) = make(dir.path());
+    let segment = dir.path().join("00000000.log");
+    let mut bytes = fs::read(&segment).unwrap();
+    let find = |text: &[u8]| bytes.windows(text.len()).position(|window| window == text).unwrap();
+    let places = [find(b"second value of 0"), find(b"first value of 1"), find(b"first value of 4")];
+    places.into_iter().for_each(|at| bytes[at] ^= 1);
+    fs::write(&segment, &bytes).unwrap();
+    let repaired = repair(dir.path(), &mut quiet()).unwrap();
+    let mut fates: Vec<_> = repaired.damages.iter().map(|damage| (damage.key.clone().unwrap(), damage.fate)).collect();
+    fates.sort_by_key(|(key, _)| key.clone());
+    let expected = [("key-0", Fate::Older), ("key-1", Fate::Superseded), ("key-4", Fate::Gone)];
+    assert_eq!(fates, expected.map(|(key, fate)| (key.as_bytes().to_vec(), fate)));
+    assert_eq!(repaired.kept, [dir.path().join("00000000.log.damaged")]);
+    assert_eq!(fs::read(&repaired.kept[0]).unwrap(), bytes);
+    let found = contents(dir.path(), &new.keys().cloned().collect::<Vec<_>>());
+    assert_eq!(found["key-0"], Ok(Some(b"first value of 0".to_vec())));
+    assert_eq!((&found["key-4"], &found["key-1"]), (&Ok(None), &Ok(new.get("key-1").cloned())));
+    assert!(check(dir.path(), &mut quiet()).unwrap().damages.is_empty());
+}
+
+#[test]
+fn missing_files_are_told_and_the_rest_opens_after_repair() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Db::open(options(dir.path())).unwrap();
+    for number in 0..60 {
+        db.put(format!("key-{number}").as_bytes(), &[number; 60_000]).unwrap();
+    }
+    db.put(b"large", &[7; 100_000]).unwrap();
+    drop(db);
+    fs::remove_file(dir.path().join("00000001.log")).unwrap();
+    fs::remove_file(dir.path().join("00000000.ext")).unwrap();
+    let checked = check(dir.path(), &mut quiet()).unwrap();
+    let text: Vec<String> = checked.damages.iter().map(Damage::to_string).collect();
+    assert!(text.iter().any(|line| line.contains("a segment before this one is missing")), "{text:?}");
+    assert!(text.iter().any(|line| line.contains(".ext") && line.contains("key \"large\"")), "{text:?}");
+    let repaired = repair(dir.path(), &mut quiet()).unwrap();
+    assert!(repaired.now.damages.is_empty());
+    let db = Db::open(options(dir.path())).unwrap();
+    assert_eq!((db.stats().damaged_records, db.get(b"large").unwrap()), (0, None));
+    assert_eq!(db.get(b"key-59").unwrap().map(|value| value.len()), Some(60_000));
+}

@@ -1,0 +1,116 @@
+//! Reads the chunks of large values that keys still have, and compares their checksums.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use super::scan::Scan;
+use super::survey::Source;
+use super::{Checked, Damage, Fault, Watch};
+use crate::store::error::{Error, Result};
+use crate::store::extent;
+use crate::store::large::{StoredChunk, stored_chunks};
+use crate::store::location::Location;
+use crate::store::reader::Reader;
+use crate::sys::clock;
+
+/// Verifies every large value that is its key's newest and has not expired.
+pub(super) fn verify(scan: &mut Scan, checked: &mut Checked, watch: Watch<'_>) -> Result<()> {
+    let now = scan.time.max(clock::wall_time().as_secs());
+    let mut chunks = Chunks { open: HashMap::new() };
+    let mut found = Vec::new();
+    for (handle, source) in scan.survey.segments.iter().enumerate() {
+        let Some(offsets) = scan.large.get(&(handle as u32)) else { continue };
+        let file = File::open(&source.path).map_err(|error| Error::io("open", &source.path, &error))?;
+        let mut reader = Reader::over(&file, &source.path, source.header.salt);
+        for &start in offsets {
+            let (fields, len) = reader.record(start)?;
+            let newest = scan.is_newest(fields.key, Location::new(handle as u32, start));
+            if !newest || (fields.expires != 0 && fields.expires <= now) {
+                continue;
+            }
+            checked.large_values += 1;
+            if let Err(bad) = chunks.verify(fields.body, scan, checked, watch) {
+                let end = start + len as u64;
+                found.push((bad.damage(source, start, end), fields.key.to_vec(), bad.is_torn(scan, source, start)));
+            }
+        }
+    }
+    for (mut damage, key, torn) in found {
+        if torn {
+            checked.notes.push(format!("{damage}; it was never durable, a start cuts it off the log"));
+        } else {
+            scan.note_key(&mut damage, key);
+            checked.damages.push(damage);
+        }
+    }
+    Ok(())
+}
+
+/// What is wrong with a value. `chunk`: none if its table makes no sense.
+struct Bad {
+    chunk: Option<StoredChunk>,
+    what: String,
+    /// Only a bit is wrong: no crash does that.
+    decayed: bool,
+    file: std::path::PathBuf,
+}
+
+impl Bad {
+    /// The damage, given where the record is that names the value.
+    fn damage(&self, source: &Source, start: u64, end: u64) -> Damage {
+        let fault = Fault::Value { number: source.header.number, start, end };
+        match &self.chunk {
+            Some(chunk) => Damage::new(&self.file, chunk.offset, &self.what, fault),
+            None => Damage::new(&source.path, start, &self.what, fault),
+        }
+    }
+
+    /// Whether a crash may have left it so.
+    fn is_torn(&self, scan: &Scan, source: &Source, start: u64) -> bool {
+        !self.decayed && !source.is_compacted() && source.position(start) >= scan.durable
+    }
+}
+
+/// Extent files that were opened, or why one cannot be.
+struct Chunks {
+    open: HashMap<u32, std::result::Result<File, String>>,
+}
+
+impl Chunks {
+    fn verify(
+        &mut self,
+        table: &[u8],
+        scan: &Scan,
+        checked: &mut Checked,
+        watch: Watch<'_>,
+    ) -> std::result::Result<(), Bad> {
+        let Some(chunks) = stored_chunks(table) else {
+            let what = "the table of a large value makes no sense".into();
+            return Err(Bad { chunk: None, what, decayed: false, file: scan.survey.dir.clone() });
+        };
+        for chunk in chunks {
+            let path = extent::path_of(&scan.survey.dir, chunk.file);
+            let open = || File::open(&path).map_err(|error| error.to_string());
+            let file = self.open.entry(chunk.file).or_insert_with(open).as_ref().map_err(String::clone);
+            let bytes = file.and_then(|file| read(file, &chunk).map_err(|error| format!("it cannot be read: {error}")));
+            let (what, decayed) = match bytes {
+                Ok(bytes) if chunk.is_sound(&bytes) => {
+                    checked.bytes += bytes.len() as u64;
+                    watch(checked.bytes, scan.survey.bytes);
+                    continue;
+                }
+                Ok(bytes) => ("a chunk of a large value is damaged".into(), chunk.is_decayed(&bytes)),
+                Err(what) => (what, false),
+            };
+            return Err(Bad { chunk: Some(chunk), what, decayed, file: path });
+        }
+        Ok(())
+    }
+}
+
+fn read(file: &File, chunk: &StoredChunk) -> std::io::Result<Vec<u8>> {
+    let mut bytes = vec![0; chunk.len];
+    file.read_exact_at(&mut bytes, chunk.offset)?;
+    Ok(bytes)
+}
