@@ -145,6 +145,12 @@ fn store_options(settings: &Settings) -> kingdb::Options {
         compression: settings.compression,
         lane_threads: settings.lane_threads,
         segment_bytes: settings.segment_bytes,
+        write_buffer: settings.write_buffer,
+        incoming_rate: settings.incoming_rate,
+        max_size: settings.max_size,
+        free_space_floor: settings.free_space_floor,
+        survival_threshold: settings.survival_threshold,
+        polling_interval: settings.polling_interval,
         report: Arc::new(report),
         ..kingdb::Options::new(&settings.db_path)
     }

@@ -296,10 +296,13 @@ impl Receiving {
 
     /// Gives the full chunk to the disk lane.
     fn hand_over(&mut self, ctx: &Context) -> Result<(), Waiting> {
-        let chunk = match self.in_flight < IN_FLIGHT {
-            true => std::mem::take(&mut self.chunk),
-            false => return Err(Waiting::Lane),
-        };
+        if self.in_flight >= IN_FLIGHT {
+            return Err(Waiting::Lane);
+        }
+        if self.failed.is_none() && !ctx.db.has_room() {
+            return Err(Waiting::Room);
+        }
+        let chunk = std::mem::take(&mut self.chunk);
         if self.failed.is_none() {
             let write = self.upload.chunk(chunk);
             ctx.submit(move || Answer::Written(write.run()));

@@ -52,6 +52,18 @@ pub struct Settings {
     pub compression: bool,
     /// Store: threads for what may wait for the disk.
     pub lane_threads: usize,
+    /// Store: bytes that may wait to be written before writers wait.
+    pub write_buffer: usize,
+    /// Store: most incoming bytes per second; 0: no limit.
+    pub incoming_rate: u64,
+    /// Store: most bytes on the disk; 0: no limit.
+    pub max_size: u64,
+    /// Store: free space below which values are refused. `None`: the store decides.
+    pub free_space_floor: Option<u64>,
+    /// Store: free space below which compaction hurries. `None`: the store decides.
+    pub survival_threshold: Option<u64>,
+    /// Store: time between two looks at the free space.
+    pub polling_interval: Duration,
     /// Store: largest file of the log.
     pub segment_bytes: u64,
 }

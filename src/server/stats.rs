@@ -7,6 +7,7 @@ use super::log;
 use super::reply;
 use super::settings::Settings;
 use kingdb::Sync;
+use kingdb::store::Level;
 use kingdb::sys::{clock, resource};
 use std::fmt::{Display, Write as _};
 
@@ -115,6 +116,9 @@ fn store(out: &mut String, ctx: &Context) {
     line(out, "db_log_slow", u8::from(stats.log_slow));
     line(out, "db_fsyncs", stats.fsyncs);
     line(out, "db_segments", stats.segments);
+    line(out, "db_space", level_name(stats.level));
+    line(out, "db_space_left", stats.headroom);
+    line(out, "db_refused_values", stats.refused);
     line(out, "db_damaged_records", stats.damaged_records);
     line(out, "db_read_only", u8::from(ctx.db.failure().is_some()));
 }
@@ -157,6 +161,17 @@ fn settings(out: &mut String, settings: &Settings) {
     line(out, "db_sync", sync_name(settings.sync));
     line(out, "db_sync_interval_ms", settings.sync_interval.as_millis());
     line(out, "db_compression", yes(settings.compression));
+    line(out, "db_max_size", settings.max_size);
+    line(out, "db_write_buffer_size", settings.write_buffer);
+    line(out, "db_incoming_rate_limit", settings.incoming_rate);
+}
+
+fn level_name(level: Level) -> &'static str {
+    match level {
+        Level::Enough => "enough",
+        Level::Low => "low",
+        Level::Refusing => "refusing",
+    }
 }
 
 fn sync_name(sync: Sync) -> &'static str {

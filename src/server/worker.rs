@@ -41,10 +41,10 @@ const SCRATCH: usize = 64 * 1024;
 /// Reserved tokens: the inbox, and from `DOOR` on the listening sockets.
 const INBOX: u32 = 0;
 const DOOR: u32 = 1;
-/// How soon a write that found no room in the log is tried again.
-const ROOM_RETRY: Duration = Duration::from_millis(2);
 /// How often the least recently active connection is looked at.
 const IDLE_CHECK: Duration = Duration::from_secs(1);
+/// How often a stopping server looks whether it is done.
+const STOP_LOOK: Duration = Duration::from_millis(2);
 /// How long a stopping server waits for the log and for clients to take their replies.
 const STOP_WAIT: Duration = Duration::from_secs(2);
 
@@ -151,7 +151,7 @@ impl Worker {
         if !self.ready.is_empty() {
             return Some(Duration::ZERO);
         }
-        let room = (!self.roomless.is_empty()).then_some(ROOM_RETRY);
+        let room = (!self.roomless.is_empty()).then(|| self.ctx.db.room_after());
         let door = if self.door.is_closed() { self.door.closed_for(clock::monotonic()) } else { None };
         let idle = self.idle_timeout.filter(|_| self.table.len() > 0).map(|_| IDLE_CHECK);
         [room, door, idle].into_iter().flatten().min()
@@ -510,7 +510,7 @@ impl Worker {
             if unsent.is_empty() || now >= end {
                 break;
             }
-            let events = self.epoll.wait(Some((end - now).min(ROOM_RETRY)))?;
+            let events = self.epoll.wait(Some((end - now).min(STOP_LOOK)))?;
             for index in 0..events {
                 let event = self.epoll.event(index);
                 if let Some(connection) = self.table.get(Token::unpack(event.token)) {

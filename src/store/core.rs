@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::cache::Cache;
 use super::error::{Error, Result};
@@ -14,8 +15,13 @@ use super::lane::Lane;
 use super::location::Position;
 use super::log::Log;
 use super::options::{Options, Severity};
+use super::space::Space;
 use super::syncer::Bell;
+use super::throttle::Throttle;
 use super::time::StoreTime;
+
+/// Pause of whoever waits for a record that a full disk keeps from being written.
+const STALLED: Duration = Duration::from_millis(10);
 
 /// See the files of the fields' types.
 pub(crate) struct Core {
@@ -29,6 +35,8 @@ pub(crate) struct Core {
     pub flushes: Flushes,
     pub lane: Lane,
     pub bell: Arc<Bell>,
+    pub space: Arc<Space>,
+    pub throttle: Arc<Throttle>,
     /// The last version sequence that was given out.
     pub sequence: AtomicU64,
     pub counters: Counters,
@@ -55,6 +63,11 @@ impl Core {
         self.sequence.fetch_add(1, Relaxed) + 1
     }
 
+    /// Looks how much room there is for more.
+    pub fn measure_space(&self) {
+        self.space.measure(&self.log.needs());
+    }
+
     /// Waits until the store acknowledges `position`. Threads that wait at the same time share one `fdatasync`.
     pub fn wait_for(&self, position: Position) -> Result<()> {
         self.log.write_all();
@@ -62,7 +75,11 @@ impl Core {
             if let Some(why) = self.log.progress.failure() {
                 return Err(Error::ReadOnly(why));
             }
-            self.sync(position)?;
+            match self.log.stalled() {
+                // The record will be written when there is room: an error would say that it is not there.
+                Some(_) => std::thread::sleep(STALLED),
+                None => self.sync(position)?,
+            }
         }
         Ok(())
     }
@@ -78,6 +95,9 @@ impl Core {
             return Err(Error::ReadOnly(why));
         }
         let target = self.log.progress.written();
+        if let Some(full) = self.log.stalled().filter(|_| target < position) {
+            return Err(full);
+        }
         self.sync_files().inspect_err(|error| {
             self.log.fail(error);
             (self.options.report)(Severity::Error, &error.to_string());

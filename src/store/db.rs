@@ -1,16 +1,16 @@
 //! The store as its users see it.
 
 use std::cell::RefCell;
-use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::cache::Cache;
 use super::core::{Core, Counters};
-use super::error::{Error, Result};
+use super::error::{Error, Result, is_full};
 use super::extent::Extents;
 use super::flush::Flushes;
 use super::home::Home;
@@ -23,11 +23,16 @@ use super::options::{Options, Severity};
 use super::progress::{Waiter, Wake};
 use super::recovery::{Recovered, recover};
 use super::segment::{SEGMENT_HEADER, Segment};
+use super::space::{Level, Space};
 use super::syncer::{Bell, Syncer};
+use super::throttle::Throttle;
 use super::time::StoreTime;
 use super::write::{Expect, NewBody, Outcome, Removed, Write};
 use super::{CHUNK, Seen};
 use crate::sys;
+
+/// Shortest and longest pause of a writer that waits for room in the log or for its share of the incoming rate.
+const ROOM_RETRY: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
 
 /// An open store. Share it between threads in an `Arc`; all methods take `&self`.
 ///
@@ -198,7 +203,7 @@ impl Db {
         while !self.has_room() {
             self.core.log.write_all();
             self.core.bell.ring();
-            std::thread::sleep(std::time::Duration::from_millis(1));
+            std::thread::sleep(self.room_after());
         }
     }
 }
@@ -268,7 +273,12 @@ impl Db {
     /// Whether writes may be executed now. If not, too much waits to be written: try again when the mark has moved.
     /// Also yes when a write would get an error at once.
     pub fn has_room(&self) -> bool {
-        self.core.log.has_room()
+        self.core.log.has_room() && self.core.throttle.wait().is_none()
+    }
+
+    /// After what time it makes sense to ask [`Db::has_room`] again.
+    pub fn room_after(&self) -> Duration {
+        self.core.throttle.wait().unwrap_or_default().clamp(ROOM_RETRY.0, ROOM_RETRY.1)
     }
 
     /// Phase two of a turn: writes the log up to its end, whoever appended, usually with one `pwrite`. While the
@@ -312,7 +322,7 @@ impl Db {
     /// Begins to receive a value of exactly `len` bytes, more than [`CHUNK`].
     ///
     /// # Errors
-    /// [`Error::Invalid`] if `len` is out of range.
+    /// [`Error::Invalid`] if `len` is out of range; [`Error::Full`].
     pub fn upload(&self, len: u64) -> Result<Upload> {
         Upload::new(&self.core.extents, len)
     }
@@ -340,6 +350,9 @@ impl Db {
             segments: core.log.segments.len(),
             damaged_records: core.counters.damaged_records.load(Relaxed),
             log_slow: core.log.is_slow(),
+            level: core.space.level(),
+            headroom: core.space.headroom(),
+            refused: core.space.refused.load(Relaxed),
         }
     }
 }
@@ -353,7 +366,7 @@ impl Drop for Db {
 }
 
 /// Counters since the opening, and sizes.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Stats {
     /// Keys in the index; some may have expired unseen.
     pub items: u64,
@@ -381,6 +394,12 @@ pub struct Stats {
     pub damaged_records: u64,
     /// Whether log writes go by way of the lane at present, because the disk is slow.
     pub log_slow: bool,
+    /// What the room on the disk allows.
+    pub level: Level,
+    /// Bytes that may be taken on the disk before values are refused, as it was measured last.
+    pub headroom: u64,
+    /// Values refused for want of room on the disk.
+    pub refused: u64,
 }
 
 thread_local! {
@@ -390,8 +409,15 @@ thread_local! {
 
 fn check(options: &Options) -> Result<()> {
     match options.segment_bytes {
-        0x10_0000..=0x400_0000 => Ok(()),
-        bytes => Err(Error::Invalid(format!("a segment has 1 MiB to 64 MiB, not {bytes} bytes").into())),
+        0x10_0000..=0x400_0000 => {}
+        bytes => return Err(Error::Invalid(format!("a segment has 1 MiB to 64 MiB, not {bytes} bytes").into())),
+    }
+    if options.write_buffer < 1 << 20 {
+        return Err(Error::Invalid("the write buffer needs at least 1 MiB".into()));
+    }
+    match options.max_size {
+        0 | 0x80_0000.. => Ok(()),
+        bytes => Err(Error::Invalid(format!("a store needs at least 8 MiB of disk space, not {bytes} bytes").into())),
     }
 }
 
@@ -399,7 +425,12 @@ fn check(options: &Options) -> Result<()> {
 fn start(core: &Arc<Core>) -> Result<JoinHandle<()>> {
     // Recovery made all of it durable. Said at once, so that a crash is never judged by an older checkpoint.
     core.append_checkpoint(core.log.end())?;
-    core.tick(core.time.now())?;
+    core.measure_space();
+    match core.tick(core.time.now()) {
+        // The first turn that finds room fires it, and nothing is executed before that.
+        Err(Error::Full(_)) | Ok(_) => {}
+        Err(failed) => return Err(failed),
+    }
     core.log.write_all();
     let syncer = Syncer::new(core.clone());
     let thread = std::thread::Builder::new().name("syncer".into()).stack_size(256 << 10).spawn(|| syncer.run());
@@ -407,7 +438,9 @@ fn start(core: &Arc<Core>) -> Result<JoinHandle<()>> {
 }
 
 fn open_core(options: Options, home: Home, lane: &Lane) -> Result<Arc<Core>> {
-    let extents = Arc::new(Extents::open(&options.path, home.store, options.compression, lane.clone())?);
+    let (space, throttle) = (Arc::new(Space::new(&options)), Arc::new(Throttle::new(options.incoming_rate)));
+    let limits = (space.clone(), throttle.clone());
+    let extents = Arc::new(Extents::open(&options, home.store, lane.clone(), limits)?);
     let recovered = recover(&options, &home, &extents)?;
     let (active, offset) = first_segment(&recovered, &options, home.store)?;
     let Recovered { segments, index, facts, damaged, .. } = recovered;
@@ -417,8 +450,7 @@ fn open_core(options: Options, home: Home, lane: &Lane) -> Result<Arc<Core>> {
         Error::other(format!("cannot get {} bytes for the record cache: {error}", options.cache_bytes))
     })?;
     let bell = Arc::new(Bell::default());
-    let size = options.segment_bytes;
-    let log = Log::new(active, offset, size, segments, lane.clone(), bell.clone(), options.sync);
+    let log = Log::new(active, offset, &options, segments, lane.clone(), bell.clone());
     let counters =
         Counters { recovered: index.inserted(), damaged_records: AtomicU64::new(damaged), ..Counters::default() };
     Ok(Arc::new(Core {
@@ -430,6 +462,8 @@ fn open_core(options: Options, home: Home, lane: &Lane) -> Result<Arc<Core>> {
         flushes: Flushes::new(facts.flushed, facts.flush_due),
         lane: lane.clone(),
         bell,
+        space,
+        throttle,
         sequence: AtomicU64::new(facts.sequence),
         counters,
         removed: AtomicU64::new(facts.removed),
@@ -448,13 +482,22 @@ fn first_segment(recovered: &Recovered, options: &Options, store: u64) -> Result
         resume(newest, *end, options)?;
         return Ok((newest.clone(), *end));
     }
+    let begun = match begin(recovered, options, store, last + 1) {
+        // Not even for a new segment: what is left of this one is for removals.
+        Err(Error::Full(why)) if newest.order == last => {
+            (options.report)(Severity::Warning, &format!("no new log segment: {why}"));
+            resume(newest, *end, options)?;
+            return Ok((newest.clone(), *end));
+        }
+        begun => begun?,
+    };
     let seal = || {
         newest.file.set_len(*end)?;
         newest.file.write_all_at(&log::seal_record(newest), *end)?;
         newest.file.sync_all()
     };
     seal().map_err(|error| Error::io(format!("seal at offset {end}"), &newest.path, &error))?;
-    begin(recovered, options, store, last + 1)
+    Ok(begun)
 }
 
 /// Cuts what follows the last record and reserves room for more. A full disk does not keep the store from opening.
@@ -462,7 +505,7 @@ fn resume(newest: &Segment, end: u64, options: &Options) -> Result<()> {
     let failed = |error| Error::io(format!("prepare {} bytes of", options.segment_bytes), &newest.path, &error);
     newest.file.set_len(end).map_err(failed)?;
     match sys::file::preallocate(&newest.file, options.segment_bytes) {
-        Err(error) if error.kind() == ErrorKind::StorageFull => {
+        Err(error) if is_full(&error) => {
             (options.report)(Severity::Warning, &failed(error).to_string());
         }
         prepared => drop(prepared.map_err(failed)?),

@@ -32,6 +32,14 @@ impl Error {
         Error::Other(format!("cannot {attempt} {}: {error}", path.display()).into())
     }
 
+    /// As [`Error::io`]; [`Error::Full`] where the system says that there is no room.
+    pub(crate) fn full_or_io(attempt: impl fmt::Display, path: &Path, error: &io::Error) -> Error {
+        match is_full(error) {
+            true => Error::Full(format!("cannot {attempt} {}: {error}", path.display()).into()),
+            false => Error::io(attempt, path, error),
+        }
+    }
+
     pub(crate) fn other(text: impl Into<String>) -> Error {
         Error::Other(text.into().into())
     }
@@ -40,6 +48,12 @@ impl Error {
         let text = format!("{} at offset {offset}: {what}", path.display());
         Error::Damaged(text.into())
     }
+}
+
+/// Whether the system lacks room, which may come back, and not more.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
 impl fmt::Display for Error {

@@ -18,7 +18,10 @@ use super::error::{Error, Result};
 use super::header::{FileHeader, HEADER};
 use super::home::FILE_MODE;
 use super::lane::Lane;
+use super::options::Options;
 use super::segment::{files, numbered};
+use super::space::{Space, Taken};
+use super::throttle::Throttle;
 use crate::sys;
 
 /// Ranges start at multiples of this, the usual block of a file system, and the first is kept for the header. Bytes.
@@ -34,6 +37,8 @@ pub(crate) struct Extents {
     store: u64,
     compression: bool,
     lane: Lane,
+    space: Arc<Space>,
+    pub throttle: Arc<Throttle>,
     files: RwLock<HashMap<u32, Arc<ExtentFile>>>,
     next: Mutex<Next>,
     dirty: Mutex<Vec<Arc<ExtentFile>>>,
@@ -64,23 +69,27 @@ pub(crate) struct Reservation {
     /// A record names the range; if none does by the end, the range is given back.
     pub kept: AtomicBool,
     len: u64,
-    extents: Arc<Extents>,
+    _taken: Taken,
+    pub extents: Arc<Extents>,
 }
 
 impl Extents {
     /// Opens the extent files in `dir`. New values go to files of their own: a file is not written to by two lives
     /// of a store.
-    pub fn open(dir: &Path, store: u64, compression: bool, lane: Lane) -> Result<Extents> {
+    pub fn open(options: &Options, store: u64, lane: Lane, limits: (Arc<Space>, Arc<Throttle>)) -> Result<Extents> {
+        let (dir, (space, throttle)) = (&options.path, limits);
         let mut found = HashMap::new();
         for number in numbers(dir)? {
             found.insert(number, Arc::new(ExtentFile::open(dir, number, store)?));
         }
         let number = found.keys().max().map_or(0, |number| number + 1);
         Ok(Extents {
-            dir: dir.to_owned(),
+            dir: dir.clone(),
             store,
-            compression,
+            compression: options.compression,
             lane,
+            space,
+            throttle,
             files: RwLock::new(found),
             next: Mutex::new(Next { number, offset: FULL, file: None }),
             dirty: Mutex::default(),
@@ -98,8 +107,12 @@ impl Extents {
     }
 
     /// Sets a range for `len` bytes aside. No system call.
-    pub fn reserve(self: &Arc<Self>, len: u64) -> Reservation {
+    ///
+    /// # Errors
+    /// [`Error::Full`].
+    pub fn reserve(self: &Arc<Self>, len: u64) -> Result<Reservation> {
         let room = len.next_multiple_of(BLOCK);
+        let taken = self.space.take(room)?;
         let mut next = super::lock(&self.next);
         let file = match &next.file {
             Some(file) if next.offset + room <= FULL => file.clone(),
@@ -108,7 +121,15 @@ impl Extents {
         let base = next.offset;
         next.offset += room;
         let (kept, compression) = (AtomicBool::new(false), self.compression);
-        Reservation { file, base, compression, kept, len: room, extents: self.clone() }
+        Ok(Reservation { file, base, compression, kept, len: room, _taken: taken, extents: self.clone() })
+    }
+
+    /// `file` takes no more values: it cannot grow.
+    fn leave_file(&self, file: &ExtentFile) {
+        let mut next = super::lock(&self.next);
+        if next.file.as_ref().is_some_and(|current| current.number == file.number) {
+            next.offset = FULL;
+        }
     }
 
     fn begin_file(&self, next: &mut Next) -> Arc<ExtentFile> {
@@ -192,7 +213,7 @@ impl ExtentFile {
         if let Some(file) = self.file.get() {
             return Ok(file);
         }
-        let failed = |attempt, error: &std::io::Error| full_or_other(attempt, &self.path, error);
+        let failed = |attempt, error: &std::io::Error| Error::full_or_io(attempt, &self.path, error);
         let open =
             OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(FILE_MODE).open(&self.path);
         let file = open.map_err(|error| failed("create", &error))?;
@@ -211,8 +232,11 @@ impl Reservation {
         assert!(offset >= self.base && offset + bytes.len() as u64 <= self.base + self.len);
         let file = self.file.get_or_make(&self.extents)?;
         file.write_all_at(bytes, offset).map_err(|error| {
+            if error.kind() == ErrorKind::FileTooLarge {
+                self.extents.leave_file(&self.file);
+            }
             let attempt = format!("write {} bytes at offset {offset} of", bytes.len());
-            full_or_other(&attempt, &self.file.path, &error)
+            Error::full_or_io(&attempt, &self.file.path, &error)
         })?;
         self.extents.note_dirty(&self.file);
         Ok(())
@@ -241,13 +265,4 @@ pub(crate) fn numbers(dir: &Path) -> Result<Vec<u32>> {
 /// The name of an extent file.
 pub(crate) fn path_of(dir: &Path, number: u32) -> PathBuf {
     numbered(dir, number, SUFFIX)
-}
-
-fn full_or_other(attempt: &str, path: &Path, error: &std::io::Error) -> Error {
-    match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
-            Error::Full(format!("cannot {attempt} {}: {error}", path.display()).into())
-        }
-        _ => Error::io(attempt, path, error),
-    }
 }

@@ -269,7 +269,7 @@ impl Upload {
             return Err(Error::Invalid(format!("a large value has {} to {MAX_LARGE} bytes", CHUNK + 1).into()));
         }
         let chunks = len.div_ceil(CHUNK as u64) as usize;
-        let reservation = Arc::new(extents.reserve(len));
+        let reservation = Arc::new(extents.reserve(len)?);
         let mut table = vec![0; TABLE_HEADER + chunks * ROW];
         table[..4].copy_from_slice(&reservation.file.number.to_le_bytes());
         table[8..16].copy_from_slice(&reservation.base.to_le_bytes());
@@ -282,6 +282,7 @@ impl Upload {
         let left = self.len - self.started * CHUNK as u64;
         assert_eq!(bytes.len() as u64, left.min(CHUNK as u64), "chunks have a fixed size");
         self.started += 1;
+        self.reservation.extents.throttle.draw(bytes.len());
         ChunkWrite { reservation: self.reservation.clone(), index: self.started - 1, bytes }
     }
 
@@ -398,7 +399,7 @@ impl Compose {
     /// Reads, joins and writes the parts; may sleep.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the sum is no more than [`CHUNK`], else what reading and writing met.
+    /// [`Error::Invalid`] if the sum is no more than [`CHUNK`], [`Error::Full`], else what reading and writing met.
     pub fn run(self) -> Result<Uploaded> {
         let len = self.parts.iter().map(Part::len).sum();
         let mut upload = Upload::new(&self.extents, len)?;

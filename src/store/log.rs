@@ -7,7 +7,8 @@
 //!
 //! Event loops write inline while the disk takes under a millisecond; after a slower write the log's writes move to
 //! the disk lane, where only those who wait for the mark wait, until the disk has recovered. Space in a segment is
-//! reserved when the segment is made, so a write never finds the disk full.
+//! reserved when the segment is made, so a write never finds the disk full; where the file system cannot do that, the
+//! log *stalls* when it does: the piece at hand stays the next to be written, and the syncer tries again.
 
 use std::collections::VecDeque;
 use std::os::unix::fs::FileExt;
@@ -19,16 +20,19 @@ use std::time::Duration;
 use super::error::{Error, Result};
 use super::lane::Lane;
 use super::location::{Location, MAX_SEGMENT, Position};
-use super::options::Sync;
+use super::options::{Options, Sync};
 use super::progress::Progress;
 use super::record::{Fields, HEADER, Kind, MAX_RECORD};
 use super::segment::{SEGMENT_HEADER, Segment};
 use super::segments::Segments;
+use super::space::Needs;
 use super::syncer::Bell;
 use crate::sys::{self, clock};
 
-/// Appended but unwritten bytes at which writers must wait.
-const MOST_UNWRITTEN: usize = 8 << 20;
+/// What is left of a segment where none can be made after it, for notes: compaction needs one to make room. Bytes.
+const NOTES: u64 = 4 << 10;
+/// The same for removals, which make work for compaction, and notes. Bytes.
+const REMOVALS: u64 = 64 << 10;
 /// A buffer that grew past this is given back to the system.
 const KEPT_BUFFER: usize = 1 << 20;
 /// A write that takes longer is slow; copying a megabyte may take as long again.
@@ -52,6 +56,8 @@ pub(crate) struct Log {
     /// before one is.
     soft_limit: u64,
     hard_limit: u64,
+    /// Appended but unwritten bytes at which writers must wait.
+    most_unwritten: usize,
     tail: Mutex<Tail>,
     /// Held by whoever writes pieces, so that they reach the file in order.
     writer: Mutex<()>,
@@ -62,6 +68,7 @@ pub(crate) struct Log {
     room: AtomicBool,
     wants_spare: AtomicBool,
     full: AtomicBool,
+    stalled: AtomicBool,
     slow: AtomicBool,
     fast_writes: AtomicU32,
     handed_over: AtomicBool,
@@ -88,6 +95,8 @@ struct Tail {
     unsynced: Vec<Arc<Segment>>,
     /// Why no segment can be made, if none can.
     full: Option<Error>,
+    /// Why `in_flight` could not be written: it is then the next to be written, again.
+    stalled: Option<Arc<str>>,
 }
 
 /// Consecutive bytes of a segment.
@@ -102,12 +111,12 @@ impl Log {
     pub fn new(
         active: Arc<Segment>,
         offset: u64,
-        segment_bytes: u64,
+        options: &Options,
         segments: Segments,
         lane: Lane,
         bell: Arc<Bell>,
-        sync: Sync,
     ) -> Log {
+        let segment_bytes = options.segment_bytes;
         let end = active.position(offset);
         let tail = Tail {
             offset,
@@ -117,15 +126,17 @@ impl Log {
             spare: None,
             unsynced: Vec::new(),
             full: None,
+            stalled: None,
             active: active.clone(),
         };
         Log {
-            progress: Progress::new(sync, end),
+            progress: Progress::new(options.sync, end),
             segments,
             lane,
             bell,
             soft_limit: soft_limit(segment_bytes),
             hard_limit: segment_bytes - HEADER as u64, // room for the seal
+            most_unwritten: options.write_buffer,
             tail: Mutex::new(tail),
             writer: Mutex::new(()),
             end: AtomicU64::new(end.0),
@@ -133,6 +144,7 @@ impl Log {
             room: AtomicBool::new(offset < soft_limit(segment_bytes)),
             wants_spare: AtomicBool::new(offset > segment_bytes / 2),
             full: AtomicBool::new(false),
+            stalled: AtomicBool::new(false),
             slow: AtomicBool::new(false),
             fast_writes: AtomicU32::new(0),
             handed_over: AtomicBool::new(false),
@@ -148,7 +160,7 @@ impl Log {
         let len = record.encoded_len() as u64;
         let mut head = record.head(salt);
         let mut tail = super::lock(&self.tail);
-        self.make_room(&mut tail, len)?;
+        self.make_room(&mut tail, len, record.kind)?;
         if tail.active.salt != salt {
             head = record.head(tail.active.salt);
         }
@@ -251,7 +263,24 @@ impl Log {
 
     /// Nothing to write, or no hope to.
     fn is_clean(&self) -> bool {
-        self.end() <= self.progress.written() || self.progress.failure().is_some()
+        self.end() <= self.progress.written() || self.progress.failure().is_some() || self.stalled.load(SeqCst)
+    }
+
+    /// Why nothing can be written at present, if so: the disk is full.
+    pub fn stalled(&self) -> Option<Error> {
+        let why = || super::lock(&self.tail).stalled.clone();
+        if self.stalled.load(SeqCst) { why().map(Error::Full) } else { None }
+    }
+
+    /// Tries again to write what found the disk full; sleeps. For the syncer.
+    pub fn retry(&self) {
+        if self.stalled.load(SeqCst) {
+            let turn = super::lock(&self.writer);
+            self.write_piece();
+            drop(turn);
+            fence(SeqCst);
+            self.write_all();
+        }
     }
 
     /// Lets the lane do the writing, once at a time.
@@ -282,9 +311,11 @@ impl Log {
         };
         let before = clock::monotonic();
         if let Err(error) = piece.segment.file.write_all_at(&piece.bytes, piece.offset) {
-            let attempt = format!("write {} bytes at offset {} of", piece.bytes.len(), piece.offset);
-            self.fail(&Error::io(attempt, &piece.segment.path, &error));
+            self.note_unwritten(&piece, &error);
             return false;
+        }
+        if self.stalled.load(SeqCst) {
+            self.resume();
         }
         self.note_speed(piece.bytes.len(), clock::monotonic() - before);
         self.writes.fetch_add(1, Relaxed);
@@ -297,8 +328,33 @@ impl Log {
         true
     }
 
+    /// A full disk is no failure: what was not written is in memory, and written when there is room.
+    fn note_unwritten(&self, piece: &Piece, error: &std::io::Error) {
+        let attempt = format!("write {} bytes at offset {} of", piece.bytes.len(), piece.offset);
+        let why = match Error::full_or_io(attempt, &piece.segment.path, error) {
+            Error::Full(why) => why,
+            failed => return self.fail(&failed),
+        };
+        let mut tail = super::lock(&self.tail);
+        tail.stalled = Some(why);
+        self.stalled.store(true, SeqCst);
+        self.note_room(&tail);
+        drop(tail);
+        self.bell.ring();
+    }
+
+    fn resume(&self) {
+        let mut tail = super::lock(&self.tail);
+        tail.stalled = None;
+        self.stalled.store(false, SeqCst);
+        self.note_room(&tail);
+    }
+
     fn next_piece(&self) -> Option<Arc<Piece>> {
         let mut tail = super::lock(&self.tail);
+        if tail.stalled.is_some() {
+            return tail.in_flight.clone();
+        }
         let piece = match tail.sealed.pop_front() {
             Some(piece) => piece,
             None if tail.pending.is_empty() => return None,
@@ -331,20 +387,34 @@ impl Log {
     }
 
     /// Moves on to the spare segment where the active one is full.
-    fn make_room(&self, tail: &mut MutexGuard<'_, Tail>, len: u64) -> Result<()> {
+    fn make_room(&self, tail: &mut MutexGuard<'_, Tail>, len: u64, kind: Kind) -> Result<()> {
         if let Some(why) = self.progress.failure() {
             return Err(Error::ReadOnly(why));
         }
-        if tail.offset + len <= self.soft_limit {
+        if let Some(stalled) = tail.stalled.as_ref().filter(|_| tail.unwritten() >= self.most_unwritten) {
+            return Err(Error::Full(stalled.clone()));
+        }
+        let end = tail.offset + len;
+        if end <= self.soft_limit {
             return Ok(());
         }
         match (tail.spare.take(), &tail.full) {
             (Some(spare), _) => self.rotate(tail, spare),
+            (None, Some(_)) if end <= self.last_limit(kind, self.soft_limit) => {}
             (None, Some(full)) => return Err(full.clone()),
-            (None, None) if tail.offset + len <= self.hard_limit => {}
+            (None, None) if end <= self.last_limit(kind, self.hard_limit - REMOVALS) => {}
             (None, None) => return Err(Error::Full("the next segment is not ready yet".into())),
         }
         Ok(())
+    }
+
+    /// How far a segment may be filled that has none after it: what makes room may go further than what takes it.
+    fn last_limit(&self, kind: Kind, values: u64) -> u64 {
+        match kind {
+            Kind::Value | Kind::Large => values,
+            Kind::Tombstone | Kind::FlushPending | Kind::FlushFired => self.hard_limit - NOTES,
+            Kind::Checkpoint | Kind::Seal => self.hard_limit,
+        }
     }
 
     fn rotate(&self, tail: &mut Tail, spare: Arc<Segment>) {
@@ -360,9 +430,10 @@ impl Log {
 
     fn note_room(&self, tail: &Tail) {
         let wants_spare = tail.spare.is_none() && tail.offset > self.hard_limit / 2;
-        let room = tail.unwritten() < MOST_UNWRITTEN && (tail.spare.is_some() || tail.offset < self.soft_limit);
+        let room = tail.unwritten() < self.most_unwritten && (tail.spare.is_some() || tail.offset < self.soft_limit);
+        let full = tail.full.is_some() || tail.stalled.is_some();
         // Plain stores to a shared cache line cost; these change rarely.
-        for (flag, value) in [(&self.wants_spare, wants_spare), (&self.room, room)] {
+        for (flag, value) in [(&self.wants_spare, wants_spare), (&self.room, room), (&self.full, full)] {
             if flag.load(Relaxed) != value {
                 flag.store(value, Relaxed);
             }
@@ -400,9 +471,24 @@ impl Log {
     pub fn set_spare(&self, spare: Result<Arc<Segment>>) {
         let mut tail = super::lock(&self.tail);
         tail.full = spare.as_ref().err().cloned();
-        self.full.store(tail.full.is_some(), Relaxed);
         tail.spare = spare.ok();
         self.note_room(&tail);
+    }
+
+    /// What the log knows of the room on the disk.
+    pub fn needs(&self) -> Needs {
+        let tail = super::lock(&self.tail);
+        let stuck = tail.stalled.clone();
+        let open = [Some(tail.active.clone()), tail.spare.clone()];
+        drop(tail);
+        let size = self.hard_limit + HEADER as u64;
+        let promised = open.iter().flatten().map(|segment| size.saturating_sub(segment.allocated())).sum();
+        Needs { promised, stuck }
+    }
+
+    /// Whether the active segment is full but for its reserve.
+    pub fn is_at_reserve(&self) -> bool {
+        super::lock(&self.tail).offset >= self.soft_limit
     }
 
     /// The segments that may hold bytes the disk does not have, oldest first, the active one last.
@@ -454,12 +540,15 @@ impl Tail {
     }
 
     fn unwritten(&self) -> usize {
-        self.pending.len() + self.sealed.iter().map(|piece| piece.bytes.len()).sum::<usize>()
+        let again = self.stalled.as_ref().and(self.in_flight.as_ref()).map_or(0, |piece| piece.bytes.len());
+        self.pending.len() + again + self.sealed.iter().map(|piece| piece.bytes.len()).sum::<usize>()
     }
 
     /// Turns the pending bytes into a piece and starts a new buffer: the one that was written last, if nobody reads it.
     fn take_pending(&mut self) -> Piece {
-        let recycled = self.in_flight.take_if(|piece| Arc::strong_count(piece) == 1).and_then(Arc::into_inner);
+        let stalled = self.stalled.is_some();
+        let unused = |piece: &mut Arc<Piece>| !stalled && Arc::strong_count(piece) == 1;
+        let recycled = self.in_flight.take_if(unused).and_then(Arc::into_inner);
         let mut buffer = recycled.map_or_else(Vec::new, |piece| piece.bytes);
         buffer.clear();
         buffer.shrink_to(KEPT_BUFFER);

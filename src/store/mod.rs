@@ -2,7 +2,8 @@
 //!
 //! `log` (append, write out) on `segment` files of `record`s; `index` and `cache` to find them again; `lookup` and
 //! `write` put these together; `large` values in `extent` files; `lane`, `syncer` and `progress` are the threads
-//! and how they wait; `recovery` reads it all back.
+//! and how they wait; `space` and `throttle` say when there is too little room or too much comes in; `recovery` reads
+//! it all back.
 #![forbid(unsafe_code)]
 #![allow(dead_code, reason = "the compactor, which uses the rest, is on its way")]
 
@@ -38,8 +39,10 @@ mod ring;
 mod segment;
 mod segments;
 mod snapshot;
+mod space;
 mod syncer;
 mod table;
+mod throttle;
 mod time;
 mod usage;
 mod write;
@@ -58,6 +61,7 @@ pub use self::lookup::{Body, ColdRead, Fetched, Key, Lookup, Record, Scratch, Se
 pub use self::options::{Options, Report, Severity, Sync};
 pub use self::progress::{Waiter, Wake};
 pub use self::snapshot::{Snapshot, View};
+pub use self::space::Level;
 pub use self::write::{Expect, NewBody, Outcome, Removed, Write};
 
 /// A value longer than this lives in an extent file, cut into chunks of this size. Bytes.

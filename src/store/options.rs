@@ -51,6 +51,21 @@ pub struct Options {
     /// Memory for what open snapshots have and the index does not any more. Bytes. When it is used up, snapshots become
     /// unreadable; writers go on. Never more than the index has at 16 bytes per key. Default: 64 MiB.
     pub snapshot_bytes: u64,
+    /// Appended bytes that may wait to be written before writers must wait. Bytes, at least 1 MiB. Default: 8 MiB.
+    pub write_buffer: usize,
+    /// Most bytes of keys and values that come in per second, on average; writers are slowed down to it. 0: no limit,
+    /// the default.
+    pub incoming_rate: u64,
+    /// Most bytes that the store's files may take on the disk, at least 8 MiB. 0: no limit, the default.
+    pub max_size: u64,
+    /// With less than this free on the file system, values are refused. Bytes. Default: a 32nd of the file system,
+    /// from 2 MiB to 192 MiB.
+    pub free_space_floor: Option<u64>,
+    /// With less than this free, on the file system or below `max_size`, compaction hurries. Bytes. Default: an eighth
+    /// of either, at most 2 GiB.
+    pub survival_threshold: Option<u64>,
+    /// How often the free space is looked at while the store is written to. Default: 5 s.
+    pub polling_interval: Duration,
     /// Where messages go. Default: nowhere.
     pub report: Report,
 }
@@ -67,6 +82,12 @@ impl Options {
             lane_threads: 2,
             segment_bytes: 64 << 20,
             snapshot_bytes: 64 << 20,
+            write_buffer: 8 << 20,
+            incoming_rate: 0,
+            max_size: 0,
+            free_space_floor: None,
+            survival_threshold: None,
+            polling_interval: Duration::from_secs(5),
             report: Arc::new(|_, _| ()),
         }
     }

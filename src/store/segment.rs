@@ -5,7 +5,7 @@
 use std::fs::{File, OpenOptions};
 use std::hash::{BuildHasher, Hasher};
 use std::io::{ErrorKind, Read};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -67,11 +67,8 @@ impl Plan<'_> {
 
     fn make(&self, path: &Path) -> Result<Segment> {
         let size = self.size;
-        let failed = |attempt: &str, error: &std::io::Error| match error.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
-                Error::Full(format!("cannot {attempt} {} ({size} bytes): {error}", path.display()).into())
-            }
-            _ => Error::io(attempt, path, error),
+        let failed = |attempt: &str, error: &std::io::Error| {
+            Error::full_or_io(format_args!("{attempt} ({size} bytes)"), path, error)
         };
         let open = OpenOptions::new().read(true).write(true).create_new(true).mode(FILE_MODE).open(path);
         let file = open.map_err(|error| failed("create", &error))?;
@@ -122,6 +119,11 @@ impl Segment {
         }
         let header = FileHeader::decode(&header, MAGIC, store, number, &path)?;
         Ok(Some(Segment::new(file, path, handle, &header)))
+    }
+
+    /// Bytes of the disk that the file has. Asks the file system.
+    pub fn allocated(&self) -> u64 {
+        self.file.metadata().map_or(0, |file| file.blocks() * 512)
     }
 
     /// Where byte `offset` stands in the order of the log. All of a compacted segment stands at the end of its order:

@@ -14,10 +14,13 @@ use super::options::{Options, Severity, Sync};
 use super::record::Kind;
 use super::segment::{Plan, Segment};
 use super::segments::Segments;
+use super::space::Level;
 use crate::sys;
 
 /// Pause before another try where no segment could be made.
 const RETRY: Duration = Duration::from_secs(1);
+/// Pause between two looks at the free space while there is little, and between two attempts to write to a full disk.
+const NEAR: Duration = Duration::from_secs(1);
 /// Shortest time between two checkpoint records. (Under `always` every write would otherwise bring one.)
 const CHECKPOINT_PAUSE: Duration = Duration::from_millis(500);
 
@@ -84,6 +87,10 @@ pub(crate) struct Syncer {
     due: Option<Instant>,
     /// When to try again to make a segment.
     retry: Option<Instant>,
+    /// When to look at the free space again.
+    look: Option<Instant>,
+    /// End of the log, and the bytes that were left, at the last look.
+    looked: (Position, u64),
     /// End and time of the last checkpoint record.
     checkpoint: (Position, Instant),
 }
@@ -91,20 +98,43 @@ pub(crate) struct Syncer {
 impl Syncer {
     pub fn new(core: Arc<Core>) -> Syncer {
         let checkpoint = (core.log.end(), Instant::now());
-        Syncer { core, due: None, retry: None, checkpoint }
+        Syncer { core, due: None, retry: None, look: None, looked: (Position(0), 0), checkpoint }
     }
 
     /// The thread's body.
     pub fn run(mut self) {
         loop {
+            self.core.log.retry();
+            self.look_at_space();
             let prepared = self.prepare_segment();
             self.core.log.start_write_back();
             self.core.sweep();
             // A failure was reported where it happened, and has ended all writing: reads go on without this thread.
             let failed = prepared.and_then(|()| self.sync_if_due()).is_err();
-            if failed || !self.core.bell.wait(self.due.into_iter().chain(self.retry).min()) {
+            if failed || !self.core.bell.wait([self.due, self.retry, self.look].into_iter().flatten().min()) {
                 return;
             }
+        }
+    }
+
+    /// Looks at the free space from time to time while the store is written to, and while there is little of it.
+    fn look_at_space(&mut self) {
+        let now = Instant::now();
+        let stalled = self.core.log.stalled().is_some();
+        // Much was taken meanwhile: others may have done as much.
+        let less = self.core.space.headroom() < self.looked.1 - self.looked.1 / 8;
+        if stalled || less || self.look.is_some_and(|look| look <= now) {
+            self.core.measure_space();
+            (self.look, self.looked) = (None, (self.core.log.end(), self.core.space.headroom()));
+        }
+        if self.look.is_none() {
+            let near = self.core.space.level() != Level::Enough;
+            let changed = self.core.log.end() != self.looked.0;
+            self.look = match (near, changed) {
+                (true, _) => Some(now + NEAR.min(self.core.options.polling_interval)),
+                (false, true) => Some(now + self.core.options.polling_interval),
+                (false, false) => None,
+            };
         }
     }
 
@@ -154,10 +184,13 @@ impl Syncer {
 
     fn prepare_segment(&mut self) -> Result<()> {
         let waiting = self.retry.is_some_and(|retry| retry > Instant::now());
-        if !self.core.log.wants_spare() || waiting {
+        // What is kept back is for compaction first: while values are refused, one segment is enough for long.
+        let spares = self.core.space.level() == Level::Refusing && !self.core.log.is_at_reserve();
+        if !self.core.log.wants_spare() || waiting || spares {
             return Ok(());
         }
         let made = self.core.make_segment();
+        self.core.measure_space();
         self.retry = made.is_err().then(|| Instant::now() + RETRY);
         if let Err(error) = &made {
             (self.core.options.report)(Severity::Error, &format!("no new log segment: {error}"));
@@ -190,6 +223,9 @@ impl Core {
     }
 
     fn make_segment(&self) -> Result<Arc<Segment>> {
+        if self.space.room() < self.options.segment_bytes {
+            return Err(Error::Full("there is no room for another segment of the log".into()));
+        }
         next_segment(&self.options, self.home.store, &self.log.segments, self.log.next_order())
     }
 

@@ -94,6 +94,10 @@ impl Core {
             NewBody::Same(large) => (Kind::Large, large.table()),
         };
         check_sizes(&write.key, value)?;
+        // What was uploaded has its room already.
+        if !matches!(write.body, NewBody::Uploaded(_)) {
+            self.space.admit()?;
+        }
         self.cache.prefetch_row(write.key.hash);
         self.index.prefetch(write.key.hash);
         let worth_it = self.options.compression && kind == Kind::Value && value.len() >= COMPRESS_FROM;
@@ -112,6 +116,7 @@ impl Core {
         if let NewBody::Uploaded(uploaded) = write.body {
             uploaded.keep();
         }
+        self.throttle.draw(write.key.bytes.len() + write.body.inline_len());
         Ok(Outcome::Done { cas: fields.cas, depends: end })
     }
 
@@ -171,7 +176,18 @@ impl Core {
         self.log.segments.note_dead(&entry);
         stripe.last_removal = end;
         self.cache.remove(key.hash);
+        self.throttle.draw(key.bytes.len());
         Ok(Removed::Done { depends: end })
+    }
+}
+
+impl NewBody<'_> {
+    /// Bytes that come in with the write itself. (An upload's were counted chunk by chunk.)
+    fn inline_len(&self) -> usize {
+        match self {
+            NewBody::Inline(value) => value.len(),
+            NewBody::Uploaded(_) | NewBody::Same(_) => 0,
+        }
     }
 }
 

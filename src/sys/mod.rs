@@ -13,3 +13,4 @@ pub mod process;
 pub mod resource;
 pub mod signal;
 pub mod socket;
+pub mod statvfs;

@@ -17,7 +17,7 @@ pub struct SignalFd(OwnedFd);
 
 impl SignalFd {
     /// Blocks SIGTERM, SIGINT, SIGHUP, SIGUSR1 and SIGUSR2 in this thread and in every thread it starts
-    /// afterwards, and ignores SIGPIPE. Call it before the first thread is started, or that thread will take
+    /// afterwards, and ignores SIGPIPE and SIGXFSZ (the calls return an error then). Call it before the first thread is started, or that thread will take
     /// the signal and die of it.
     pub fn block() -> io::Result<Self> {
         let signals = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2];
@@ -30,6 +30,7 @@ impl SignalFd {
                 libc::sigaddset(&mut set, signal);
             }
             libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+            libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
             match libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) {
                 0 => libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK),
                 error => return Err(io::Error::from_raw_os_error(error)),

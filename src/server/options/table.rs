@@ -107,6 +107,12 @@ const STORE: &[Row] = &[
     row("m", &["memory-limit"], "MIB", "64", "memory for cached values, in MiB or with a unit; 0: none", memory_limit),
     row("", &["db.cache-size"], "SIZE", "64mb", "the same as a size", cache_size),
     row("", &["db.lane-threads"], "N", "2", "threads for what may wait for the disk", lane_threads),
+    row("", &["db.max-size"], "SIZE", "0, no limit", "most space that the store takes on the disk, 8mb or more", max_size),
+    row("", &["db.storage.minimum-free-space-accept-orders"], "SIZE", "auto", "free space below which values are refused; auto: a 32nd of\nthe file system, from 2mb to 192mb", free_space_floor),
+    row("", &["db.storage.statistics-polling-interval"], "TIME", "5s", "how often the free space is looked at", polling_interval),
+    row("", &["db.compaction.filesystem.survival-mode-threshold"], "SIZE", "auto", "free space below which compaction hurries; auto: an eighth\nof the file system, at most 2gb", survival_threshold),
+    row("", &["db.write-buffer.size"], "SIZE", "8mb", "bytes that may wait to be written before writers wait", write_buffer),
+    row("", &["db.incoming-rate-limit"], "SIZE", "0, no limit", "most bytes of keys and values that come in per second", incoming_rate),
     row("", &["db.segment-size"], "SIZE", "64mb", "largest file of the log, from 1mb to 64mb", segment_size),
 ];
 
@@ -188,6 +194,12 @@ fn default_settings() -> Settings {
         sync_interval: Duration::from_millis(500),
         compression: true,
         lane_threads: 2,
+        write_buffer: 8 << 20,
+        incoming_rate: 0,
+        max_size: 0,
+        free_space_floor: None,
+        survival_threshold: None,
+        polling_interval: Duration::from_secs(5),
         segment_bytes: 64 << 20,
     }
 }
@@ -367,6 +379,39 @@ fn cache_size(draft: &mut Draft, value: &str) -> Result<(), String> {
     Ok(())
 }
 
+fn max_size(draft: &mut Draft, value: &str) -> Result<(), String> {
+    draft.settings().max_size = match units::size(value)? {
+        0 => 0,
+        _ => size(value, 8 << 20, 1 << 50)?,
+    };
+    Ok(())
+}
+
+fn free_space_floor(draft: &mut Draft, value: &str) -> Result<(), String> {
+    draft.settings().free_space_floor = size_or_auto(value)?;
+    Ok(())
+}
+
+fn survival_threshold(draft: &mut Draft, value: &str) -> Result<(), String> {
+    draft.settings().survival_threshold = size_or_auto(value)?;
+    Ok(())
+}
+
+fn polling_interval(draft: &mut Draft, value: &str) -> Result<(), String> {
+    draft.settings().polling_interval = time(value, Duration::from_millis(100), Duration::from_secs(3600))?;
+    Ok(())
+}
+
+fn write_buffer(draft: &mut Draft, value: &str) -> Result<(), String> {
+    draft.settings().write_buffer = small_size(value, 1 << 20, 1 << 30)?;
+    Ok(())
+}
+
+fn incoming_rate(draft: &mut Draft, value: &str) -> Result<(), String> {
+    draft.settings().incoming_rate = size(value, 0, 1 << 40)?;
+    Ok(())
+}
+
 fn segment_size(draft: &mut Draft, value: &str) -> Result<(), String> {
     draft.settings().segment_bytes = size(value, 1 << 20, 64 << 20)?;
     Ok(())
@@ -481,6 +526,10 @@ fn size(value: &str, least: u64, most: u64) -> Result<u64, String> {
         size if (least..=most).contains(&size) => Ok(size),
         _ => Err(format!("'{value}' is not between {least} and {most} bytes")),
     }
+}
+
+fn size_or_auto(value: &str) -> Result<Option<u64>, String> {
+    if value == "auto" { Ok(None) } else { size(value, 0, 1 << 50).map(Some) }
 }
 
 fn small_size(value: &str, least: u64, most: u64) -> Result<usize, String> {

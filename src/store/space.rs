@@ -1,0 +1,282 @@
+//! How much room the store has left, and what follows from it: with too little, values are refused, so that what is
+//! left is there for what makes room: tombstones and compaction.
+//!
+//! The room is measured (by the syncer, and by whoever has just freed some) and between two measurements counted down
+//! by what large values set aside, so that the store itself never goes below its floor unseen. Segments are measured
+//! when they are made. Only what others write to the file system is seen late: at the next measurement.
+//!
+//! Reading the level and setting room aside cost an atomic operation and may be done by any thread.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64};
+use std::sync::{Arc, Mutex};
+
+use super::error::{Error, Result};
+use super::options::{Options, Report, Severity};
+use crate::sys::statvfs::{FileSystem, file_system};
+
+/// Least room that is kept back by default: what a round of compaction needs in the smallest segments. Bytes.
+const LEAST_FLOOR: u64 = 2 << 20;
+/// Most room that is kept back by default. Bytes.
+const MOST_FLOOR: u64 = 192 << 20;
+/// Room below which compaction hurries, by default, on a large file system. Bytes.
+const MOST_SURVIVAL: u64 = 2 << 30;
+/// Files that are kept back for segments, compaction and the index checkpoint.
+const LEAST_FILES: u64 = 4;
+
+/// What the room allows.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Level {
+    /// Everything.
+    Enough,
+    /// Everything, but compaction hurries.
+    Low,
+    /// No values: removals only, until compaction or somebody else has made room.
+    Refusing,
+}
+
+/// See the module's head.
+pub(crate) struct Space {
+    dir: PathBuf,
+    floor: Option<u64>,
+    survival: Option<u64>,
+    /// Bytes; 0: none.
+    max_size: u64,
+    report: Report,
+    level: AtomicU8,
+    /// Bytes that may be taken before values are refused.
+    headroom: AtomicI64,
+    /// Bytes that may be taken before nothing at all is left.
+    room: AtomicU64,
+    /// Set aside by large values that are on their way in.
+    in_flight: AtomicU64,
+    /// Values refused for want of room.
+    pub refused: AtomicU64,
+    /// Why values are refused, if they are. Held during a measurement.
+    why: Mutex<Arc<str>>,
+}
+
+/// What only the log knows of the room.
+#[derive(Default)]
+pub(crate) struct Needs {
+    /// Bytes that open segments will take where the file system could not set them aside.
+    pub promised: u64,
+    /// Why the log cannot be written or continued, if so.
+    pub stuck: Option<Arc<str>>,
+}
+
+/// Room set aside for a large value, until its bytes are in the file.
+pub(crate) struct Taken {
+    space: Arc<Space>,
+    bytes: u64,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.space.in_flight.fetch_sub(self.bytes, Relaxed);
+    }
+}
+
+impl Space {
+    /// The room of the store in `options.path`. Nothing is refused before the first measurement.
+    pub fn new(options: &Options) -> Space {
+        Space {
+            dir: options.path.clone(),
+            floor: options.free_space_floor,
+            survival: options.survival_threshold,
+            max_size: options.max_size,
+            report: options.report.clone(),
+            level: AtomicU8::new(0),
+            headroom: AtomicI64::new(i64::MAX),
+            room: AtomicU64::new(u64::MAX),
+            in_flight: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            why: Mutex::new("".into()),
+        }
+    }
+
+    pub fn level(&self) -> Level {
+        match self.level.load(Relaxed) {
+            0 => Level::Enough,
+            1 => Level::Low,
+            _ => Level::Refusing,
+        }
+    }
+
+    /// An error if values are refused at present.
+    pub fn admit(&self) -> Result<()> {
+        match self.level.load(Relaxed) == Level::Refusing as u8 {
+            false => Ok(()),
+            true => Err(self.refuse()),
+        }
+    }
+
+    #[cold]
+    fn refuse(&self) -> Error {
+        self.refused.fetch_add(1, Relaxed);
+        Error::Full(super::lock(&self.why).clone())
+    }
+
+    /// Sets `bytes` aside for a large value. No system call.
+    ///
+    /// # Errors
+    /// [`Error::Full`].
+    pub fn take(self: &Arc<Self>, bytes: u64) -> Result<Taken> {
+        self.admit()?;
+        let wanted = i64::try_from(bytes).unwrap_or(i64::MAX);
+        let fits = |left: i64| (left >= wanted).then(|| left - wanted);
+        if self.headroom.fetch_update(Relaxed, Relaxed, fits).is_err() {
+            self.refused.fetch_add(1, Relaxed);
+            return Err(Error::Full(format!("there is no room for {} more", show(bytes)).into()));
+        }
+        self.in_flight.fetch_add(bytes, Relaxed);
+        Ok(Taken { space: self.clone(), bytes })
+    }
+
+    /// Bytes that may be taken before values are refused.
+    pub fn headroom(&self) -> u64 {
+        u64::try_from(self.headroom.load(Relaxed)).unwrap_or(0)
+    }
+
+    /// Bytes that may be taken before nothing is left: for what makes room.
+    pub fn room(&self) -> u64 {
+        self.room.load(Relaxed)
+    }
+
+    /// Looks how much room there is, and tells when that changes what is allowed. Asks the file system; with a
+    /// `max-size` it looks at every file of the store.
+    pub fn measure(&self, needs: &Needs) {
+        let mut why = super::lock(&self.why);
+        let found = match self.look(needs) {
+            Ok(found) => found,
+            Err(error) => {
+                let dir = self.dir.display();
+                return (self.report)(Severity::Warning, &format!("cannot tell the free space of {dir}: {error}"));
+            }
+        };
+        self.headroom.store(found.headroom, Relaxed);
+        self.room.store(found.room, Relaxed);
+        let before = self.level();
+        let level = match &found.short {
+            Some(_) => Level::Refusing,
+            // Not to and fro with every segment: what was refused resumes when there is some room to work with.
+            None if before == Level::Refusing && found.headroom < found.resume => Level::Refusing,
+            None if found.low => Level::Low,
+            None => Level::Enough,
+        };
+        if let Some(short) = found.short {
+            *why = short.into();
+        }
+        self.level.store(level as u8, Relaxed);
+        match (before == Level::Refusing, level == Level::Refusing) {
+            (false, true) => (self.report)(Severity::Error, &format!("out of disk space: values are refused: {why}")),
+            (true, false) => (self.report)(Severity::Info, "there is room again: values are accepted"),
+            _ => {}
+        }
+    }
+
+    fn look(&self, needs: &Needs) -> std::io::Result<Found> {
+        let disk = file_system(&self.dir)?;
+        let promised = needs.promised + self.in_flight.load(Relaxed);
+        let mut found = self.judge_disk(&disk, promised);
+        if self.max_size != 0 {
+            found = found.or_less(self.judge_size(disk_usage(&self.dir)? + promised));
+        }
+        if let Some(files) = disk.free_files.filter(|&files| files < LEAST_FILES) {
+            let dir = self.dir.display();
+            found.short = Some(format!("the file system of {dir} has inodes for {files} more files; remove some"));
+        }
+        if let Some(stuck) = &needs.stuck {
+            found.short = Some(stuck.to_string());
+        }
+        Ok(found)
+    }
+
+    /// What the file system's room allows.
+    fn judge_disk(&self, disk: &FileSystem, promised: u64) -> Found {
+        let floor = self.floor.unwrap_or((disk.total / 32).clamp(LEAST_FLOOR, MOST_FLOOR));
+        let survival = self.survival.unwrap_or((disk.total / 8).min(MOST_SURVIVAL));
+        let mut found = Found::new(disk.free.saturating_sub(promised), floor, survival);
+        if found.headroom < 0 {
+            let (free, floor, dir) = (show(disk.free), show(floor), self.dir.display());
+            found.short = Some(format!(
+                "{free} are free on the file system of {dir}, of which {floor} are kept back \
+                 (db.storage.minimum-free-space-accept-orders)"
+            ));
+        }
+        found
+    }
+
+    /// What the store's own limit allows.
+    fn judge_size(&self, used: u64) -> Found {
+        let floor = (self.max_size / 32).clamp(LEAST_FLOOR, MOST_FLOOR);
+        let survival = self.survival.unwrap_or((self.max_size / 8).min(MOST_SURVIVAL));
+        let mut found = Found::new(self.max_size.saturating_sub(used), floor, survival);
+        if found.headroom < 0 {
+            let (used, most, floor) = (show(used), show(self.max_size), show(floor));
+            found.short =
+                Some(format!("the store takes {used} of {most} (db.max-size), of which {floor} are kept back"));
+        }
+        found
+    }
+}
+
+/// The outcome of a measurement.
+struct Found {
+    room: u64,
+    headroom: i64,
+    /// Headroom from which values are accepted again.
+    resume: i64,
+    low: bool,
+    /// Why values cannot be accepted, if so.
+    short: Option<String>,
+}
+
+impl Found {
+    fn new(room: u64, floor: u64, survival: u64) -> Found {
+        let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        let headroom = signed(room) - signed(floor);
+        Found { room, headroom, resume: signed(floor / 8), low: room < survival.max(floor), short: None }
+    }
+
+    /// The tighter of two.
+    fn or_less(self, other: Found) -> Found {
+        let (low, short) = (self.low || other.low, self.short.or(other.short));
+        let tighter = if other.headroom - other.resume < self.headroom - self.resume {
+            (other.headroom, other.resume)
+        } else {
+            (self.headroom, self.resume)
+        };
+        Found { room: self.room.min(other.room), headroom: tighter.0, resume: tighter.1, low, short }
+    }
+}
+
+/// Bytes that the files in `dir` take on the disk.
+pub(crate) fn disk_usage(dir: &Path) -> std::io::Result<u64> {
+    let mut sum = 0;
+    for entry in std::fs::read_dir(dir)? {
+        match entry?.metadata() {
+            Ok(file) if file.is_file() => sum += file.blocks() * 512,
+            Ok(_) => {}
+            // Removed since the directory was read.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(sum)
+}
+
+/// A number of bytes as people read it.
+fn show(bytes: u64) -> String {
+    match bytes {
+        0..0x400 => format!("{bytes} bytes"),
+        0x400..0x10_0000 => format!("{} KiB", bytes >> 10),
+        _ => format!("{} MiB", bytes >> 20),
+    }
+}
+
+#[cfg(test)]
+#[path = "space_tests.rs"]
+mod tests;
