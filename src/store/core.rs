@@ -53,6 +53,10 @@ pub(crate) struct Core {
 pub(crate) struct Counters {
     /// Insertions into the index that recovery made.
     pub recovered: u64,
+    /// Log that recovery read. Bytes.
+    pub replayed: u64,
+    /// That, and what was written to the log since, up to the last index checkpoint. Bytes.
+    pub checkpointed: AtomicU64,
     pub cold_reads: AtomicU64,
     pub fsyncs: AtomicU64,
     pub damaged_records: AtomicU64,

@@ -111,6 +111,7 @@ impl Db {
         self.flush()?;
         self.core.append_checkpoint(self.core.log.end())?;
         self.flush()?;
+        self.core.last_checkpoint();
         // From here on nothing may be appended: the room for it is given back.
         self.core.log.progress.fail("it is closed".into());
         self.core.trim()
@@ -357,6 +358,14 @@ impl Db {
     }
 }
 
+#[cfg(test)]
+impl Db {
+    /// The parts, for tests that look inside.
+    pub(crate) fn core(&self) -> &Core {
+        &self.core
+    }
+}
+
 impl Drop for Db {
     fn drop(&mut self) {
         if let Err(error) = self.close() {
@@ -443,7 +452,7 @@ fn open_core(options: Options, home: Home, lane: &Lane) -> Result<Arc<Core>> {
     let extents = Arc::new(Extents::open(&options, home.store, lane.clone(), limits)?);
     let recovered = recover(&options, &home, &extents)?;
     let (active, offset) = first_segment(&recovered, &options, home.store)?;
-    let Recovered { segments, index, facts, damaged, .. } = recovered;
+    let Recovered { segments, index, facts, damaged, replayed, .. } = recovered;
     index.copies.limit(options.snapshot_bytes);
     extents.sync_all()?;
     let cache = Cache::new(options.cache_bytes).map_err(|error| {
@@ -451,8 +460,12 @@ fn open_core(options: Options, home: Home, lane: &Lane) -> Result<Arc<Core>> {
     })?;
     let bell = Arc::new(Bell::default());
     let log = Log::new(active, offset, &options, segments, lane.clone(), bell.clone());
-    let counters =
-        Counters { recovered: index.inserted(), damaged_records: AtomicU64::new(damaged), ..Counters::default() };
+    let counters = Counters {
+        recovered: index.inserted(),
+        replayed,
+        damaged_records: AtomicU64::new(damaged),
+        ..Counters::default()
+    };
     Ok(Arc::new(Core {
         time: StoreTime::start(facts.time),
         index,

@@ -11,6 +11,7 @@ use super::error::Result;
 use super::location::{Location, Position};
 use super::options::Severity;
 use super::record::{Fields, Kind};
+use super::replay::Facts;
 
 #[derive(Default)]
 pub(crate) struct Flushes {
@@ -93,6 +94,20 @@ impl Core {
                 (self.options.report)(Severity::Warning, &format!("cannot clear the record cache: {error}"));
             }
         }
+    }
+
+    /// Where the log ends now, and what the store knows there besides its keys.
+    pub fn facts(&self) -> (Position, Facts) {
+        let _order = super::lock(&self.flushes.order);
+        let position = self.log.end();
+        let facts = Facts {
+            sequence: self.sequence.load(SeqCst),
+            time: self.time.now(),
+            flushed: self.flushes.fired(),
+            flush_due: self.flushes.due.load(SeqCst),
+            removed: self.removed.load(SeqCst),
+        };
+        (position, facts)
     }
 
     /// Appends a record without a key.

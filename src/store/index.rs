@@ -52,6 +52,13 @@ pub(crate) struct Stripe {
     pub last_removal: Position,
 }
 
+/// What a stripe held at some moment.
+pub(crate) struct Contents {
+    pub pages: Arc<Vec<Page>>,
+    /// Of the records, to within their size classes.
+    pub bytes: u64,
+}
+
 impl Index {
     pub fn new() -> Index {
         let copies = Arc::new(Copies::new());
@@ -182,6 +189,18 @@ impl Stripe {
         }
     }
 
+    /// What it holds now: shared, not copied.
+    pub fn contents(&self) -> Contents {
+        Contents { pages: self.pages.clone(), bytes: self.bytes }
+    }
+
+    /// Makes a new stripe hold what another one held.
+    pub fn load(&mut self, Contents { pages, bytes }: Contents) {
+        self.items = pages.iter().map(|page| page.used().len()).sum();
+        self.inserted = self.items as u64;
+        (self.pages, self.bytes) = (pages, bytes);
+    }
+
     /// Page `number`, to be changed.
     fn page_mut(&mut self, number: usize) -> &mut Page {
         if Arc::strong_count(&self.pages) > 1 || self.pages[number].is_shared() {
@@ -220,6 +239,9 @@ impl Stripe {
     /// Drops what `keep` refuses from page `number`. `false`: there is no such page.
     fn retain_page(&mut self, number: usize, keep: impl Fn(&Entry) -> bool) -> bool {
         let Some(page) = self.pages.get(number) else { return false };
+        if page.entries().all(|entry| keep(&entry)) {
+            return true;
+        }
         let (page, dropped) = page.retain(keep);
         if !dropped.is_empty() {
             self.items -= dropped.len();

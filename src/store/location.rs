@@ -22,6 +22,12 @@ impl Position {
         assert!(offset <= MAX_SEGMENT);
         Position((order << OFFSET_BITS) + offset)
     }
+
+    /// The segment of the log it lies in, by order, and the offset there. (Of a place where the log ended: no segment
+    /// is so full that its end would pass for the beginning of the next.)
+    pub(crate) fn parts(self) -> (u64, u64) {
+        (self.0 >> OFFSET_BITS, self.0 & (MAX_SEGMENT - 1))
+    }
 }
 
 /// Which segment (by handle: its row in the segment table) and which offset.

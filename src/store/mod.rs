@@ -10,6 +10,7 @@
 mod bulk;
 mod cache;
 pub mod check;
+mod checkpoint;
 mod core;
 mod db;
 mod error;
@@ -40,6 +41,7 @@ mod segment;
 mod segments;
 mod snapshot;
 mod space;
+mod start;
 mod syncer;
 mod table;
 mod throttle;

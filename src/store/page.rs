@@ -7,7 +7,7 @@ use super::location::Location;
 use crate::sys::prefetch::prefetch;
 
 /// Bytes of a slot.
-const SLOT: usize = 14;
+pub(crate) const SLOT: usize = 14;
 /// Slots that a full page grows by.
 const GROWTH: usize = 6;
 

@@ -1,5 +1,6 @@
 //! Recovery: from the files of a store to its index, by reading the log in order. Runs once, at the opening, on the
-//! opener's thread. `replay` judges the records, `reader` finds them.
+//! opener's thread. `start` says where replay begins, `replay` judges the records, `reader` finds them, `bulk` builds
+//! the index.
 //!
 //! Compacted segments stand among those of the log by their order. They were whole and durable before they got their
 //! name, so whatever is wrong with one is damage, and they never end the log.
@@ -19,6 +20,7 @@ use super::reader::Reader;
 use super::replay::{Facts, Next, Replay};
 use super::segment::{SEGMENT_HEADER, Segment, files, numbers, remove_uncommitted};
 use super::segments::Segments;
+use super::start::Start;
 use crate::sys;
 
 /// What recovery found.
@@ -29,49 +31,64 @@ pub(crate) struct Recovered {
     pub index: Index,
     pub facts: Facts,
     pub damaged: u64,
+    /// How much of the log was read. Bytes.
+    pub replayed: u64,
 }
 
 /// Reads the log of the store in `options.path`.
 pub(crate) fn recover(options: &Options, home: &Home, extents: &Extents) -> Result<Recovered> {
     let began = Instant::now();
     let table = Segments::new(next_number(&options.path)?);
-    let segments = open_segments(&options.path, home.store)?;
-    let bulk = Bulk::start(Index::new(), segments.iter().map(AsRef::as_ref))?;
-    let mut replay = Replay::new(options, home.seed, extents, &segments, &table, bulk);
-    let mut newest: Option<(Arc<Segment>, u64)> = None;
-    for (number, segment) in segments.iter().enumerate() {
-        replay.notice_gap(number.checked_sub(1).map(|before| &segments[before]), segment);
-        let following = segments[number + 1..].iter().find(|later| !later.compacted);
-        let (end, next) = replay.segment(segment, following, SEGMENT_HEADER)?;
-        if !segment.compacted {
-            newest = Some((segment.clone(), end));
-        }
-        if let Next::LogEnds = next {
-            discard(&segments[number + 1..], &options.path)?;
-            break;
-        }
-    }
+    let mut segments = open_segments(&options.path, home.store)?;
+    let (index, start) = Start::find(options, home.store, &mut segments, &table);
+    let segments: Vec<_> = segments.into_iter().map(Arc::new).collect();
+    let total = segments.iter().filter_map(|segment| start.unread(segment)).sum();
+    let bulk = Bulk::start(index, segments.iter().map(AsRef::as_ref))?;
+    let mut replay = Replay::new(options, home.seed, extents, &segments, &table, bulk, total);
+    (replay.facts, replay.marked) = (start.facts, start.durable);
+    let newest = read(&mut replay, &segments, &start, &options.path)?;
     replay.report_gaps();
     let last = newest.as_ref().map_or(0, |(last, _)| last.order);
     for segment in segments.iter().filter(|segment| segment.compacted || segment.order <= last) {
         make_durable(segment, replay.marked)?;
         table.add(segment);
     }
-    extents.remove_unnamed(|number| replay.named.contains(&number))?;
+    if start.is_beginning() {
+        extents.remove_unnamed(|number| replay.named.contains(&number))?;
+    }
     let Replay { bulk, facts, damaged, .. } = replay;
     let index = bulk.finish()?;
     table.recount(|each| index.each(each));
     if !segments.is_empty() {
-        let (keys, count, mib) = (index.len(), segments.len(), bytes(&segments) >> 20);
-        let text = format!("recovered {keys} keys from {count} segments ({mib} MiB) in {:?}", began.elapsed());
+        let (keys, count, mib) = (index.len(), segments.len(), total >> 20);
+        let text = format!("recovered {keys} keys in {count} segments from {mib} MiB of log in {:?}", began.elapsed());
         (options.report)(Severity::Info, &text);
     }
-    Ok(Recovered { segments: table, newest, index, facts, damaged })
+    Ok(Recovered { segments: table, newest, index, facts, damaged, replayed: total })
 }
 
-/// How much there is to read.
-pub(crate) fn bytes(segments: &[Arc<Segment>]) -> u64 {
-    segments.iter().filter_map(|segment| segment.file.metadata().ok()).map(|file| file.len()).sum()
+/// Reads what `start` does not know; tells which segment the log ends in, and where.
+fn read(
+    replay: &mut Replay<'_>,
+    segments: &[Arc<Segment>],
+    start: &Start,
+    dir: &Path,
+) -> Result<Option<(Arc<Segment>, u64)>> {
+    let mut newest = None;
+    for (number, segment) in segments.iter().enumerate() {
+        replay.notice_gap(number.checked_sub(1).map(|before| &segments[before]), segment);
+        let Some(offset) = start.offset(segment) else { continue };
+        let following = segments[number + 1..].iter().find(|later| !later.compacted);
+        let (end, next) = replay.segment(segment, following, offset)?;
+        if !segment.compacted {
+            newest = Some((segment.clone(), end));
+        }
+        if let Next::LogEnds = next {
+            discard(&segments[number + 1..], dir)?;
+            break;
+        }
+    }
+    Ok(newest)
 }
 
 /// A number that no file has, be it a segment, what became of one, or what is kept about one.
@@ -84,14 +101,14 @@ pub(crate) fn next_number(dir: &Path) -> Result<u32> {
 }
 
 /// All segments, in the order of replay. Files that were never completed are removed.
-fn open_segments(dir: &Path, store: u64) -> Result<Vec<Arc<Segment>>> {
+fn open_segments(dir: &Path, store: u64) -> Result<Vec<Segment>> {
     remove_uncommitted(dir)?;
     let mut found = Vec::new();
     let mut all = numbers(dir)?;
     all.sort_unstable();
     for number in all {
         match Segment::open(dir, store, number, found.len() as u32)? {
-            Some(segment) => found.push(Arc::new(segment)),
+            Some(segment) => found.push(segment),
             None => remove(&super::segment::path_of(dir, number), dir)?,
         }
     }
@@ -127,3 +144,7 @@ fn remove(path: &Path, dir: &Path) -> Result<()> {
     std::fs::remove_file(path).map_err(|error| Error::io("remove", path, &error))?;
     sys::file::sync_directory(dir).map_err(|error| Error::io("sync directory", dir, &error))
 }
+
+#[cfg(test)]
+#[path = "recovery_tests.rs"]
+mod tests;

@@ -21,7 +21,6 @@ use super::location::{Location, Position};
 use super::options::{Options, Severity};
 use super::reader::Reader;
 use super::record::{Fields, Kind, le_u64};
-use super::recovery::bytes;
 use super::segment::{SEGMENT_HEADER, Segment};
 use super::segments::Segments;
 
@@ -51,7 +50,7 @@ pub(crate) struct Replay<'a> {
     gaps: Vec<Arc<Segment>>,
     /// Position before which the log is known to have been durable, as far as that was needed yet.
     durable: Option<Position>,
-    /// The greatest such position that a record told.
+    /// The greatest such position that was told yet.
     pub marked: Position,
     pub bulk: Bulk,
     /// Extent files that a record names, be it the newest of its key or not.
@@ -80,8 +79,6 @@ pub(crate) struct Facts {
 /// How much of the log was read, out of how much. Bytes.
 struct Progress {
     total: u64,
-    /// In segments that were read to their end.
-    before: u64,
     done: u64,
     look: u64,
     said: Instant,
@@ -96,7 +93,7 @@ enum Verdict {
 }
 
 impl<'a> Replay<'a> {
-    /// Will read `segments`, and count in `table` how much of each is of use.
+    /// Will read `total` bytes of `segments`, and count in `table` how much of each is of use.
     pub fn new(
         options: &'a Options,
         seed: Seed,
@@ -104,6 +101,7 @@ impl<'a> Replay<'a> {
         segments: &'a [Arc<Segment>],
         table: &'a Segments,
         bulk: Bulk,
+        total: u64,
     ) -> Replay<'a> {
         Replay {
             options,
@@ -119,7 +117,7 @@ impl<'a> Replay<'a> {
             facts: Facts::default(),
             damaged: 0,
             records: 0,
-            progress: Progress { total: bytes(segments), before: 0, done: 0, look: LOOK, said: Instant::now() },
+            progress: Progress { total, done: 0, look: LOOK, said: Instant::now() },
         }
     }
 
@@ -148,9 +146,9 @@ impl<'a> Replay<'a> {
         following: Option<&Arc<Segment>>,
         offset: u64,
     ) -> Result<(u64, Next)> {
-        self.progress.before = self.progress.before.saturating_sub(offset);
+        let before = self.progress.done;
         let read = self.records(segment, following, offset)?;
-        self.progress.before += segment.file.metadata().map_or(0, |file| file.len());
+        self.progress.done = before + segment.file.metadata().map_or(0, |file| file.len().saturating_sub(offset));
         Ok(read)
     }
 
@@ -182,8 +180,8 @@ impl<'a> Replay<'a> {
             if fields.kind == Kind::Large && !self.has_chunks(segment, found, fields.body)? {
                 return Ok((found, Next::LogEnds));
             }
+            self.progress.done += found + len as u64 - offset;
             offset = found + len as u64;
-            self.progress.done = self.progress.before + offset;
             self.apply(&fields, segment, found, len);
             if self.progress.done >= self.progress.look {
                 self.say_progress();
@@ -195,7 +193,7 @@ impl<'a> Replay<'a> {
     /// replay comes to, usually, all is known to be.
     fn durable(&mut self) -> Result<Position> {
         if self.durable.is_none() {
-            self.durable = Some(durable_mark(self.segments)?);
+            self.durable = Some(durable_mark(self.segments)?.max(self.marked));
         }
         Ok(self.durable.unwrap_or(self.marked))
     }

@@ -1,0 +1,229 @@
+//! Tests of recovery: with an index checkpoint, without one, and with ones that are not what they should be, a store
+//! comes to the same. And whatever single bit flips, nothing wrong is ever served, and nothing else is lost.
+
+use super::*;
+use crate::store::db::Db;
+use crate::store::{CHUNK, Key, Lookup, NewBody, Scratch, Write};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+fn options(dir: &Path) -> Options {
+    let report = std::sync::Arc::new(|_, _: &str| ());
+    Options { segment_bytes: 1 << 20, cache_bytes: 0, sync: crate::Sync::None, report, ..Options::new(dir) }
+}
+
+fn open(dir: &Path) -> Db {
+    Db::open(options(dir)).unwrap()
+}
+
+/// How much a test of this many cases does: `TIER=test`, `ci` or `full`.
+fn tier(test: usize, ci: usize, full: usize) -> usize {
+    match std::env::var("TIER").as_deref() {
+        Ok("full") => full,
+        Ok("ci") => ci,
+        _ => test,
+    }
+}
+
+fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8
+    };
+    std::iter::repeat_with(next).take(len).collect()
+}
+
+/// Every file as it is, as a killed process leaves it.
+fn copy_to(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let file = entry.unwrap().path();
+        std::fs::copy(&file, to.join(file.file_name().unwrap())).unwrap();
+    }
+}
+
+fn copy(from: &Path) -> tempfile::TempDir {
+    let to = tempfile::tempdir().unwrap();
+    copy_to(from, to.path());
+    to
+}
+
+/// A change, of a key and to a value, both by number.
+#[derive(Clone, Debug)]
+enum Step {
+    Put(u8, usize),
+    Delete(u8),
+    /// A new expiry, far away, for the same value.
+    Touch(u8),
+    FlushAll,
+    FlushLater,
+    Sync,
+    Checkpoint,
+    /// Keeps a copy of the checkpoint there is.
+    Keep,
+    /// Puts the copy back in place of the newer one.
+    PutBack,
+    Close,
+    Crash,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let len = prop_oneof![4 => 0..300_usize, 4 => 20_000..60_000_usize, 1 => CHUNK + 1..200_000_usize];
+    prop_oneof![
+        40 => (0..40_u8, len).prop_map(|(key, len)| Step::Put(key, len)),
+        10 => (0..40_u8).prop_map(Step::Delete),
+        6 => (0..40_u8).prop_map(Step::Touch),
+        1 => Just(Step::FlushAll),
+        1 => Just(Step::FlushLater),
+        3 => Just(Step::Sync),
+        3 => Just(Step::Checkpoint),
+        2 => Just(Step::Keep),
+        1 => Just(Step::PutBack),
+        2 => Just(Step::Close),
+        2 => Just(Step::Crash),
+    ]
+}
+
+/// A store, what it should hold, and a checkpoint from earlier.
+struct World {
+    dir: tempfile::TempDir,
+    db: Option<Db>,
+    model: BTreeMap<u8, Vec<u8>>,
+    kept: Option<Vec<u8>>,
+    seed: u64,
+}
+
+impl World {
+    fn new() -> World {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Some(open(dir.path()));
+        World { dir, db, model: BTreeMap::new(), kept: None, seed: 0 }
+    }
+
+    fn checkpoint(&self) -> PathBuf {
+        self.dir.path().join("CHECKPOINT")
+    }
+
+    fn step(&mut self, step: &Step) {
+        let Some(db) = &self.db else { return };
+        match *step {
+            Step::Put(key, len) => {
+                self.seed += 1;
+                let value = noise(len, self.seed);
+                db.put(&[key], &value).unwrap();
+                self.model.insert(key, value);
+            }
+            Step::Delete(key) => assert_eq!(db.delete(&[key]).unwrap(), self.model.remove(&key).is_some()),
+            Step::Touch(key) => touch(db, &db.key(&[key])),
+            Step::FlushAll => {
+                db.flush_all(None).unwrap();
+                self.model.clear();
+            }
+            Step::FlushLater => drop(db.flush_all(Some(db.now() + 100_000)).unwrap()),
+            Step::Sync => db.flush().unwrap(),
+            Step::Checkpoint => db.core().write_checkpoint().unwrap(),
+            Step::Keep => self.kept = std::fs::read(self.checkpoint()).ok(),
+            Step::PutBack => drop(self.kept.as_ref().map(|kept| std::fs::write(self.checkpoint(), kept).unwrap())),
+            Step::Close => {
+                self.db = None;
+                self.db = Some(open(self.dir.path()));
+            }
+            Step::Crash => {
+                db.core().log.write_all();
+                let crashed = copy(self.dir.path());
+                self.db = None;
+                self.db = Some(open(crashed.path()));
+                self.dir = crashed;
+            }
+        }
+    }
+
+    /// Opens `dir` and looks at everything. Tells how much log the opening read.
+    fn check(&self, dir: &Path, how: &str) -> u64 {
+        let db = open(dir);
+        for key in 0..40 {
+            assert!(db.get(&[key]).unwrap().as_ref() == self.model.get(&key), "{how}: key {key}");
+        }
+        assert_eq!(db.stats().items, self.model.len() as u64, "{how}");
+        assert_eq!(db.stats().damaged_records, 0, "{how}");
+        db.core().counters.replayed
+    }
+
+    /// The store comes to the same whatever happened to its checkpoint.
+    fn check_all(&self) {
+        if let Some(db) = &self.db {
+            db.core().log.write_all();
+        }
+        self.check(copy(self.dir.path()).path(), "as it is");
+        let with = |how: &str, bytes: Option<Vec<u8>>| {
+            let dir = copy(self.dir.path());
+            let path = dir.path().join("CHECKPOINT");
+            match bytes {
+                Some(bytes) => std::fs::write(&path, bytes).unwrap(),
+                None => drop(std::fs::remove_file(&path)),
+            }
+            self.check(dir.path(), how)
+        };
+        let all = with("removed", None);
+        if let Some(db) = &self.db {
+            db.core().write_checkpoint().unwrap();
+            let fresh = self.check(copy(self.dir.path()).path(), "fresh");
+            // The control: it does start from there.
+            assert!(fresh < all, "{fresh} of {all} bytes were read");
+        }
+        if let Some(kept) = &self.kept {
+            with("stale", Some(kept.clone()));
+        }
+        if let Ok(bytes) = std::fs::read(self.checkpoint()) {
+            let at = self.seed as usize * 7919 % bytes.len();
+            with("truncated", Some(bytes[..at].to_vec()));
+            let mut flipped = bytes;
+            flipped[at] ^= 1 << (at % 8);
+            with("flipped", Some(flipped));
+        }
+    }
+}
+
+/// Writes the record of `key` anew, with an expiry far away.
+fn touch(db: &Db, key: &Key<'_>) {
+    let mut scratch = Scratch::default();
+    let mut fetched = None;
+    loop {
+        let copied = |record: crate::store::Record<'_>| match record.body {
+            crate::store::Body::Inline(value) => Ok(value.to_vec()),
+            crate::store::Body::Large(large) => Err(large.clone()),
+        };
+        let found = match db.lookup(key, db.now(), fetched.as_ref(), &mut scratch, copied).unwrap() {
+            Lookup::Miss(_) => return,
+            Lookup::Cold(job) => {
+                fetched = Some(job.run());
+                continue;
+            }
+            Lookup::Hit(_, found) => found,
+        };
+        let body = match &found {
+            Ok(value) => NewBody::Inline(value),
+            Err(large) => NewBody::Same(large),
+        };
+        let expires = db.now() + 1_000_000;
+        let write = Write { key: *key, flags: 0, expires, cas: Some(5), body, expect: crate::store::Expect::Anything };
+        db.write(&write, &mut scratch).unwrap();
+        return;
+    }
+}
+
+#[test]
+#[cfg(not(feature = "tiny-tags"))]
+fn with_and_without_a_checkpoint_recovery_comes_to_the_same() {
+    let cases = tier(12, 60, 2000);
+    let config = ProptestConfig { cases: cases as u32, max_shrink_iters: 200, ..ProptestConfig::default() };
+    proptest!(config, |(steps in proptest::collection::vec(step(), 1..150))| {
+        let mut world = World::new();
+        steps.iter().for_each(|step| world.step(step));
+        world.check_all();
+    });
+    println!("sequences: {cases} of {cases}");
+}
