@@ -42,4 +42,4 @@ pub mod store;
 #[allow(missing_docs)]
 pub mod sys;
 
-pub use store::{Db, Error, Item, Iter, Options, Reader, Snapshot, Sync, Value, View};
+pub use store::{Db, Error, Item, Iter, Options, Reader, Snapshot, Sync, Tally, Value, View, Writer, dump, load};

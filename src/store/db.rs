@@ -153,15 +153,22 @@ impl Db {
     /// # Errors
     /// [`Error::Invalid`] (key over 65,535 bytes), [`Error::Full`], [`Error::ReadOnly`].
     pub fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
-        self.wait_for_room();
         let uploaded = match value.len() > CHUNK {
             true => Some(self.compose(vec![Part::Bytes(value.to_vec())]).run()?),
             false => None,
         };
         let body = uploaded.as_ref().map_or(NewBody::Inline(value), NewBody::Uploaded);
-        let write = Write { key: self.key(key), flags: 0, expires: 0, cas: None, body, expect: Expect::Anything };
-        match SCRATCH.with_borrow_mut(|scratch| self.write(&write, scratch))? {
-            Outcome::Done { depends, .. } => self.core.wait_for(depends),
+        let key = self.key(key);
+        let write = Write { key, flags: 0, expires: 0, cas: None, body, expect: Expect::Anything };
+        let depends = self.write_blocking(&write)?;
+        self.core.wait_for(depends)
+    }
+
+    /// An unconditional write; sleeps where there is no room. Tells what its acknowledgement waits for.
+    pub(super) fn write_blocking(&self, write: &Write<'_>) -> Result<Position> {
+        self.wait_for_room();
+        match SCRATCH.with_borrow_mut(|scratch| self.write(write, scratch))? {
+            Outcome::Done { depends, .. } => Ok(depends),
             Outcome::Conflict => unreachable!("an unconditional write has no conflict"),
         }
     }

@@ -13,6 +13,7 @@ pub mod check;
 mod checkpoint;
 mod core;
 mod db;
+mod dump;
 mod error;
 mod extent;
 mod flush;
@@ -48,11 +49,13 @@ mod throttle;
 mod time;
 mod usage;
 mod write;
+mod writer;
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 pub use self::db::{Db, Stats};
+pub use self::dump::{Tally, dump, load};
 pub use self::error::{Error, Result};
 pub use self::item::{Item, Reader, Value};
 pub use self::iter::Iter;
@@ -65,6 +68,7 @@ pub use self::progress::{Waiter, Wake};
 pub use self::snapshot::{Snapshot, View};
 pub use self::space::Level;
 pub use self::write::{Expect, NewBody, Outcome, Removed, Write};
+pub use self::writer::Writer;
 
 /// A value longer than this lives in an extent file, cut into chunks of this size. Bytes.
 pub const CHUNK: usize = 64 * 1024;
