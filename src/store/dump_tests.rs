@@ -137,3 +137,12 @@ fn a_pipe_that_closes_is_an_error() {
     let outcome = dump(&db.snapshot().unwrap(), &mut Closed, &mut |_| ());
     assert!(outcome.unwrap_err().to_string().contains("cannot write the dump"));
 }
+
+/// The one in `kingdb.5`.
+#[test]
+fn the_documented_example_is_a_sound_dump() {
+    let page = include_str!("../../man/kingdb.5");
+    let start = page.find("kingdb-dump 1\n").unwrap();
+    let example = &page[start..start + page[start..].find(".Ed\n").unwrap()];
+    assert_eq!(load_text(example.as_bytes()).1.unwrap().records, 2);
+}

@@ -31,7 +31,13 @@ pub enum Severity {
 /// Receives messages about recovery and failures, a line each; called from any thread.
 pub type Report = Arc<dyn Fn(Severity, &str) + Send + std::marker::Sync>;
 
-/// Options of [`super::Db::open`]; start from [`Options::new`].
+/// Options of [`super::Db::open`]: start from [`Options::new`] and change what should be otherwise.
+///
+/// ```
+/// use kingdb::{Options, Sync};
+/// let options = Options::new("data").sync(Sync::Always).cache_bytes(256 << 20).compression(false);
+/// assert_eq!(options.lane_threads, 2);
+/// ```
 #[derive(Clone)]
 pub struct Options {
     /// The directory; made if absent.
@@ -90,6 +96,49 @@ impl Options {
             polling_interval: Duration::from_secs(5),
             report: Arc::new(|_, _| ()),
         }
+    }
+}
+
+/// One method for each field but the path; the fields say what they mean.
+impl Options {
+    /// Sets [`Options::sync`](#structfield.sync).
+    pub fn sync(self, sync: Sync) -> Options {
+        Options { sync, ..self }
+    }
+
+    /// Sets [`Options::sync_interval`](#structfield.sync_interval).
+    pub fn sync_interval(self, sync_interval: Duration) -> Options {
+        Options { sync_interval, ..self }
+    }
+
+    /// Sets [`Options::cache_bytes`](#structfield.cache_bytes).
+    pub fn cache_bytes(self, cache_bytes: u64) -> Options {
+        Options { cache_bytes, ..self }
+    }
+
+    /// Sets [`Options::compression`](#structfield.compression).
+    pub fn compression(self, compression: bool) -> Options {
+        Options { compression, ..self }
+    }
+
+    /// Sets [`Options::lane_threads`](#structfield.lane_threads).
+    pub fn lane_threads(self, lane_threads: usize) -> Options {
+        Options { lane_threads, ..self }
+    }
+
+    /// Sets [`Options::segment_bytes`](#structfield.segment_bytes).
+    pub fn segment_bytes(self, segment_bytes: u64) -> Options {
+        Options { segment_bytes, ..self }
+    }
+
+    /// Sets [`Options::snapshot_bytes`](#structfield.snapshot_bytes).
+    pub fn snapshot_bytes(self, snapshot_bytes: u64) -> Options {
+        Options { snapshot_bytes, ..self }
+    }
+
+    /// Sets where messages go: see [`Report`].
+    pub fn report(self, report: impl Fn(Severity, &str) + Send + std::marker::Sync + 'static) -> Options {
+        Options { report: Arc::new(report), ..self }
     }
 }
 
