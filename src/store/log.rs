@@ -86,7 +86,7 @@ struct Tail {
     /// The last bytes before `offset`, not yet handed to a writer.
     pending: Vec<u8>,
     /// Ends of segments that were left for the next one, oldest first.
-    sealed: VecDeque<Piece>,
+    sealed: VecDeque<Arc<Piece>>,
     /// What is being written, or was written last: readable here until the next piece is taken.
     in_flight: Option<Arc<Piece>>,
     /// The next segment, made ahead of need.
@@ -198,7 +198,7 @@ impl Log {
         let tail = super::lock(&self.tail);
         let pending = (tail.active.handle, tail.offset - tail.pending.len() as u64, &tail.pending[..]);
         let in_flight = tail.in_flight.as_deref().map(Piece::parts);
-        let all = tail.sealed.iter().map(Piece::parts).chain(in_flight).chain([pending]);
+        let all = tail.sealed.iter().map(|piece| piece.parts()).chain(in_flight).chain([pending]);
         let found = all.into_iter().find_map(|(handle, start, bytes)| {
             let skip = location.offset().checked_sub(start).filter(|_| handle == location.handle())?;
             bytes.get(usize::try_from(skip).ok()?..).filter(|rest| !rest.is_empty())
@@ -318,8 +318,9 @@ impl Log {
             self.resume();
         }
         self.note_speed(piece.bytes.len(), clock::monotonic() - before);
-        self.writes.fetch_add(1, Relaxed);
-        self.bytes.fetch_add(piece.bytes.len() as u64, Relaxed);
+        // Only one thread writes at a time.
+        self.writes.store(self.writes.load(Relaxed) + 1, Relaxed);
+        self.bytes.store(self.bytes.load(Relaxed) + piece.bytes.len() as u64, Relaxed);
         assert!(piece.segment.position(piece.offset) >= self.progress.written(), "pieces are written in order");
         self.progress.advance_written(piece.segment.position(piece.offset + piece.bytes.len() as u64));
         // Whoever moves the mark calls: another's records may be among those written, and that other is not waiting
@@ -360,7 +361,6 @@ impl Log {
             None if tail.pending.is_empty() => return None,
             None => tail.take_pending(),
         };
-        let piece = Arc::new(piece);
         tail.in_flight = Some(piece.clone());
         self.note_room(&tail);
         Some(piece)
@@ -544,16 +544,21 @@ impl Tail {
         self.pending.len() + again + self.sealed.iter().map(|piece| piece.bytes.len()).sum::<usize>()
     }
 
-    /// Turns the pending bytes into a piece and starts a new buffer: the one that was written last, if nobody reads it.
-    fn take_pending(&mut self) -> Piece {
+    /// The pending bytes as a piece: in the memory of the one that was written last, if nobody reads it any more.
+    fn take_pending(&mut self) -> Arc<Piece> {
         let stalled = self.stalled.is_some();
-        let unused = |piece: &mut Arc<Piece>| !stalled && Arc::strong_count(piece) == 1;
-        let recycled = self.in_flight.take_if(unused).and_then(Arc::into_inner);
-        let mut buffer = recycled.map_or_else(Vec::new, |piece| piece.bytes);
-        buffer.clear();
-        buffer.shrink_to(KEPT_BUFFER);
-        let bytes = std::mem::replace(&mut self.pending, buffer);
-        Piece { segment: self.active.clone(), offset: self.offset - bytes.len() as u64, bytes }
+        let unused = self.in_flight.take_if(|piece| !stalled && Arc::get_mut(piece).is_some());
+        let new = || Arc::new(Piece { segment: self.active.clone(), offset: 0, bytes: Vec::new() });
+        let mut shared = unused.unwrap_or_else(new);
+        let piece = Arc::get_mut(&mut shared).expect("nobody else has it");
+        piece.bytes.clear();
+        piece.bytes.shrink_to(KEPT_BUFFER);
+        std::mem::swap(&mut piece.bytes, &mut self.pending);
+        piece.offset = self.offset - piece.bytes.len() as u64;
+        if !Arc::ptr_eq(&piece.segment, &self.active) {
+            piece.segment = self.active.clone();
+        }
+        shared
     }
 }
 

@@ -53,6 +53,26 @@ pub(crate) struct Fields<'a> {
     pub expires: u64,
 }
 
+/// Records up to this long are put together for the checksum. Bytes.
+const GATHERED: usize = 640;
+
+/// Aligned as the processor's instruction wants its operands: the checksum of many short pieces, each anywhere, takes
+/// three times as long.
+#[repr(align(8))]
+struct Gathered([u8; GATHERED]);
+
+impl Gathered {
+    fn checksum(parts: [&[u8]; 4], salt: u32) -> u32 {
+        let mut space = Gathered([0; GATHERED]);
+        let mut len = 0;
+        for part in parts {
+            space.0[len..len + part.len()].copy_from_slice(part);
+            len += part.len();
+        }
+        crc32c::crc32c_append(salt, &space.0[..len])
+    }
+}
+
 /// The beginning of a record, before its key.
 pub(crate) struct Head {
     bytes: [u8; HEADER + 16],
@@ -110,7 +130,10 @@ impl<'a> Fields<'a> {
             head.put(&self.cas.to_le_bytes());
         }
         let parts = [&head.bytes[4..head.len], self.key, self.body, self.padding(&head)];
-        let crc = parts.into_iter().fold(salt, crc32c::crc32c_append);
+        let crc = match self.encoded_len() <= GATHERED {
+            true => Gathered::checksum(parts, salt),
+            false => parts.into_iter().fold(salt, crc32c::crc32c_append),
+        };
         head.bytes[..4].copy_from_slice(&crc.to_le_bytes());
         head
     }
