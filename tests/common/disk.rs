@@ -26,10 +26,8 @@ pub struct Mount<'a> {
 impl Disk {
     /// A new one of this kind (`ext4`, `xfs`) and size. Bytes.
     pub fn new(kind: &str, size: u64) -> Disk {
-        // In memory where that can be had: a sync is then quick, and the image is sparse.
-        let memory = Path::new("/dev/shm");
-        let directory = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
-        let disk = Disk { directory: directory.expect("make a temporary directory") };
+        // A sync is quick in memory, and the image is sparse.
+        let disk = Disk { directory: memory() };
         File::create(disk.image()).and_then(|file| file.set_len(size)).expect("make an image");
         let quietly: &[&str] = if kind == "xfs" { &["-q", "-f"] } else { &["-q", "-F"] };
         run(Command::new(format!("mkfs.{kind}")).args(quietly).arg(disk.image()));
@@ -75,6 +73,13 @@ impl Drop for Mount<'_> {
         }
         wait_until("the file system is unmounted", unmounted);
     }
+}
+
+/// A directory in memory, where that can be had.
+pub fn memory() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    let directory = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    directory.expect("make a temporary directory")
 }
 
 fn run(command: &mut Command) {
