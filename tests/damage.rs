@@ -235,14 +235,18 @@ fn a_newer_format_is_refused() {
         }
         versioned += 1;
         let newer = u32::from_le_bytes(content[8..12].try_into().expect("4 bytes")) + 1;
-        open(&path).write_all_at(&newer.to_le_bytes(), 8).expect("write the version");
+        let mut head = content[..if content.starts_with(b"KDBSTORE") { 48 } else { 64 }].to_vec();
+        head[8..12].copy_from_slice(&newer.to_le_bytes());
+        let crc = crc32c::crc32c_append(newer - 1, &head[16..]);
+        head[12..16].copy_from_slice(&crc.to_le_bytes());
+        open(&path).write_all_at(&head, 0).expect("write a newer header");
         let (status, messages) = plan.refused();
         assert_eq!(status, 1, "{}: {messages}", path.display());
         assert_eq!(messages.lines().count(), 1, "{}: {messages}", path.display());
         let name = path.file_name().expect("a name").to_string_lossy().into_owned();
         assert!(messages.contains(&name), "the line names {name}: {messages}");
         assert!(messages.contains(&newer.to_string()), "the line tells the version: {messages}");
-        open(&path).write_all_at(&content[8..12], 8).expect("write the version back");
+        open(&path).write_all_at(&content[..64.min(content.len())], 0).expect("write the header back");
     }
     assert!(versioned >= 2, "{versioned} files with a version");
     let server = plan.start();

@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::core::{Core, Counters};
 use super::error::{Error, Result};
-use super::header::VERSION;
+use super::header::{VERSION, checksum};
 use super::home::FILE_MODE;
 use super::index::{Contents, Index, STRIPES};
 use super::location::Position;
@@ -255,7 +255,7 @@ fn encode_header(store: u64, head: &Head, table: u64, table_crc: u32) -> [u8; HE
     for (at, word) in [(8, VERSION), (88, head.rows.len() as u32), (92, table_crc)] {
         out[at..at + 4].copy_from_slice(&word.to_le_bytes());
     }
-    let crc = crc32c::crc32c(&out[16..]);
+    let crc = checksum(&out);
     out[12..16].copy_from_slice(&crc.to_le_bytes());
     out
 }
@@ -311,7 +311,7 @@ impl Input {
         if header[..8] != MAGIC || le_u32(header, 8) != VERSION {
             return Err(self.damaged("it has another format"));
         }
-        if crc32c::crc32c(&header[16..]) != le_u32(header, 12) {
+        if checksum(header) != le_u32(header, 12) {
             return Err(self.damaged("the header's checksum is wrong"));
         }
         if word(16) != store {

@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use super::error::{Error, Result};
-use super::header::{FileHeader, HEADER};
+use super::header::{FileHeader, HEADER, mend};
 use super::home::FILE_MODE;
 use super::lane::Lane;
 use super::options::Options;
@@ -57,6 +57,8 @@ pub(crate) struct ExtentFile {
     pub path: PathBuf,
     file: OnceLock<File>,
     making: Mutex<()>,
+    /// A bit of its header had flipped.
+    mended: bool,
     /// Listed among the dirty ones.
     dirty: AtomicBool,
 }
@@ -104,6 +106,11 @@ impl Extents {
     pub fn file(&self, number: u32) -> Result<Arc<ExtentFile>> {
         let missing = || Error::damaged(&path_of(&self.dir, number), 0, "the extent file is missing");
         super::read(&self.files).get(&number).cloned().ok_or_else(missing)
+    }
+
+    /// Files in whose header a bit had flipped.
+    pub fn mended(&self) -> Vec<PathBuf> {
+        super::read(&self.files).values().filter(|file| file.mended).map(|file| file.path.clone()).collect()
     }
 
     /// Sets a range for `len` bytes aside. No system call.
@@ -183,18 +190,28 @@ impl Extents {
 impl ExtentFile {
     fn planned(dir: &Path, number: u32) -> ExtentFile {
         let path = path_of(dir, number);
-        ExtentFile { number, path, file: OnceLock::new(), making: Mutex::default(), dirty: AtomicBool::new(false) }
+        ExtentFile {
+            number,
+            path,
+            file: OnceLock::new(),
+            making: Mutex::default(),
+            mended: false,
+            dirty: AtomicBool::new(false),
+        }
     }
 
     fn open(dir: &Path, number: u32, store: u64) -> Result<ExtentFile> {
-        let extent = ExtentFile::planned(dir, number);
+        let mut extent = ExtentFile::planned(dir, number);
         let open = OpenOptions::new().read(true).write(true).open(&extent.path);
         let file = open.map_err(|error| Error::io("open", &extent.path, &error))?;
         let mut header = [0; HEADER];
         match file.read_exact_at(&mut header, 0) {
             // Made, but its maker died before the header was: no record can name it.
             Ok(()) if header.iter().all(|&byte| byte == 0) => {}
-            Ok(()) => drop(FileHeader::decode(&header, MAGIC, store, number, &extent.path)?),
+            Ok(()) => {
+                extent.mended = mend(&mut header, MAGIC);
+                FileHeader::decode(&header, MAGIC, store, number, &extent.path)?;
+            }
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => {}
             Err(error) => return Err(Error::io("read the header of", &extent.path, &error)),
         }

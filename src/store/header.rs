@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use super::error::{Error, Result};
+use super::mend::flip;
 use super::record::{le_u32, le_u64};
 
 /// Bytes on disk.
@@ -40,7 +41,7 @@ impl FileHeader {
         out[32..36].copy_from_slice(&self.number.to_le_bytes());
         out[36..40].copy_from_slice(&self.salt.to_le_bytes());
         out[40..44].copy_from_slice(&self.flags.to_le_bytes());
-        let crc = crc32c::crc32c(&out[16..]);
+        let crc = checksum(&out);
         out[12..16].copy_from_slice(&crc.to_le_bytes());
         out
     }
@@ -51,7 +52,7 @@ impl FileHeader {
             return Err(Error::damaged(path, 0, "this is no such file of KingDB (wrong magic)"));
         }
         check_version(le_u32(bytes, 8), path)?;
-        if crc32c::crc32c(&bytes[16..]) != le_u32(bytes, 12) {
+        if checksum(bytes) != le_u32(bytes, 12) {
             return Err(Error::damaged(path, 0, "the header's checksum is wrong"));
         }
         let header = FileHeader {
@@ -69,6 +70,31 @@ impl FileHeader {
         }
         Ok(header)
     }
+}
+
+/// The checksum of the first bytes of a file. It stands at 12 and covers what comes after it and, by its seed, the
+/// version: so a later version is told from a flipped bit.
+pub(crate) fn checksum(bytes: &[u8]) -> u32 {
+    crc32c::crc32c_append(le_u32(bytes, 8).wrapping_sub(1), &bytes[16..])
+}
+
+/// Undoes a single flipped bit in the first bytes of a file, so that all that lies behind them stays readable. Tells
+/// whether there was one.
+pub(crate) fn mend(bytes: &mut [u8], magic: [u8; 8]) -> bool {
+    let is_sound = |bytes: &[u8]| {
+        bytes[..8] == magic && (1..=VERSION).contains(&le_u32(bytes, 8)) && checksum(bytes) == le_u32(bytes, 12)
+    };
+    if is_sound(bytes) {
+        return false;
+    }
+    for bit in 0..bytes.len() * 8 {
+        flip(bytes, bit);
+        if is_sound(bytes) {
+            return true;
+        }
+        flip(bytes, bit);
+    }
+    false
 }
 
 /// Refuses files that a later version wrote.

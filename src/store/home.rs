@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::error::{Error, Result};
 use super::hash::Seed;
-use super::header::{VERSION, check_version};
+use super::header::{VERSION, check_version, checksum, mend};
 use super::record::{le_u32, le_u64};
 use super::segment::{numbers, random};
 use crate::sys;
@@ -23,6 +23,8 @@ pub(crate) struct Home {
     /// Identity of the store.
     pub store: u64,
     pub seed: Seed,
+    /// A bit of `STORE` had flipped.
+    pub mended: bool,
     /// Holds the lock for as long as it is open.
     _lock: File,
 }
@@ -32,11 +34,13 @@ impl Home {
     pub fn open(dir: &Path) -> Result<Home> {
         make_directory(dir)?;
         let lock = lock(dir)?;
-        let (store, seed) = match read(dir)? {
-            Some(identity) => identity,
-            None => create_where_empty(dir)?,
+        let path = dir.join("STORE");
+        let (mended, (store, seed)) = match std::fs::read(&path) {
+            Ok(mut bytes) => (bytes.len() == LEN && mend(&mut bytes, *MAGIC), decode(&bytes, &path)?),
+            Err(error) if error.kind() == ErrorKind::NotFound => (false, create_where_empty(dir)?),
+            Err(error) => return Err(Error::io("read", &path, &error)),
         };
-        Ok(Home { store, seed, _lock: lock })
+        Ok(Home { store, seed, mended, _lock: lock })
     }
 }
 
@@ -132,7 +136,7 @@ fn encode(store: u64, seed: Seed) -> [u8; LEN] {
     out[16..24].copy_from_slice(&store.to_le_bytes());
     out[24..32].copy_from_slice(&seed.0[0].to_le_bytes());
     out[32..40].copy_from_slice(&seed.0[1].to_le_bytes());
-    let crc = crc32c::crc32c(&out[16..]);
+    let crc = checksum(&out);
     out[12..16].copy_from_slice(&crc.to_le_bytes());
     out
 }
@@ -142,7 +146,7 @@ fn decode(bytes: &[u8], path: &Path) -> Result<(u64, Seed)> {
         return Err(Error::damaged(path, 0, "this is no STORE file of KingDB"));
     }
     check_version(le_u32(bytes, 8), path)?;
-    if bytes.len() != LEN || crc32c::crc32c(&bytes[16..]) != le_u32(bytes, 12) {
+    if bytes.len() != LEN || checksum(bytes) != le_u32(bytes, 12) {
         return Err(Error::damaged(path, 0, "the checksum is wrong; restore the file from a backup"));
     }
     Ok((le_u64(bytes, 16), Seed([le_u64(bytes, 24), le_u64(bytes, 32)])))
@@ -173,19 +177,27 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_or_newer_store_file_is_refused() {
+    fn a_damaged_or_newer_store_file_is_refused_unless_it_is_a_single_bit() {
         let dir = tempfile::tempdir().unwrap();
         drop(Home::open(dir.path()).unwrap());
         let path = dir.path().join("STORE");
         let good = std::fs::read(&path).unwrap();
-        for at in 0..good.len() {
+        let identity = decode(&good, &path).unwrap();
+        for bit in 0..good.len() * 8 {
             let mut bad = good.clone();
-            bad[at] ^= 0x10;
+            bad[bit / 8] ^= 1 << (bit % 8);
             std::fs::write(&path, &bad).unwrap();
-            assert!(Home::open(dir.path()).is_err(), "byte {at}");
+            let home = Home::open(dir.path()).unwrap();
+            assert!(home.mended && (home.store, home.seed) == identity, "bit {bit}");
+            drop(home);
+            bad[(bit / 8 + 5) % LEN] ^= 0x10;
+            std::fs::write(&path, &bad).unwrap();
+            assert!(Home::open(dir.path()).is_err(), "bit {bit} and another");
         }
         let mut newer = good;
         newer[8] = VERSION as u8 + 1;
+        let crc = checksum(&newer);
+        newer[12..16].copy_from_slice(&crc.to_le_bytes());
         std::fs::write(&path, &newer).unwrap();
         assert!(Home::open(dir.path()).err().unwrap().to_string().contains("newer kingserver"));
     }

@@ -46,6 +46,9 @@ pub(crate) fn recover(options: &Options, home: &Home, extents: &Extents) -> Resu
     let bulk = Bulk::start(index, segments.iter().map(AsRef::as_ref))?;
     let mut replay = Replay::new(options, home.seed, extents, &segments, &table, bulk, total);
     (replay.facts, replay.marked) = (start.facts, start.durable);
+    let store = home.mended.then(|| options.path.join("STORE"));
+    let headers = segments.iter().filter(|segment| segment.mended).map(|segment| segment.path.clone());
+    replay.report_mended(store.into_iter().chain(headers).chain(extents.mended()));
     let newest = read(&mut replay, &segments, &start, &options.path)?;
     replay.report_gaps();
     let last = newest.as_ref().map_or(0, |(last, _)| last.order);

@@ -45,8 +45,13 @@ fn copy_to(from: &Path, to: &Path) {
     }
 }
 
+/// In memory, where that can be: what is tested here is not the disk.
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 fn copy(from: &Path) -> tempfile::TempDir {
-    let to = tempfile::tempdir().unwrap();
+    let to = scratch();
     copy_to(from, to.path());
     to
 }
@@ -98,7 +103,7 @@ struct World {
 
 impl World {
     fn new() -> World {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let db = Some(open(dir.path()));
         World { dir, db, model: BTreeMap::new(), kept: None, seed: 0 }
     }
@@ -226,4 +231,96 @@ fn with_and_without_a_checkpoint_recovery_comes_to_the_same() {
         world.check_all();
     });
     println!("sequences: {cases} of {cases}");
+}
+
+/// What a key of the small store was given, in turn; `None`: it was removed. The last one counts.
+type History = Vec<Option<Vec<u8>>>;
+
+/// A small store with everything in it that there is: values with several versions, compressed ones, large ones, keys
+/// that were removed, that expire, that were touched; a flush that fired and one that is pending; two segments.
+fn furnish(db: &Db) -> BTreeMap<Vec<u8>, History> {
+    let mut model: BTreeMap<Vec<u8>, History> = BTreeMap::new();
+    let mut put = |key: &str, value: Vec<u8>| {
+        db.put(key.as_bytes(), &value).unwrap();
+        model.entry(key.into()).or_default().push(Some(value));
+    };
+    put("flushed", noise(20, 1));
+    db.flush_all(None).unwrap();
+    for round in 0..3 {
+        put("rewritten", noise(30 + round, round as u64));
+        put("text", format!("round {round}, {}", "over and over, ".repeat(60)).into_bytes());
+    }
+    put("removed", noise(25, 4));
+    put("touched", noise(21, 5));
+    put("twice large", noise(CHUNK + 900, 6));
+    put("twice large", noise(CHUNK + 1000, 7));
+    put("empty", Vec::new());
+    put("last", noise(40, 8));
+    db.delete(b"removed").unwrap();
+    touch(db, &db.key(b"touched"));
+    db.flush_all(Some(db.now() + 1_000_000)).unwrap();
+    model.entry("flushed".into()).or_default().push(None);
+    model.entry("removed".into()).or_default().push(None);
+    model
+}
+
+/// The store in `dir`, with one bit flipped: nothing wrong is served, and only one key is not served.
+fn judge_flip(dir: &Path, model: &BTreeMap<Vec<u8>, History>, what: &str) -> usize {
+    let db = Db::open(options(dir)).unwrap_or_else(|error| panic!("{what}: {error}"));
+    let mut damaged = 0;
+    for (key, history) in model {
+        match db.get(key) {
+            Ok(found) => assert!(Some(&found) == history.last(), "{what}: {} is not as it was", key.escape_ascii()),
+            Err(Error::Damaged(_)) => damaged += 1,
+            Err(error) => panic!("{what}: {error}"),
+        }
+    }
+    assert!(damaged <= 1, "{what}: {damaged} keys are damaged");
+    damaged
+}
+
+/// Flips bits of every file of the store in `dir`, one at a time; tells how many, and how many damaged a value.
+fn flip_all(dir: &Path, model: &BTreeMap<Vec<u8>, History>) -> (usize, usize) {
+    let (mut flips, mut damaged) = (0, 0);
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        // All of what was written, and a little behind it.
+        let end = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| bytes.len().min(last + 64));
+        let step = match name.ends_with(".log") {
+            true => tier(61, 5, 1),
+            false => tier(2477, 499, 1).min(tier(end / 3, end / 30, 1)).max(1),
+        };
+        for bit in (0..end * 8).step_by(step) {
+            let copy = copy(dir);
+            let mut bytes = bytes.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(copy.path().join(name), &bytes).unwrap();
+            damaged += judge_flip(copy.path(), model, &format!("{name} bit {bit}"));
+            flips += 1;
+        }
+    }
+    (flips, damaged)
+}
+
+#[test]
+#[cfg(not(feature = "tiny-tags"))]
+fn a_flipped_bit_is_told_or_does_not_matter() {
+    let dir = scratch();
+    let db = open(dir.path());
+    let model = furnish(&db);
+    db.core().log.write_all();
+    let crashed = copy(dir.path());
+    db.core().write_checkpoint().unwrap();
+    drop(db);
+    let with = flip_all(dir.path(), &model);
+    std::fs::remove_file(dir.path().join("CHECKPOINT")).unwrap();
+    let without = flip_all(dir.path(), &model);
+    let after_a_crash = flip_all(crashed.path(), &model);
+    let all = [with, without, after_a_crash];
+    let flips = all.iter().map(|(flips, _)| flips).sum::<usize>();
+    println!("flips: {flips} of {flips}");
+    assert!(flips >= tier(1000, 10_000, 1_000_000));
+    assert!(all.iter().all(|(flips, damaged)| damaged * 10 > *flips), "the control: {all:?} flips did matter");
 }

@@ -8,6 +8,7 @@
 //! by the same rule.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -118,6 +119,14 @@ impl<'a> Replay<'a> {
             damaged: 0,
             records: 0,
             progress: Progress { total, done: 0, look: LOOK, said: Instant::now() },
+        }
+    }
+
+    /// Tells of files whose first bytes are not as they were written, but could be understood.
+    pub fn report_mended(&mut self, files: impl Iterator<Item = PathBuf>) {
+        for path in files {
+            self.damaged += 1;
+            self.warn(format_args!("{}: a bit of its header had flipped; read as it was before", path.display()));
         }
     }
 

@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::error::{Error, Result};
-use super::header::{COMPACTED, FileHeader, HEADER};
+use super::header::{COMPACTED, FileHeader, HEADER, mend};
 use super::home::FILE_MODE;
 use super::location::{MAX_SEGMENT, Position};
 use crate::sys;
@@ -39,6 +39,8 @@ pub(crate) struct Segment {
     pub salt: u32,
     /// It holds what compaction kept of others, all of it durable; else it is a part of the log.
     pub compacted: bool,
+    /// A bit of its header had flipped.
+    pub mended: bool,
     /// A bad record was seen in it: it is left as it is, since the index may point at the damage and must go on to.
     pub damaged: AtomicBool,
 }
@@ -93,7 +95,7 @@ impl Segment {
     fn new(file: File, path: PathBuf, handle: u32, header: &FileHeader) -> Segment {
         let FileHeader { number, order, salt, flags, .. } = *header;
         let compacted = flags & COMPACTED != 0;
-        Segment { file, path, handle, number, order, salt, compacted, damaged: AtomicBool::new(false) }
+        Segment { file, path, handle, number, order, salt, compacted, mended: false, damaged: AtomicBool::new(false) }
     }
 
     /// Opens segment `number` of the store `store`. `Ok(None)`: the file was never completed (it has no header),
@@ -117,8 +119,9 @@ impl Segment {
                 ));
             }
         }
+        let mended = mend(&mut header, MAGIC);
         let header = FileHeader::decode(&header, MAGIC, store, number, &path)?;
-        Ok(Some(Segment::new(file, path, handle, &header)))
+        Ok(Some(Segment { mended, ..Segment::new(file, path, handle, &header) }))
     }
 
     /// Bytes of the disk that the file has. Asks the file system.
@@ -204,7 +207,7 @@ pub(crate) fn path_of(dir: &Path, number: u32) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use super::super::header::VERSION;
+    use super::super::header::{VERSION, checksum};
     use super::*;
 
     fn plan(dir: &Path, number: u32) -> Plan<'_> {
@@ -226,11 +229,22 @@ mod tests {
         let made = plan(dir.path(), 1).create().unwrap();
         let refused = |store| Segment::open(dir.path(), store, 1, 0).unwrap_err().to_string();
         assert!(refused(8).contains("another store"));
-        made.file.write_all_at(&[VERSION as u8 + 1], 8).unwrap();
+        let mut header = [0; HEADER];
+        made.file.read_exact_at(&mut header, 0).unwrap();
+        header[8] = VERSION as u8 + 1;
+        let crc = checksum(&header);
+        header[12..16].copy_from_slice(&crc.to_le_bytes());
+        made.file.write_all_at(&header, 0).unwrap();
         assert!(refused(9).contains("newer kingserver"));
-        made.file.write_all_at(&[VERSION as u8], 8).unwrap();
-        made.file.write_all_at(&[1], 30).unwrap();
+        header[8] = VERSION as u8;
+        let crc = checksum(&header);
+        header[12..16].copy_from_slice(&crc.to_le_bytes());
+        header[30] ^= 3;
+        made.file.write_all_at(&header, 0).unwrap();
         assert!(refused(9).contains("checksum"));
+        header[30] ^= 1;
+        made.file.write_all_at(&header, 0).unwrap();
+        assert!(Segment::open(dir.path(), 9, 1, 0).unwrap().unwrap().mended, "a single bit");
         made.file.write_all_at(&[0; 64], 0).unwrap();
         assert!(Segment::open(dir.path(), 9, 1, 0).unwrap().is_none());
     }

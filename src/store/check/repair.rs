@@ -15,7 +15,7 @@ use super::survey::head;
 use super::{Damage, Fault};
 use crate::store::error::{Error, Result};
 use crate::store::hash::Seed;
-use crate::store::header::{FileHeader, HEADER};
+use crate::store::header::{FileHeader, HEADER, mend};
 use crate::store::home::{self, FILE_MODE};
 use crate::store::record::{self, Fields, Kind, le_u32, le_u64};
 use crate::store::recovery::next_number;
@@ -142,6 +142,7 @@ fn segment_header(dir: &Path, number: u32) -> Result<PathBuf> {
 /// The header as it was, if a single bit of it is wrong, or only what every segment of the store has in common.
 fn corrected(bytes: &[u8; HEADER], store: u64, number: u32, path: &Path) -> Option<[u8; HEADER]> {
     let mut common = *bytes;
+    mend(&mut common, segment::MAGIC);
     common[..8].copy_from_slice(&segment::MAGIC);
     common[16..24].copy_from_slice(&store.to_le_bytes());
     common[32..36].copy_from_slice(&number.to_le_bytes());

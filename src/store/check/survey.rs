@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Damage, Fault};
 use crate::store::error::{Error, Result};
-use crate::store::header::{COMPACTED, FileHeader, HEADER, VERSION};
+use crate::store::header::{COMPACTED, FileHeader, HEADER, VERSION, checksum};
 use crate::store::location::{MAX_SEGMENT, Position};
 use crate::store::record::{le_u32, le_u64};
 use crate::store::{extent, hash::Seed, home, segment};
@@ -132,7 +132,7 @@ fn identity(dir: &Path, numbers: &[u32]) -> Result<((u64, Seed), Vec<Damage>)> {
 /// Whose file it is by its header.
 fn owner(path: &Path) -> Option<u64> {
     let bytes = head(path).ok()?;
-    (bytes[..8] == segment::MAGIC && crc32c::crc32c(&bytes[16..]) == le_u32(&bytes, 12)).then(|| le_u64(&bytes, 16))
+    (bytes[..8] == segment::MAGIC && checksum(&bytes) == le_u32(&bytes, 12)).then(|| le_u64(&bytes, 16))
 }
 
 /// The first bytes of a file, zeros where it is shorter.
@@ -155,7 +155,7 @@ fn start(path: &Path, magic: [u8; 8], store: u64, number: u32) -> Result<Start> 
     if bytes.iter().all(|&byte| byte == 0) {
         return Ok(if is_blank(path)? { Start::Unfinished } else { Start::Damaged("the header is gone".into()) });
     }
-    let sound = bytes[..8] == magic && crc32c::crc32c(&bytes[16..]) == le_u32(&bytes, 12);
+    let sound = bytes[..8] == magic && checksum(&bytes) == le_u32(&bytes, 12);
     match FileHeader::decode(&bytes, magic, store, number, path) {
         Ok(header) => Ok(Start::Header(header)),
         Err(error @ Error::Other(_)) if sound && le_u32(&bytes, 8) > VERSION => Err(error),
