@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// The versions of each key since the last check.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct History {
     keys: BTreeMap<String, Vec<Version>>,
 }
 
+#[derive(Clone)]
 struct Version {
     /// `None`: the key was deleted.
     value: Option<Vec<u8>>,

@@ -118,6 +118,24 @@ impl Plan {
         server
     }
 
+    /// Starts the server and waits until it accepts; or gives the exit status and the messages of one that does not start.
+    pub fn try_start(&self) -> Result<Server, (ExitStatus, String)> {
+        let mut server = self.spawn();
+        let mut status = None;
+        wait_until("the server starts or ends", || {
+            server.addresses = addresses(&server.messages());
+            status = server.child.try_wait().expect("wait for the server");
+            status.is_some() || !server.addresses.is_empty()
+        });
+        let Some(status) = status else {
+            return Ok(server);
+        };
+        wait_until("a message of the failed start", || !server.messages().is_empty());
+        // The reader thread may be a line behind the exit.
+        std::thread::sleep(Duration::from_millis(20));
+        Err((status, server.messages()))
+    }
+
     /// Starts it and does not wait.
     pub fn spawn(&self) -> Server {
         let mut command = self.command();
@@ -188,6 +206,13 @@ impl Server {
         let status = self.await_exit();
         assert!(status.success(), "SIGTERM must end it with status 0, not {status}: {}", self.messages());
         self.plan.clone()
+    }
+
+    /// SIGTERM; gives the exit status and the messages.
+    pub fn end(mut self) -> (ExitStatus, String) {
+        self.signal("TERM");
+        let status = self.await_exit();
+        (status, self.messages())
     }
 
     /// kill -9.
