@@ -28,7 +28,7 @@ CARGOFLAGS += --locked
 DYNAMIC := RUSTFLAGS='-C target-feature=-crt-static'
 export CARGO_TARGET_DIR := $(TARGET_DIR)
 
-.PHONY: all build run test test-ci test-full bench bench-threads bench-store bench-smoke lint install deb clean help
+.PHONY: all build run test test-ci test-full bench bench-threads bench-commit bench-store bench-cache bench-smoke lint install deb clean help
 
 all: build
 
@@ -56,13 +56,22 @@ bench-threads: build ## compare with a thread per connection (ARGS=...)
 	tests/setup bench
 	$(CARGO) run --release --locked --manifest-path $(BENCH) --bin threads -- $(ARGS)
 
+bench-commit: build ## sets that share an fdatasync under --db.sync=always (ARGS=...)
+	$(CARGO) run --release --locked --manifest-path $(BENCH) --bin commit -- $(ARGS)
+
 bench-store: ## compare the store with LevelDB, RocksDB and fjall (ARGS=...)
 	tests/setup bench-store
 	$(DYNAMIC) $(CARGO) run --release --locked --manifest-path $(BENCHDB) --bin bench-store -- $(ARGS)
 
+bench-cache: ## hit ratios of the record cache, of an LRU and of memcached (ARGS=...)
+	tests/setup bench-store
+	$(DYNAMIC) $(CARGO) run --release --locked --manifest-path $(BENCHDB) --bin bench-cache -- $(ARGS)
+
 bench-smoke: ## half a minute of all of these: do they run?
 	$(MAKE) bench ARGS=--smoke
+	$(MAKE) bench-commit ARGS=--smoke
 	$(MAKE) bench-store ARGS=--smoke
+	$(MAKE) bench-cache ARGS=--smoke
 
 lint: ## formatting, clippy and the man pages; warnings are errors
 	tests/setup lint

@@ -1,6 +1,7 @@
 //! The benchmark's parts: a load generator that is one thread over many connections, the peers it is pointed at, and
 //! what is made of the figures. Programs: `bench` (peers side by side), `threads` (an event loop against a thread per
-//! connection), `idle` (memory of an idle connection), and two servers to compare with, `null` and `threaded`.
+//! connection), `commit` (sets that share an fdatasync), `idle` (memory of an idle connection), and two servers to
+//! compare with, `null` and `threaded`.
 
 pub mod case;
 pub mod load;

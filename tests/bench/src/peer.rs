@@ -95,6 +95,8 @@ pub struct Places {
     pub core: usize,
     /// Whether missing packages are installed.
     pub install: bool,
+    /// More words on KingServer's command line.
+    pub words: Vec<String>,
 }
 
 impl Places {
@@ -144,6 +146,7 @@ impl Places {
         let address = free_address()?;
         let mut command = Command::new(self.program(peer)?);
         command.args(arguments(peer, address.port(), dir.path(), work)?);
+        command.args(self.words.iter().filter(|_| peer == Peer::KingServer));
         let log = File::create(dir.path().join("stderr"))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         sys::tie(&mut command, self.core)?;

@@ -56,5 +56,6 @@ pub fn places(matches: &Matches) -> Result<Places> {
         data: std::path::absolute(data)?,
         core: server_core()?,
         install: matches.opt_present("install") || std::env::var_os("CI").is_some(),
+        words: Vec::new(),
     })
 }
