@@ -114,7 +114,7 @@ impl Core {
     pub fn append_control(&self, kind: Kind, body: &[u8]) -> Result<Position> {
         let record = Fields::control(kind, body, self.next_sequence());
         let (location, position) = self.log.append(&record)?;
-        if matches!(kind, Kind::FlushPending | Kind::FlushFired) {
+        if kind == Kind::FlushFired {
             self.log.segments.usage(location.handle()).note_flush();
         }
         Ok(position)

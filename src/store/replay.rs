@@ -286,8 +286,8 @@ impl<'a> Replay<'a> {
         match fields.kind {
             Kind::Value | Kind::Large => usage.note_value(size_class(len), fields.expires),
             Kind::Tombstone => usage.note_grave(len),
-            Kind::FlushPending | Kind::FlushFired => usage.note_flush(),
-            Kind::Checkpoint | Kind::Seal => {}
+            Kind::FlushFired => usage.note_flush(),
+            Kind::FlushPending | Kind::Checkpoint | Kind::Seal => {}
         }
         match fields.kind {
             Kind::Value | Kind::Large => self.insert(fields, location, len),

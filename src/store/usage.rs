@@ -41,7 +41,7 @@ pub(crate) struct Figures {
     pub expiring: u64,
     /// The latest expiry of any. Store time in seconds.
     pub latest_expiry: u64,
-    /// It holds a record of `flush_all`.
+    /// It holds a *fired* record of `flush_all`.
     pub has_flush: bool,
 }
 
@@ -79,7 +79,7 @@ impl Usage {
         self.graves.fetch_add(len as u64, Relaxed);
     }
 
-    /// A record of `flush_all` was appended.
+    /// A *fired* record of `flush_all` was appended.
     pub fn note_flush(&self) {
         self.has_flush.store(true, Relaxed);
     }

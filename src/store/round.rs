@@ -1,0 +1,344 @@
+//! A round of compaction: what is live in a few segments is copied to another one, and they are removed. For whoever
+//! holds `Core::compaction.rounds`: the compactor, or a caller of `Db::compact`.
+//!
+//! What must hold, whenever the power fails (`kingdb.5` has the argument):
+//!
+//! - A record is copied only if the index names exactly it: it is its key's newest, and everything newer will stand in
+//!   the active segment, whose order is greater than the output's.
+//! - The output gets its name when it is whole and on the disk.
+//! - Sources go only after everything that superseded anything in them is on the disk, the oldest first, each for good
+//!   before the next: a tombstone never goes before the value that it hides.
+//! - A tombstone, or an expired record, goes only if no older segment that stays may hold a value of its key.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+
+use super::core::Core;
+use super::error::{Error, Result};
+use super::graves::{Graves, tombstone};
+use super::hash::Hash;
+use super::index::size_class;
+use super::location::Location;
+use super::options::Severity;
+use super::output::Output;
+use super::pace::Pace;
+use super::reader::Reader;
+use super::record::{Fields, Kind};
+use super::segment::{SEGMENT_HEADER, Segment};
+use super::tags;
+use crate::sys;
+
+/// How far a round has come: for tests, which look at what a crash would leave there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Step {
+    /// The output is written, without its name.
+    Copied,
+    /// It has its name.
+    Committed,
+    /// The index names the copies.
+    Swapped,
+    /// Everything newer than the sources is on the disk.
+    Settled,
+    /// Another source is gone.
+    Removed,
+}
+
+/// What a round came to.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Outcome {
+    /// Bytes of the sources that were read.
+    pub read: u64,
+    /// Bytes of the output.
+    pub written: u64,
+    /// Bytes of the sources that are gone.
+    pub removed: u64,
+    /// Files that are gone.
+    pub segments: u64,
+}
+
+/// See the module's head.
+pub(crate) struct Round<'a> {
+    core: &'a Core,
+    pace: &'a mut Pace,
+    step: &'a dyn Fn(Step),
+    /// Oldest first.
+    sources: Vec<Arc<Segment>>,
+    /// All segments of the log when the round began, in the order of replay.
+    all: Vec<Arc<Segment>>,
+    /// How many of the sources, from the first on, hold nothing any more that is not in the output.
+    consumed: usize,
+    output: Option<Output>,
+    outcome: Outcome,
+    /// Records that expire no later than this are gone.
+    now: u64,
+}
+
+/// What becomes of a record.
+enum Fate {
+    Copy,
+    Drop,
+    /// It hides what older segments may have of its key.
+    Grave(Hash),
+    /// Nothing follows.
+    End,
+    /// The segment has to stay.
+    Stay,
+}
+
+impl<'a> Round<'a> {
+    /// A round over `sources`, of which each must be eligible: see [`Core::is_eligible`].
+    pub fn new(core: &'a Core, mut sources: Vec<Arc<Segment>>, pace: &'a mut Pace, step: &'a dyn Fn(Step)) -> Round<'a> {
+        sources.sort_by_key(|source| source.place());
+        let (all, now) = (core.log.segments.all(), core.time.now());
+        Round { core, pace, step, sources, all, consumed: 0, output: None, outcome: Outcome::default(), now }
+    }
+
+    /// Carries it out. After an error everything is as it was, or the sources are left beside their copies, to be
+    /// removed by another round.
+    pub fn run(mut self) -> Result<Outcome> {
+        let copied = self.copy_all();
+        if let Err(error) = copied {
+            self.output.take().map(Output::abandon);
+            return Err(error);
+        }
+        self.commit()?;
+        if self.consumed > 0 {
+            self.settle()?;
+            self.remove_sources()?;
+        }
+        Ok(self.outcome)
+    }
+
+    fn copy_all(&mut self) -> Result<()> {
+        // A thread that appended to a segment holds the key's stripe until the index has it: once every stripe was free
+        // for a moment, the figures of sealed segments are exact.
+        self.core.index.settle();
+        for source in self.sources.clone() {
+            let dead = self.core.log.segments.usage(source.handle).figures().is_dead();
+            if !dead && !self.copy(&source)? {
+                break;
+            }
+            self.consumed += 1;
+        }
+        Ok(())
+    }
+
+    /// Copies what is live in one source. `false`: it has to stay.
+    fn copy(&mut self, source: &Arc<Segment>) -> Result<bool> {
+        let (mut reader, mut offset, mut graves) = (Reader::new(source), SEGMENT_HEADER, Graves::default());
+        loop {
+            if reader.next_sound(offset)? != Some(offset) {
+                return Ok(self.leave_damaged(source, offset));
+            }
+            let (fields, len) = reader.record(offset)?;
+            let kept = match self.judge(source, offset, &fields) {
+                Fate::Copy => self.put(&fields)?,
+                Fate::Drop => true,
+                Fate::Grave(hash) => graves.add(hash, &fields) || self.put(&tombstone(fields.key, fields.sequence))?,
+                Fate::End => break,
+                Fate::Stay => false,
+            };
+            if !kept {
+                return Ok(false);
+            }
+            offset += len as u64;
+            self.outcome.read += len as u64;
+            self.pace.spend(self.core, len as u64)?;
+        }
+        self.put_graves(source, graves)
+    }
+
+    fn judge(&self, source: &Segment, offset: u64, fields: &Fields<'_>) -> Fate {
+        let flushed = || source.position(offset) < self.core.flushes.fired();
+        match fields.kind {
+            Kind::Value | Kind::Large => self.judge_value(source, offset, fields),
+            Kind::Tombstone if flushed() => Fate::Drop,
+            Kind::Tombstone => {
+                let hash = self.core.home.seed.hash(fields.key);
+                let superseded = self.core.index.stripe(hash).find(hash.tag).is_some();
+                if superseded { Fate::Drop } else { Fate::Grave(hash) }
+            }
+            // What it flushed must be gone before it, unless a later one does the same.
+            Kind::FlushFired if flushed() || self.is_oldest(source) => Fate::Drop,
+            Kind::FlushFired => Fate::Stay,
+            Kind::FlushPending | Kind::Checkpoint => Fate::Drop,
+            Kind::Seal => Fate::End,
+        }
+    }
+
+    fn judge_value(&self, source: &Segment, offset: u64, fields: &Fields<'_>) -> Fate {
+        let core = self.core;
+        let hash = core.home.seed.hash(fields.key);
+        let here = Location::new(source.handle, offset);
+        let mut stripe = core.index.stripe(hash);
+        let entry = stripe.find(hash.tag);
+        let flushed = source.position(offset) < core.flushes.fired();
+        let expired = fields.expires != 0 && fields.expires <= self.now;
+        match entry {
+            Some(entry) if entry.location != here => Fate::Drop,
+            Some(_) if !flushed && !expired => Fate::Copy,
+            Some(entry) => {
+                stripe.remove(hash.tag);
+                core.cache.remove(hash);
+                core.log.segments.note_dead(&entry);
+                if flushed { Fate::Drop } else { Fate::Grave(hash) }
+            }
+            // It may be the key's newest all the same: what has expired leaves the index when somebody looks at it.
+            None if fields.expires != 0 && !flushed => Fate::Grave(hash),
+            None => Fate::Drop,
+        }
+    }
+
+    /// Whether every older segment is a source that was consumed.
+    fn is_oldest(&self, source: &Segment) -> bool {
+        self.older(source).is_empty()
+    }
+
+    /// The segments before `source` that will stay.
+    fn older(&self, source: &Segment) -> Vec<Arc<Segment>> {
+        let gone = &self.sources[..self.consumed];
+        let stays = |segment: &&Arc<Segment>| !gone.iter().any(|gone| gone.handle == segment.handle);
+        self.all.iter().take_while(|segment| segment.place() < source.place()).filter(stays).cloned().collect()
+    }
+
+    fn put_graves(&mut self, source: &Segment, mut graves: Graves) -> Result<bool> {
+        graves.ask(self.core, &self.older(source));
+        for tombstone in graves.held() {
+            if !self.put(&tombstone)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Puts a record into the output. `false`: that is full.
+    fn put(&mut self, fields: &Fields<'_>) -> Result<bool> {
+        let output = match self.output.take() {
+            Some(output) => output,
+            None => self.begin_output()?,
+        };
+        self.output.insert(output).put(self.core, fields)
+    }
+
+    fn begin_output(&self) -> Result<Output> {
+        let newest = self.sources.last().map_or(0, |source| source.order);
+        let figures = self.sources.iter().map(|source| self.core.log.segments.usage(source.handle).figures());
+        Output::begin(self.core, newest, figures.map(|figures| figures.live() + figures.graves).sum())
+    }
+
+    fn leave_damaged(&self, source: &Segment, offset: u64) -> bool {
+        source.note_damage();
+        let text = format!("{}: damaged at offset {offset}; it is not compacted", source.path.display());
+        (self.core.options.report)(Severity::Warning, &text);
+        false
+    }
+
+    /// Gives the output its name, and points the index at it.
+    fn commit(&mut self) -> Result<()> {
+        let Some(output) = self.output.take() else { return Ok(()) };
+        let output = output.finish(self.core)?;
+        (self.step)(Step::Copied);
+        let made = {
+            let _files = super::lock(&self.core.maintenance);
+            output.commit(self.core)?
+        };
+        self.outcome.written = made.file.metadata().map_or(0, |file| file.len());
+        (self.step)(Step::Committed);
+        self.swap(&made)?;
+        (self.step)(Step::Swapped);
+        Ok(())
+    }
+
+    /// Points the index, and the cache, at the copies of what they still name in the sources. Sealed segments do not
+    /// change, so whatever is named there is what was copied.
+    fn swap(&mut self, made: &Arc<Segment>) -> Result<()> {
+        let mut handles: Vec<u32> = self.sources.iter().map(|source| source.handle).collect();
+        handles.sort_unstable();
+        let (mut reader, mut offset) = (Reader::new(made), SEGMENT_HEADER);
+        loop {
+            if reader.next_sound(offset)? != Some(offset) {
+                made.note_damage();
+                return Err(Error::damaged(&made.path, offset, "what was written just now is not what is there"));
+            }
+            let (fields, len) = reader.record(offset)?;
+            match fields.kind {
+                Kind::Seal => return Ok(()),
+                Kind::Value | Kind::Large => self.swap_record(made, offset, fields.key, len, &handles),
+                _ => {}
+            }
+            offset += len as u64;
+            self.pace.spend(self.core, len as u64 / 2)?;
+        }
+    }
+
+    fn swap_record(&self, made: &Segment, offset: u64, key: &[u8], len: usize, sources: &[u32]) {
+        let core = self.core;
+        let hash = core.home.seed.hash(key);
+        let to = Location::new(made.handle, offset);
+        let mut stripe = core.index.stripe(hash);
+        match stripe.find(hash.tag) {
+            Some(entry) if sources.binary_search(&entry.location.handle()).is_ok() => {
+                stripe.relocate(hash.tag, to);
+                core.cache.relocate(hash, entry.location, to);
+                core.log.segments.note_dead(&entry);
+            }
+            _ => core.log.segments.usage(made.handle).note_dead(size_class(len)),
+        }
+    }
+
+    /// Makes everything durable that superseded anything in the sources, with a note that it is, so that recovery takes
+    /// nothing of it for a torn tail; the note also keeps the greatest version sequence and the pending flush.
+    fn settle(&self) -> Result<()> {
+        let core = self.core;
+        core.sync_all()?;
+        let newest = self.sources[..self.consumed].last().map_or(0, |source| source.order);
+        core.removed.fetch_max(newest, SeqCst);
+        core.append_pending_flush()?;
+        core.append_checkpoint_for_sure(core.log.progress.durable())?;
+        core.sync_all()?;
+        (self.step)(Step::Settled);
+        Ok(())
+    }
+
+    fn remove_sources(&mut self) -> Result<()> {
+        for source in self.sources[..self.consumed].to_vec() {
+            let len = source.file.metadata().map_or(0, |file| file.len());
+            {
+                let _files = super::lock(&self.core.maintenance);
+                remove(self.core, &source)?;
+            }
+            self.core.log.segments.remove(&source);
+            self.outcome.removed += len;
+            self.outcome.segments += 1;
+            (self.step)(Step::Removed);
+        }
+        Ok(())
+    }
+}
+
+/// Removes a segment's files, for good.
+fn remove(core: &Core, segment: &Segment) -> Result<()> {
+    tags::remove(segment);
+    std::fs::remove_file(&segment.path).map_err(|error| Error::io("remove", &segment.path, &error))?;
+    let dir = &core.options.path;
+    sys::file::sync_directory(dir).map_err(|error| Error::io("sync directory", dir, &error))
+}
+
+impl Core {
+    /// Whether a segment may be a source: it is full, all of it is on the disk, and nothing in it is damaged.
+    pub fn is_eligible(&self, segment: &Segment) -> bool {
+        let sealed = segment.compacted || segment.order < self.log.active_order();
+        let durable = segment.position(super::location::MAX_SEGMENT) <= self.log.progress.durable();
+        sealed && durable && !segment.is_damaged()
+    }
+
+    /// Makes durable what was appended so far; sleeps.
+    pub fn sync_all(&self) -> Result<()> {
+        let end = self.log.end();
+        self.log.write_all();
+        if let Some(why) = self.log.progress.failure() {
+            return Err(Error::ReadOnly(why));
+        }
+        self.sync(end)
+    }
+}
