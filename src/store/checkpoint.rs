@@ -135,6 +135,8 @@ impl Core {
 
     fn write_checkpoint_to(&self, path: &Path) -> Result<()> {
         let (position, facts) = self.facts();
+        // Whoever appended before that, and has not counted it yet, holds a stripe.
+        self.index.settle();
         let bytes = self.log.bytes.load(Relaxed);
         // What is appended from here on is counted again by replay.
         let before: Vec<Row> = self.rows().into_iter().filter(|row| row.order == position.parts().0).collect();

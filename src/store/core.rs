@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::cache::Cache;
+use super::compactor::Compaction;
 use super::error::{Error, Result};
 use super::extent::Extents;
 use super::flush::Flushes;
@@ -40,9 +41,11 @@ pub(crate) struct Core {
     /// The last version sequence that was given out.
     pub sequence: AtomicU64,
     pub counters: Counters,
+    pub compaction: Compaction,
     /// Segments up to this order may have been removed by compaction.
     pub removed: AtomicU64,
     /// Snapshots that are open: what they may name stays readable.
+    #[allow(dead_code, reason = "for the reclaiming of extents")]
     pub snapshots: AtomicUsize,
     /// Held while files of the store come and go by compaction, and while a backup links them. Outermost of all locks.
     pub maintenance: Mutex<()>,

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::cache::Cache;
+use super::compactor::{Compaction, Compactor};
 use super::core::{Core, Counters};
 use super::error::{Error, Result, is_full};
 use super::extent::Extents;
@@ -75,9 +76,18 @@ impl Db {
         let lane = Lane::start(options.lane_threads);
         let (lane, mut threads) = lane.map_err(|error| Error::other(format!("cannot start a thread: {error}")))?;
         let started = open_core(options, home, &lane).and_then(|core| Ok((start(&core)?, core)));
-        let (syncer, core) = started.inspect_err(|_| lane.close())?;
-        threads.push(syncer);
+        let (started, core) = started.inspect_err(|_| lane.close())?;
+        threads.extend(started);
         Ok(Db { core, threads: Mutex::new(threads) })
+    }
+
+    /// Gives back the space of everything that was overwritten, removed, flushed or has expired, down to the last
+    /// record. The store does so by itself, as far as it is worth it. Sleeps; others can use the store meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Full`], [`Error::ReadOnly`], [`Error::Other`]: some of it may be done.
+    pub fn compact(&self) -> Result<()> {
+        self.core.compact().map(drop)
     }
 
     /// Everything written so far is on the disk when this returns, whatever the policy. Sleeps.
@@ -102,6 +112,7 @@ impl Db {
         if threads.is_empty() {
             return Ok(());
         }
+        self.core.stop_compaction();
         self.core.bell.stop();
         self.core.lane.close();
         for thread in threads {
@@ -438,7 +449,7 @@ fn check(options: &Options) -> Result<()> {
 }
 
 /// The first records of this life of the store, and its syncer.
-fn start(core: &Arc<Core>) -> Result<JoinHandle<()>> {
+fn start(core: &Arc<Core>) -> Result<[JoinHandle<()>; 2]> {
     // Recovery made all of it durable. Said at once, so that a crash is never judged by an older checkpoint.
     core.append_checkpoint(core.log.end())?;
     core.measure_space();
@@ -448,8 +459,14 @@ fn start(core: &Arc<Core>) -> Result<JoinHandle<()>> {
         Err(failed) => return Err(failed),
     }
     core.log.write_all();
-    let syncer = Syncer::new(core.clone());
-    let thread = std::thread::Builder::new().name("syncer".into()).stack_size(256 << 10).spawn(|| syncer.run());
+    let (syncer, compactor) = (Syncer::new(core.clone()), Compactor::new(core.clone()));
+    let syncer = spawn("syncer", || syncer.run())?;
+    let compactor = spawn("compactor", || compactor.run()).inspect_err(|_| core.bell.stop())?;
+    Ok([syncer, compactor])
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    let thread = std::thread::Builder::new().name(name.into()).stack_size(256 << 10).spawn(body);
     thread.map_err(|error| Error::other(format!("cannot start a thread: {error}")))
 }
 
@@ -486,6 +503,7 @@ fn open_core(options: Options, home: Home, lane: &Lane) -> Result<Arc<Core>> {
         throttle,
         sequence: AtomicU64::new(facts.sequence),
         counters,
+        compaction: Compaction::default(),
         removed: AtomicU64::new(facts.removed),
         snapshots: AtomicUsize::new(0),
         maintenance: Mutex::default(),
@@ -541,3 +559,7 @@ fn begin(recovered: &Recovered, options: &Options, store: u64, order: u64) -> Re
 #[cfg(test)]
 #[path = "db_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "compact_tests.rs"]
+mod compact_tests;

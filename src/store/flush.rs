@@ -110,6 +110,15 @@ impl Core {
         (position, facts)
     }
 
+    /// Says again that a flush is pending, if one is, before compaction removes where it was said first.
+    pub fn append_pending_flush(&self) -> Result<()> {
+        let _order = super::lock(&self.flushes.order);
+        match self.flushes.due.load(SeqCst) {
+            0 => Ok(()),
+            due => self.append_control(Kind::FlushPending, &due.to_le_bytes()).map(drop),
+        }
+    }
+
     /// Appends a record without a key.
     pub fn append_control(&self, kind: Kind, body: &[u8]) -> Result<Position> {
         let record = Fields::control(kind, body, self.next_sequence());

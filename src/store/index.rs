@@ -121,6 +121,11 @@ impl Index {
         self.stripes.iter().map(|stripe| super::lock(&stripe.0).inserted).sum()
     }
 
+    /// Waits until every stripe was free for a moment.
+    pub fn settle(&self) {
+        self.stripes.iter().for_each(|stripe| drop(super::lock(&stripe.0)));
+    }
+
     /// Shows every entry to `visit`, a stripe at a time: for the opening, before anybody else is there.
     pub fn each(&self, visit: &mut dyn FnMut(&Entry)) {
         for stripe in &self.stripes {

@@ -74,6 +74,8 @@ pub(crate) struct Log {
     handed_over: AtomicBool,
     pub writes: AtomicU64,
     pub bytes: AtomicU64,
+    /// Held by whoever makes the next segment.
+    pub preparing: Mutex<()>,
     /// Position from which write-back was not started yet.
     write_back: AtomicU64,
 }
@@ -150,6 +152,7 @@ impl Log {
             handed_over: AtomicBool::new(false),
             writes: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            preparing: Mutex::default(),
             write_back: AtomicU64::new(end.0),
         }
     }
@@ -462,9 +465,28 @@ impl Log {
         }
     }
 
-    /// The order that the next segment must have.
-    pub fn next_order(&self) -> u64 {
-        super::lock(&self.tail).active.order + 1
+    /// The order of the segment that is appended to.
+    pub fn active_order(&self) -> u64 {
+        super::lock(&self.tail).active.order
+    }
+
+    /// Moves on to the spare segment, if there is one and the active one holds anything.
+    pub fn leave_active(&self) {
+        let mut tail = super::lock(&self.tail);
+        if tail.offset > SEGMENT_HEADER
+            && let Some(spare) = tail.spare.take()
+        {
+            self.rotate(&mut tail, spare);
+            // Nothing stands in the new segment yet: the log ends behind the seal.
+            let last = tail.sealed.back().map(|piece| piece.segment.position(piece.offset + piece.bytes.len() as u64));
+            self.end.store(last.unwrap_or(tail.end()).0, SeqCst);
+            self.note_room(&tail);
+        }
+    }
+
+    /// Whether the next segment is ready.
+    pub fn has_spare(&self) -> bool {
+        super::lock(&self.tail).spare.is_some()
     }
 
     /// The segment to go on with, or why there is none.

@@ -5,12 +5,12 @@
 //! and how they wait; `space` and `throttle` say when there is too little room or too much comes in; `recovery` reads
 //! it all back.
 #![forbid(unsafe_code)]
-#![allow(dead_code, reason = "the compactor, which uses the rest, is on its way")]
 
 mod bulk;
 mod cache;
 pub mod check;
 mod checkpoint;
+mod compactor;
 mod core;
 mod db;
 mod dump;
@@ -18,6 +18,7 @@ mod error;
 mod extent;
 mod flush;
 mod frozen;
+mod graves;
 mod hash;
 mod header;
 mod home;
@@ -31,6 +32,8 @@ mod log;
 mod lookup;
 mod mend;
 mod options;
+mod output;
+mod pace;
 mod page;
 mod progress;
 mod reader;
@@ -38,6 +41,7 @@ mod record;
 mod recovery;
 mod replay;
 mod ring;
+mod round;
 mod segment;
 mod segments;
 mod snapshot;
@@ -45,9 +49,11 @@ mod space;
 mod start;
 mod syncer;
 mod table;
+mod tags;
 mod throttle;
 mod time;
 mod usage;
+mod victims;
 mod write;
 mod writer;
 

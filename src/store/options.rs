@@ -54,6 +54,11 @@ pub struct Options {
     pub lane_threads: usize,
     /// Size at which a segment file is full. Bytes, 1 MiB to 64 MiB. Default: 64 MiB.
     pub segment_bytes: u64,
+    /// Longest time between two rounds of compaction, if there is anything worth it. Default: 5 minutes.
+    pub compaction_interval: Duration,
+    /// What compaction may read even where little is written; it may also read four times what is appended to the log.
+    /// Bytes per second; 0: no limit. Default: 16 MiB.
+    pub compaction_rate: u64,
     /// Memory for what open snapshots have and the index does not any more. Bytes. When it is used up, snapshots become
     /// unreadable; writers go on. Never more than the index has at 16 bytes per key. Default: 64 MiB.
     pub snapshot_bytes: u64,
@@ -87,6 +92,8 @@ impl Options {
             compression: true,
             lane_threads: 2,
             segment_bytes: 64 << 20,
+            compaction_interval: Duration::from_secs(300),
+            compaction_rate: 16 << 20,
             snapshot_bytes: 64 << 20,
             write_buffer: 8 << 20,
             incoming_rate: 0,

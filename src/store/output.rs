@@ -62,12 +62,11 @@ impl Output {
     }
 
     /// Ends the segment, checks that it holds what was put in, and makes it durable.
-    pub fn finish(mut self, core: &Core) -> Result<Output> {
+    pub fn finish(mut self) -> Result<Output> {
         match self.try_finish() {
             Ok(()) => Ok(self),
             Err(error) => {
                 self.abandon();
-                let _ = core;
                 Err(error)
             }
         }
@@ -97,12 +96,20 @@ impl Output {
 
     /// Gives the segment its name, for good, and puts it into the table.
     pub fn commit(self, core: &Core) -> Result<Arc<Segment>> {
-        let committed = self.segment.commit(&core.options.path);
-        if let Err(error) = committed {
-            return Err(error);
+        let renamed = std::fs::rename(self.segment.provisional(), &self.segment.path);
+        if let Err(error) = renamed {
+            let failed = Error::io("rename to", &self.segment.path, &error);
+            self.abandon();
+            return Err(failed);
         }
         let segment = Arc::new(self.segment);
         core.log.segments.add(&segment);
+        let dir = &core.options.path;
+        sys::file::sync_directory(dir).map_err(|error| {
+            // It is there, and may come back after a crash: it counts, though nothing names it.
+            core.log.segments.usage(segment.handle).set_live(0);
+            Error::io("sync directory", dir, &error)
+        })?;
         Ok(segment)
     }
 

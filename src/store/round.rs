@@ -87,7 +87,12 @@ enum Fate {
 
 impl<'a> Round<'a> {
     /// A round over `sources`, of which each must be eligible: see [`Core::is_eligible`].
-    pub fn new(core: &'a Core, mut sources: Vec<Arc<Segment>>, pace: &'a mut Pace, step: &'a dyn Fn(Step)) -> Round<'a> {
+    pub fn new(
+        core: &'a Core,
+        mut sources: Vec<Arc<Segment>>,
+        pace: &'a mut Pace,
+        step: &'a dyn Fn(Step),
+    ) -> Round<'a> {
         sources.sort_by_key(|source| source.place());
         let (all, now) = (core.log.segments.all(), core.time.now());
         Round { core, pace, step, sources, all, consumed: 0, output: None, outcome: Outcome::default(), now }
@@ -98,7 +103,9 @@ impl<'a> Round<'a> {
     pub fn run(mut self) -> Result<Outcome> {
         let copied = self.copy_all();
         if let Err(error) = copied {
-            self.output.take().map(Output::abandon);
+            if let Some(output) = self.output.take() {
+                output.abandon();
+            }
             return Err(error);
         }
         self.commit()?;
@@ -159,7 +166,7 @@ impl<'a> Round<'a> {
                 if superseded { Fate::Drop } else { Fate::Grave(hash) }
             }
             // What it flushed must be gone before it, unless a later one does the same.
-            Kind::FlushFired if flushed() || self.is_oldest(source) => Fate::Drop,
+            Kind::FlushFired if self.is_followed(source, offset, fields) || self.is_oldest(source) => Fate::Drop,
             Kind::FlushFired => Fate::Stay,
             Kind::FlushPending | Kind::Checkpoint => Fate::Drop,
             Kind::Seal => Fate::End,
@@ -187,6 +194,11 @@ impl<'a> Round<'a> {
             None if fields.expires != 0 && !flushed => Fate::Grave(hash),
             None => Fate::Drop,
         }
+    }
+
+    /// Whether the store was flushed again after this record.
+    fn is_followed(&self, source: &Segment, offset: u64, fired: &Fields<'_>) -> bool {
+        source.position(offset + fired.encoded_len() as u64) < self.core.flushes.fired()
     }
 
     /// Whether every older segment is a source that was consumed.
@@ -236,7 +248,7 @@ impl<'a> Round<'a> {
     /// Gives the output its name, and points the index at it.
     fn commit(&mut self) -> Result<()> {
         let Some(output) = self.output.take() else { return Ok(()) };
-        let output = output.finish(self.core)?;
+        let output = output.finish()?;
         (self.step)(Step::Copied);
         let made = {
             let _files = super::lock(&self.core.maintenance);
@@ -301,7 +313,7 @@ impl<'a> Round<'a> {
     }
 
     fn remove_sources(&mut self) -> Result<()> {
-        for source in self.sources[..self.consumed].to_vec() {
+        for source in self.sources.clone().into_iter().take(self.consumed) {
             let len = source.file.metadata().map_or(0, |file| file.len());
             {
                 let _files = super::lock(&self.core.maintenance);

@@ -141,6 +141,11 @@ impl Segment {
         (self.order, self.number)
     }
 
+    /// Where a compacted segment lies until it is committed.
+    pub fn provisional(&self) -> PathBuf {
+        self.path.with_extension(SUFFIX_NEW)
+    }
+
     pub fn is_damaged(&self) -> bool {
         self.damaged.load(Relaxed)
     }

@@ -93,6 +93,11 @@ impl Segments {
         all
     }
 
+    /// The greatest number that was given out.
+    pub fn last_number(&self) -> u32 {
+        super::read(&self.table).next_number.saturating_sub(1)
+    }
+
     pub fn len(&self) -> u64 {
         super::read(&self.table).rows.iter().flatten().count() as u64
     }

@@ -64,7 +64,7 @@ impl Bell {
     }
 
     /// Sleeps until rung or until `until`. `false`: it is over.
-    fn wait(&self, until: Option<Instant>) -> bool {
+    pub fn wait(&self, until: Option<Instant>) -> bool {
         let mut state = super::lock(&self.state);
         while !state.rung && !state.stop {
             let left = until.map(|until| until.saturating_duration_since(Instant::now()));
@@ -189,13 +189,13 @@ impl Syncer {
         if !self.core.log.wants_spare() || waiting || spares {
             return Ok(());
         }
-        let made = self.core.make_segment();
+        let made = self.core.prepare_spare();
         self.core.measure_space();
+        self.core.compaction.bell.ring();
         self.retry = made.is_err().then(|| Instant::now() + RETRY);
         if let Err(error) = &made {
             (self.core.options.report)(Severity::Error, &format!("no new log segment: {error}"));
         }
-        self.core.log.set_spare(made);
         // Where nothing else is ever synced, once per segment is, so that recovery knows a torn tail from damage.
         if self.core.options.sync == Sync::None { self.sync() } else { Ok(()) }
     }
@@ -226,7 +226,27 @@ impl Core {
         if self.space.room() < self.options.segment_bytes {
             return Err(Error::Full("there is no room for another segment of the log".into()));
         }
-        next_segment(&self.options, self.home.store, &self.log.segments, self.log.next_order())
+        next_segment(&self.options, self.home.store, &self.log.segments, self.log.active_order() + 1)
+    }
+
+    /// Makes the next segment, if it is not ready.
+    fn prepare_spare(&self) -> Result<()> {
+        let _one = super::lock(&self.log.preparing);
+        if self.log.has_spare() {
+            return Ok(());
+        }
+        let made = self.make_segment();
+        let outcome = made.as_ref().map(|_| ()).map_err(Error::clone);
+        self.log.set_spare(made);
+        outcome
+    }
+
+    /// Moves on to another segment, so that the one that is active now can be compacted.
+    pub fn seal_active(&self) -> Result<()> {
+        self.prepare_spare()?;
+        self.log.leave_active();
+        // Only a record in the next segment shows that all of this one is durable.
+        self.append_checkpoint_for_sure(self.log.progress.durable()).map(drop)
     }
 
     /// The clean end: gives back the room that was reserved for more, and the segment that was never used.

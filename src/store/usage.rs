@@ -84,9 +84,12 @@ impl Usage {
         self.has_flush.store(true, Relaxed);
     }
 
-    /// The index names `live` bytes of it, whatever was counted before.
+    /// The index names `live` bytes of it, whatever was counted before. From here on this is exact: a segment counts as
+    /// dead when the index names nothing in it, and not before.
     pub fn set_live(&self, live: u64) {
-        self.dead.store(self.total.load(Relaxed).saturating_sub(live), Relaxed);
+        let total = self.total.load(Relaxed).max(live);
+        self.total.store(total, Relaxed);
+        self.dead.store(total - live, Relaxed);
     }
 
     pub fn clear(&self) {
@@ -118,5 +121,10 @@ impl Figures {
     /// What the index names. Bytes, by size classes.
     pub fn live(&self) -> u64 {
         self.total.saturating_sub(self.dead)
+    }
+
+    /// Whether nothing in it is of use to anybody, nor hides what older segments may have.
+    pub fn is_dead(&self) -> bool {
+        self.live() == 0 && self.graves == 0 && self.expiring == 0 && !self.has_flush
     }
 }

@@ -1,0 +1,200 @@
+//! The compactor: a thread that gives back the space of what was overwritten, removed, flushed or has expired. It
+//! decides when a round is worth it; `victims` says over which segments, `round` carries it out, `pace` holds it back.
+//!
+//! Rung whenever the log moves on to another segment; looks by itself from time to time for what expired.
+
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::core::Core;
+use super::error::{Error, Result};
+use super::options::Severity;
+use super::pace::Pace;
+use super::round::{Outcome, Round, Step};
+use super::segment::Segment;
+use super::syncer::Bell;
+use super::victims::{Survey, Visited};
+
+/// A round is due when more than one in so many bytes of the full segments can be given back.
+const DUE: u64 = 4;
+/// Pause after a round that failed.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What the compactor shares with the rest of the store.
+#[derive(Default)]
+pub(crate) struct Compaction {
+    pub bell: Bell,
+    /// The store is being closed: rounds are given up.
+    pub stopping: AtomicBool,
+    /// Held by whoever carries out rounds.
+    rounds: Mutex<Visited>,
+    pub counters: CompactionCounters,
+}
+
+/// See [`super::Stats`].
+#[derive(Default)]
+pub(crate) struct CompactionCounters {
+    pub rounds: AtomicU64,
+    pub bytes_read: AtomicU64,
+    pub bytes_written: AtomicU64,
+    pub bytes_removed: AtomicU64,
+    pub segments_removed: AtomicU64,
+}
+
+/// The thread's own memory.
+pub(crate) struct Compactor {
+    core: Arc<Core>,
+    last_round: Instant,
+}
+
+impl Compactor {
+    pub fn new(core: Arc<Core>) -> Compactor {
+        Compactor { core, last_round: Instant::now() }
+    }
+
+    /// The thread's body.
+    pub fn run(mut self) {
+        loop {
+            let pause = match self.work() {
+                Ok(()) => self.core.options.compaction_interval,
+                Err(Error::ReadOnly(_)) => return,
+                Err(error) => self.complain(&error),
+            };
+            if !self.core.compaction.bell.wait(Some(Instant::now() + pause)) {
+                return;
+            }
+        }
+    }
+
+    fn complain(&self, error: &Error) -> Duration {
+        if !self.core.compaction.stopping.load(SeqCst) {
+            (self.core.options.report)(Severity::Warning, &format!("compaction: {error}"));
+        }
+        RETRY
+    }
+
+    /// Rounds, as long as one is due.
+    fn work(&mut self) -> Result<()> {
+        while self.round_if_due()? {
+            self.last_round = Instant::now();
+        }
+        let _no_round = super::lock(&self.core.compaction.rounds);
+        self.core.refresh_checkpoint();
+        Ok(())
+    }
+
+    fn round_if_due(&mut self) -> Result<bool> {
+        let core = &self.core;
+        let mut visited = super::lock(&core.compaction.rounds);
+        let survey = Survey::take(core, &visited, core.time.now());
+        let forced = self.last_round.elapsed() >= core.options.compaction_interval;
+        if survey.reclaimable() * DUE <= survey.len() && !forced {
+            return Ok(false);
+        }
+        let sources = survey.best(core.output_bytes());
+        if sources.is_empty() {
+            return Ok(false);
+        }
+        let rate = Some(core.options.compaction_rate).filter(|&rate| rate > 0);
+        let outcome = core.round(sources, &mut visited, Pace::start(core, rate), &|_| ())?;
+        Ok(outcome.segments > 0)
+    }
+}
+
+impl Outcome {
+    fn add(&mut self, other: &Outcome) {
+        self.read += other.read;
+        self.written += other.written;
+        self.removed += other.removed;
+        self.segments += other.segments;
+    }
+}
+
+impl Core {
+    /// Compacts everything of which anything can be given back, until nothing is left. Sleeps.
+    pub fn compact(&self) -> Result<Outcome> {
+        let mut visited = super::lock(&self.compaction.rounds);
+        self.seal_active()?;
+        let mut total = Outcome::default();
+        loop {
+            let pass = self.compact_once(&mut visited)?;
+            total.add(&pass);
+            if pass.removed <= pass.written {
+                return Ok(total);
+            }
+        }
+    }
+
+    /// Looks into every segment that may have something to give back, the oldest first.
+    fn compact_once(&self, visited: &mut Visited) -> Result<Outcome> {
+        let mut total = Outcome::default();
+        let last = self.log.active_order();
+        let mut done: Vec<u32> = Vec::new();
+        loop {
+            self.sync_all()?;
+            let mut survey = Survey::take(self, visited, self.time.now());
+            survey.holdings.retain(|holding| holding.segment.order < last);
+            survey.holdings.iter_mut().for_each(|holding| holding.eligible &= !done.contains(&holding.segment.number));
+            let sources = survey.oldest(self.output_bytes());
+            if sources.is_empty() {
+                return Ok(total);
+            }
+            done.extend(sources.iter().map(|source| source.number));
+            let newest = self.log.segments.last_number();
+            total.add(&self.round(sources, visited, Pace::start(self, None), &|_| ())?);
+            done.extend(newest + 1..=self.log.segments.last_number());
+        }
+    }
+
+    /// One round over `sources`; the caller holds `rounds`.
+    fn round(
+        &self,
+        sources: Vec<Arc<Segment>>,
+        visited: &mut Visited,
+        mut pace: Pace,
+        step: &dyn Fn(Step),
+    ) -> Result<Outcome> {
+        let outcome = Round::new(self, sources, &mut pace, step).run()?;
+        let all = self.log.segments.all();
+        let numbers: std::collections::HashSet<u32> = all.iter().map(|segment| segment.number).collect();
+        visited.retain(|number, _| numbers.contains(number));
+        all.iter().enumerate().filter(|(_, segment)| segment.compacted).for_each(|(older, segment)| {
+            visited.entry(segment.number).or_insert(older);
+        });
+        self.count(&outcome);
+        Ok(outcome)
+    }
+
+    fn count(&self, outcome: &Outcome) {
+        let counters = &self.compaction.counters;
+        counters.rounds.fetch_add(1, Relaxed);
+        counters.bytes_read.fetch_add(outcome.read, Relaxed);
+        counters.bytes_written.fetch_add(outcome.written, Relaxed);
+        counters.bytes_removed.fetch_add(outcome.removed, Relaxed);
+        counters.segments_removed.fetch_add(outcome.segments, Relaxed);
+    }
+
+    /// Gives up the round under way and ends the compactor.
+    pub fn stop_compaction(&self) {
+        self.compaction.stopping.store(true, SeqCst);
+        self.compaction.bell.stop();
+    }
+
+    /// Most bytes of a round's output.
+    fn output_bytes(&self) -> u64 {
+        self.options.segment_bytes
+    }
+
+    /// A round over the segments with these numbers, whatever they are worth; `step` is told how far it has come.
+    #[cfg(test)]
+    pub fn compact_segments(&self, numbers: &[u32], step: &dyn Fn(Step)) -> Result<Outcome> {
+        let mut visited = super::lock(&self.compaction.rounds);
+        self.sync_all()?;
+        let chosen = |segment: &Arc<Segment>| numbers.contains(&segment.number);
+        let sources: Vec<_> = self.log.segments.all().into_iter().filter(chosen).collect();
+        assert!(sources.len() == numbers.len() && sources.iter().all(|source| self.is_eligible(source)));
+        self.round(sources, &mut visited, Pace::start(self, None), step)
+    }
+}

@@ -1,0 +1,64 @@
+//! How fast compaction may go, so that it leaves the disk and the processor to those who wait for answers: a base rate,
+//! or a multiple of what is appended to the log, whichever is more; without limit where space is short.
+
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::time::{Duration, Instant};
+
+use super::core::Core;
+use super::error::{Error, Result};
+
+/// Bytes between two looks at the clock.
+const LOOK: u64 = 256 << 10;
+/// Longest sleep without looking whether the store is being closed.
+const NAP: Duration = Duration::from_millis(20);
+/// Bytes that compaction may read for each byte that is appended. A byte that is overwritten costs two or three, since
+/// sources are half dead.
+const PER_APPENDED: u64 = 4;
+
+/// The account of one round.
+pub(crate) struct Pace {
+    /// Bytes a second; `None`: no limit.
+    rate: Option<u64>,
+    began: Instant,
+    appended: u64,
+    spent: u64,
+    unseen: u64,
+}
+
+impl Pace {
+    /// From now on, `rate` bytes a second; `None`: no limit.
+    pub fn start(core: &Core, rate: Option<u64>) -> Pace {
+        Pace { rate, began: Instant::now(), appended: core.log.bytes.load(Relaxed), spent: 0, unseen: 0 }
+    }
+
+    /// Another `bytes` were read; sleeps if that was too fast.
+    ///
+    /// # Errors
+    /// The store is being closed: the round is to be given up.
+    pub fn spend(&mut self, core: &Core, bytes: u64) -> Result<()> {
+        self.unseen += bytes;
+        if self.unseen < LOOK {
+            return Ok(());
+        }
+        self.spent += std::mem::take(&mut self.unseen);
+        while let Some(rate) = self.rate.filter(|rate| self.spent > self.allowed(core, *rate)) {
+            self.check(core)?;
+            let ahead = Duration::from_secs_f64((self.spent - self.allowed(core, rate)) as f64 / rate as f64);
+            std::thread::sleep(ahead.min(NAP));
+        }
+        self.check(core)
+    }
+
+    fn check(&self, core: &Core) -> Result<()> {
+        match core.compaction.stopping.load(SeqCst) {
+            true => Err(Error::other("the store is being closed")),
+            false => Ok(()),
+        }
+    }
+
+    fn allowed(&self, core: &Core, rate: u64) -> u64 {
+        let appended = core.log.bytes.load(Relaxed) - self.appended;
+        let base = (self.began.elapsed().as_secs_f64() * rate as f64) as u64;
+        base.max(PER_APPENDED * appended)
+    }
+}
