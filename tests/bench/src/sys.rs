@@ -12,7 +12,7 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{setsockopt, sockopt};
-use nix::time::{clock_getcpuclockid, clock_gettime};
+use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 
 /// The cores this process may run on.
@@ -51,6 +51,11 @@ pub fn cpu_time(pid: u32) -> Result<Duration> {
     let clock =
         clock_getcpuclockid(Pid::from_raw(pid as i32)).with_context(|| format!("CPU clock of process {pid}"))?;
     Ok(Duration::from(clock_gettime(clock).with_context(|| format!("CPU time of process {pid}"))?))
+}
+
+/// Processor time of the calling thread so far.
+pub fn thread_time() -> Result<Duration> {
+    Ok(Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).context("processor time of this thread")?))
 }
 
 /// Sends a signal to a process that we started and have not reaped yet, so that the id is still its own.
