@@ -130,6 +130,7 @@ impl Builder {
                 Order::Flush(fired) => self.index.retain(|entry| self.ranks.position(entry.location) >= fired),
             }
         }
+        (0..STRIPES).for_each(|number| self.index.stripe_at(number).tighten());
         self.index
     }
 
@@ -150,6 +151,7 @@ impl Builder {
         let Change { tag, location, record } = change;
         let before = match record {
             Some(Outline { size_class, expires, large }) => {
+                stripe.make_room(tag);
                 stripe.insert(tag, Entry { location, size_class, expires, large })
             }
             None => stripe.remove(tag),

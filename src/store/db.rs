@@ -491,7 +491,7 @@ fn open_core(options: Options, home: Home, lane: &Lane) -> Result<Arc<Core>> {
         ..Counters::default()
     };
     Ok(Arc::new(Core {
-        time: StoreTime::start(facts.time),
+        time: StoreTime::start(facts.time, options.clocks()),
         index,
         cache,
         log: Arc::new(log),

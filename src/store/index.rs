@@ -147,6 +147,24 @@ impl Index {
 }
 
 impl Stripe {
+    /// Sees to it that there is room for `tag`, and for many more: for recovery. [`Stripe::tighten`] takes back what was
+    /// not needed.
+    pub fn make_room(&mut self, tag: u64) {
+        let number = Page::number(self.pages.len(), tag);
+        if self.pages[number].is_full() {
+            *self.page_mut(number) = self.pages[number].roomy();
+        }
+    }
+
+    /// Gives back the room that is more than usual.
+    pub fn tighten(&mut self) {
+        for number in 0..self.pages.len() {
+            if self.pages[number].is_loose() {
+                *self.page_mut(number) = Page::from_slots(self.pages[number].used());
+            }
+        }
+    }
+
     /// Begins to bring the slot near that belongs to `tag`.
     pub fn prefetch(&self, tag: u64) {
         self.pages[Page::number(self.pages.len(), tag)].prefetch(tag);

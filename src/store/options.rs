@@ -79,6 +79,8 @@ pub struct Options {
     pub polling_interval: Duration,
     /// Where messages go. Default: nowhere.
     pub report: Report,
+    #[cfg(test)]
+    pub(crate) clocks: super::time::Clocks,
 }
 
 impl Options {
@@ -102,6 +104,8 @@ impl Options {
             survival_threshold: None,
             polling_interval: Duration::from_secs(5),
             report: Arc::new(|_, _| ()),
+            #[cfg(test)]
+            clocks: super::time::Clocks::Host,
         }
     }
 }
@@ -146,6 +150,15 @@ impl Options {
     /// Sets where messages go: see [`Report`].
     pub fn report(self, report: impl Fn(Severity, &str) + Send + std::marker::Sync + 'static) -> Options {
         Options { report: Arc::new(report), ..self }
+    }
+}
+
+impl Options {
+    pub(crate) fn clocks(&self) -> super::time::Clocks {
+        #[cfg(test)]
+        return self.clocks.clone();
+        #[cfg(not(test))]
+        super::time::Clocks::Host
     }
 }
 

@@ -10,6 +10,8 @@ use crate::sys::prefetch::prefetch;
 pub(crate) const SLOT: usize = 14;
 /// Slots that a full page grows by.
 const GROWTH: usize = 6;
+/// Free slots of a page that much will be inserted into.
+const MANY: usize = 30;
 
 /// What a slot says of a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,6 +42,21 @@ impl Page {
     /// A page of sorted slots, with room for a few more.
     pub fn from_slots(slots: &[Slot]) -> Page {
         Page(slots.iter().copied().chain([FREE; GROWTH]).collect())
+    }
+
+    /// The same slots and room for many more.
+    pub fn roomy(&self) -> Page {
+        Page(self.used().iter().copied().chain([FREE; MANY]).collect())
+    }
+
+    /// Whether it has no room.
+    pub fn is_full(&self) -> bool {
+        self.0.last() != Some(&FREE)
+    }
+
+    /// Whether it has more room than a page that grew by itself.
+    pub fn is_loose(&self) -> bool {
+        self.0.len() > GROWTH && self.0[self.0.len() - GROWTH - 1] == FREE
     }
 
     pub fn used(&self) -> &[Slot] {
@@ -115,7 +132,7 @@ impl Page {
     }
 
     pub fn insert(&mut self, at: usize, tag: u64, entry: Entry) {
-        if self.0.last() != Some(&FREE) {
+        if self.is_full() {
             *self = Page::from_slots(&self.0);
         }
         let slots = Arc::make_mut(&mut self.0);

@@ -9,18 +9,54 @@ use crate::sys::clock;
 /// What to add to the boot clock.
 pub(crate) struct StoreTime {
     anchor: Duration,
+    clocks: Clocks,
+}
+
+/// The host's clocks, or those of a test.
+#[derive(Clone, Default)]
+pub(crate) enum Clocks {
+    #[default]
+    Host,
+    #[cfg(test)]
+    Set(std::sync::Arc<Hands>),
+}
+
+/// Clocks that a test sets. Seconds.
+#[cfg(test)]
+#[derive(Default)]
+pub(crate) struct Hands {
+    pub wall: std::sync::atomic::AtomicU64,
+    pub boot: std::sync::atomic::AtomicU64,
+}
+
+impl Clocks {
+    fn wall(&self) -> Duration {
+        match self {
+            Clocks::Host => clock::wall_time(),
+            #[cfg(test)]
+            Clocks::Set(hands) => Duration::from_secs(hands.wall.load(std::sync::atomic::Ordering::SeqCst)),
+        }
+    }
+
+    fn boot(&self) -> Duration {
+        match self {
+            Clocks::Host => clock::boot_time(),
+            #[cfg(test)]
+            Clocks::Set(hands) => Duration::from_secs(hands.boot.load(std::sync::atomic::Ordering::SeqCst)),
+        }
+    }
 }
 
 impl StoreTime {
     /// Store time is `greatest` seconds now, or what the host believes, whichever is later.
-    pub fn start(greatest: u64) -> StoreTime {
-        let wall = clock::wall_time().max(Duration::from_secs(greatest));
-        StoreTime { anchor: wall.saturating_sub(clock::boot_time()) }
+    pub fn start(greatest: u64, clocks: Clocks) -> StoreTime {
+        let wall = clocks.wall().max(Duration::from_secs(greatest));
+        StoreTime { anchor: wall.saturating_sub(clocks.boot()), clocks }
     }
 
     /// Whole seconds.
     pub fn now(&self) -> u64 {
-        (self.anchor + clock::boot_time()).as_secs()
+        (self.anchor + self.clocks.boot()).as_secs()
     }
 }
 
@@ -31,8 +67,9 @@ mod tests {
     #[test]
     fn time_starts_no_earlier_than_it_was_seen() {
         let wall = clock::wall_time().as_secs();
-        assert!(StoreTime::start(0).now() >= wall);
-        assert!(StoreTime::start(wall + 1000).now() >= wall + 1000);
-        assert!(StoreTime::start(wall + 1000).now() <= wall + 1002);
+        let now = |greatest| StoreTime::start(greatest, Clocks::Host).now();
+        assert!(now(0) >= wall);
+        assert!(now(wall + 1000) >= wall + 1000);
+        assert!(now(wall + 1000) <= wall + 1002);
     }
 }
