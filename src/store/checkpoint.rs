@@ -121,9 +121,10 @@ impl Row {
 }
 
 impl Core {
-    /// Writes an index checkpoint that replaces the one before. Sleeps; the caller sees to it that meanwhile no segment
-    /// is removed and no record moved. A failure leaves things as they were.
+    /// Writes an index checkpoint that replaces the one before. Sleeps. A failure leaves things as they were.
     pub fn write_checkpoint(&self) -> Result<()> {
+        // Meanwhile no segment is removed and no record moved.
+        let _no_round = super::lock(&self.compaction.rounds);
         let dir = &self.options.path;
         let (fresh, path) = (dir.join(FRESH), dir.join(NAME));
         let written = self.write_checkpoint_to(&fresh).and_then(|()| {

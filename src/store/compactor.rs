@@ -28,8 +28,8 @@ pub(crate) struct Compaction {
     pub bell: Bell,
     /// The store is being closed: rounds are given up.
     pub stopping: AtomicBool,
-    /// Held by whoever carries out rounds.
-    rounds: Mutex<Visited>,
+    /// Held by whoever carries out rounds, or wants none.
+    pub rounds: Mutex<Visited>,
     pub counters: CompactionCounters,
 }
 
@@ -80,7 +80,6 @@ impl Compactor {
         while self.round_if_due()? {
             self.last_round = Instant::now();
         }
-        let _no_round = super::lock(&self.core.compaction.rounds);
         self.core.refresh_checkpoint();
         Ok(())
     }

@@ -150,4 +150,4 @@ fn remove(path: &Path, dir: &Path) -> Result<()> {
 
 #[cfg(test)]
 #[path = "recovery_tests.rs"]
-mod tests;
+pub(crate) mod tests;

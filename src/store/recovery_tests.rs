@@ -3,15 +3,13 @@
 
 use super::*;
 use crate::store::db::Db;
-use crate::store::time::{Clocks, Hands};
 use crate::store::{CHUNK, Key, Lookup, NewBody, Scratch, Write};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering::SeqCst;
 
-fn options(dir: &Path) -> Options {
+pub(crate) fn options(dir: &Path) -> Options {
     let report = std::sync::Arc::new(|_, _: &str| ());
     Options { segment_bytes: 1 << 20, cache_bytes: 0, sync: crate::Sync::None, report, ..Options::new(dir) }
 }
@@ -29,7 +27,7 @@ fn tier(test: usize, ci: usize, full: usize) -> usize {
     }
 }
 
-fn noise(len: usize, seed: u64) -> Vec<u8> {
+pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let next = || {
         state ^= state << 13;
@@ -41,7 +39,7 @@ fn noise(len: usize, seed: u64) -> Vec<u8> {
 }
 
 /// Every file as it is, as a killed process leaves it.
-fn copy_to(from: &Path, to: &Path) {
+pub(crate) fn copy_to(from: &Path, to: &Path) {
     for entry in std::fs::read_dir(from).unwrap() {
         let file = entry.unwrap().path();
         std::fs::copy(&file, to.join(file.file_name().unwrap())).unwrap();
@@ -49,11 +47,11 @@ fn copy_to(from: &Path, to: &Path) {
 }
 
 /// In memory, where that can be: what is tested here is not the disk.
-fn scratch() -> tempfile::TempDir {
+pub(crate) fn scratch() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
-fn copy(from: &Path) -> tempfile::TempDir {
+pub(crate) fn copy(from: &Path) -> tempfile::TempDir {
     let to = scratch();
     copy_to(from, to.path());
     to
@@ -74,6 +72,7 @@ enum Step {
     Keep,
     /// Puts the copy back in place of the newer one.
     PutBack,
+    Compact,
     Close,
     Crash,
 }
@@ -90,6 +89,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Step::Checkpoint),
         2 => Just(Step::Keep),
         1 => Just(Step::PutBack),
+        3 => Just(Step::Compact),
         2 => Just(Step::Close),
         2 => Just(Step::Crash),
     ]
@@ -109,6 +109,15 @@ impl World {
         let dir = scratch();
         let db = Some(open(dir.path()));
         World { dir, db, model: BTreeMap::new(), kept: None, seed: 0 }
+    }
+
+    /// What a crash leaves, between two rounds of compaction. (Others try those inside of a round.)
+    fn image(&self) -> tempfile::TempDir {
+        let _no_round = self.db.as_ref().map(|db| crate::store::lock(&db.core().compaction.rounds));
+        if let Some(db) = &self.db {
+            db.core().log.write_all();
+        }
+        copy(self.dir.path())
     }
 
     fn checkpoint(&self) -> PathBuf {
@@ -133,6 +142,7 @@ impl World {
             Step::FlushLater => drop(db.flush_all(Some(db.now() + 100_000)).unwrap()),
             Step::Sync => db.flush().unwrap(),
             Step::Checkpoint => db.core().write_checkpoint().unwrap(),
+            Step::Compact => db.compact().unwrap(),
             Step::Keep => self.kept = std::fs::read(self.checkpoint()).ok(),
             Step::PutBack => drop(self.kept.as_ref().map(|kept| std::fs::write(self.checkpoint(), kept).unwrap())),
             Step::Close => {
@@ -140,8 +150,7 @@ impl World {
                 self.db = Some(open(self.dir.path()));
             }
             Step::Crash => {
-                db.core().log.write_all();
-                let crashed = copy(self.dir.path());
+                let crashed = self.image();
                 self.db = None;
                 self.db = Some(open(crashed.path()));
                 self.dir = crashed;
@@ -162,12 +171,9 @@ impl World {
 
     /// The store comes to the same whatever happened to its checkpoint.
     fn check_all(&self) {
-        if let Some(db) = &self.db {
-            db.core().log.write_all();
-        }
-        self.check(copy(self.dir.path()).path(), "as it is");
+        self.check(self.image().path(), "as it is");
         let with = |how: &str, bytes: Option<Vec<u8>>| {
-            let dir = copy(self.dir.path());
+            let dir = self.image();
             let path = dir.path().join("CHECKPOINT");
             match bytes {
                 Some(bytes) => std::fs::write(&path, bytes).unwrap(),
@@ -178,7 +184,7 @@ impl World {
         let all = with("removed", None);
         if let Some(db) = &self.db {
             db.core().write_checkpoint().unwrap();
-            let fresh = self.check(copy(self.dir.path()).path(), "fresh");
+            let fresh = self.check(self.image().path(), "fresh");
             // The control: it does start from there.
             assert!(fresh < all, "{fresh} of {all} bytes were read");
         }
@@ -226,7 +232,7 @@ fn touch(db: &Db, key: &Key<'_>) {
 #[test]
 #[cfg(not(feature = "tiny-tags"))]
 fn with_and_without_a_checkpoint_recovery_comes_to_the_same() {
-    let cases = tier(12, 60, 2000);
+    let cases = tier(20, 200, 5000);
     let config = ProptestConfig { cases: cases as u32, max_shrink_iters: 200, ..ProptestConfig::default() };
     proptest!(config, |(steps in proptest::collection::vec(step(), 1..150))| {
         let mut world = World::new();
@@ -391,205 +397,28 @@ fn wherever_the_tail_is_torn_each_key_has_its_last_whole_version() {
     assert!(cuts >= 2 * (from - durable.parts().1 - 64) as usize / step);
 }
 
-/// A store whose clocks the test sets, its files, and its ends: clean, or with a crash.
-struct Clockwork {
-    dir: tempfile::TempDir,
-    hands: Arc<Hands>,
-    db: Option<Db>,
-}
-
-const IN_2026: u64 = 1_790_000_000;
-
-impl Clockwork {
-    fn new(wall: u64) -> Clockwork {
-        let mut clockwork = Clockwork { dir: scratch(), hands: Arc::default(), db: None };
-        clockwork.start(wall);
-        clockwork
-    }
-
-    /// Boots the host: the boot clock begins anew, and the host believes that it is `wall`.
-    fn start(&mut self, wall: u64) {
-        self.hands = Arc::default();
-        self.hands.boot.store(7, SeqCst);
-        self.hands.wall.store(wall, SeqCst);
-        let clocks = Clocks::Set(self.hands.clone());
-        self.db = Some(Db::open(Options { clocks, ..options(self.dir.path()) }).unwrap());
-    }
-
-    fn db(&self) -> &Db {
-        self.db.as_ref().unwrap()
-    }
-
-    fn pass(&self, seconds: u64) {
-        self.hands.wall.fetch_add(seconds, SeqCst);
-        self.hands.boot.fetch_add(seconds, SeqCst);
-        self.db().tick(self.db().now()).unwrap();
-    }
-
-    fn put(&self, key: &str, expires: u64) {
-        let body = NewBody::Inline(b"value");
-        let expect = crate::store::Expect::Anything;
-        let write = Write { key: self.db().key(key.as_bytes()), flags: 0, expires, cas: None, body, expect };
-        self.db().write(&write, &mut Scratch::default()).unwrap();
-    }
-
-    fn has(&self, key: &str) -> bool {
-        self.db().get(key.as_bytes()).unwrap().is_some()
-    }
-
-    /// Ends this life, in one of the ways there are.
-    fn end(&mut self, how: End) {
-        match how {
-            End::Clean => {}
-            End::Checkpoint => self.db().core().write_checkpoint().unwrap(),
-            End::Crash => {
-                self.db().core().log.write_all();
-                let crashed = copy(self.dir.path());
-                self.db = None;
-                self.dir = crashed;
-            }
-        }
-        self.db = None;
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-enum End {
-    Clean,
-    Checkpoint,
-    Crash,
-}
-
-const ENDS: [End; 3] = [End::Clean, End::Checkpoint, End::Crash];
-
-#[test]
-fn a_board_that_starts_in_1970_keeps_its_values_when_the_clock_is_set() {
-    for end in ENDS {
-        let mut board = Clockwork::new(30);
-        let now = board.db().now();
-        assert!((30..40).contains(&now), "the host is believed");
-        board.put("forever", 0);
-        board.put("soon", now + 100);
-        board.hands.wall.store(IN_2026, SeqCst);
-        board.pass(60);
-        assert!(board.has("soon") && board.db().now() == now + 60, "a running store does not follow");
-        board.pass(40);
-        assert!(!board.has("soon") && board.has("forever"));
-        board.put("later", board.db().now() + 1000);
-        board.end(end);
-        board.start(IN_2026);
-        assert_eq!(board.db().now(), IN_2026, "{end:?}");
-        assert!(board.has("forever") && !board.has("soon") && !board.has("later"), "{end:?}");
-    }
-}
-
-#[test]
-fn a_clock_that_jumps_back_brings_nothing_back_and_loses_nothing() {
-    for end in ENDS {
-        let mut board = Clockwork::new(IN_2026);
-        board.put("gone", IN_2026 + 50);
-        board.put("stays", IN_2026 + 5000);
-        board.pass(60);
-        assert!(!board.has("gone"));
-        // What was seen to be gone is on record: the syncer notes the time with each sync, the clean end does.
-        board.db().core().append_checkpoint(board.db().core().log.end()).unwrap();
-        for wall in [40, IN_2026 - 1_000_000, 0] {
-            board.end(end);
-            board.start(wall);
-            assert!((IN_2026 + 60..IN_2026 + 100).contains(&board.db().now()), "{end:?}: {}", board.db().now());
-            assert!(!board.has("gone") && board.has("stays"), "{end:?}");
-        }
-        board.pass(5000);
-        assert!(!board.has("stays"), "{end:?}");
-    }
-}
-
-#[test]
-fn a_delayed_flush_fires_once_whenever_the_crash_comes() {
-    for end in ENDS {
-        // Seconds before the crash, counted from the order to flush in 30; and what the host's clock says afterwards.
-        for (before, wall) in [(10, 50), (29, 20), (29, 0), (30, 30), (31, 31), (10, 5_000), (31, 0)] {
-            let mut board = Clockwork::new(IN_2026);
-            board.put("old", 0);
-            board.db().flush_all(Some(IN_2026 + 30)).unwrap();
-            board.put("old too", 0);
-            board.pass(before);
-            board.put("new", 0);
-            board.db().core().append_checkpoint(board.db().core().log.end()).unwrap();
-            board.end(end);
-            board.start(IN_2026 + wall);
-            let fired_before = before >= 30;
-            let fired = fired_before || wall >= 30;
-            let what = format!("{end:?}, crash after {before}, clock at {wall}");
-            assert_eq!((board.has("old"), board.has("old too")), (!fired, !fired), "{what}");
-            assert_eq!(board.has("new"), fired_before || !fired, "{what}");
-            board.put("after the start", 0);
-            board.pass(40);
-            assert!(!board.has("old") && !board.has("old too"), "{what}");
-            assert_eq!(board.has("after the start"), fired, "{what}: it fires once");
-        }
-    }
-}
-
-/// A store of format version 1 is read, goes on, and is read again.
-#[test]
-fn a_store_of_version_1_is_read_and_goes_on() {
-    let dir = scratch();
-    copy_to(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/v1"), dir.path());
-    // Before its pending flush comes due.
-    let hands = Arc::new(Hands::default());
-    hands.wall.store(1_900_000_000, SeqCst);
-    let start = || Db::open(Options { clocks: Clocks::Set(hands.clone()), ..options(dir.path()) }).unwrap();
-    let check = |db: &Db| {
-        let get = |key: &str| db.get(key.as_bytes()).unwrap();
-        assert_eq!(get("flushed"), None);
-        for number in 0..19 {
-            let which = if number % 3 == 0 { "second value" } else { "value" };
-            assert_eq!(get(&format!("key-{number}")), Some(format!("{which} {number}").into_bytes()));
-        }
-        assert_eq!(get("key-19"), None);
-        assert_eq!(get("text"), Some(b"compressible text, ".iter().copied().cycle().take(1500).collect()));
-        assert_eq!(get("expires-2100"), Some(b"later".to_vec()));
-        assert_eq!(get("large"), Some(b"0123456789abcdef".iter().copied().cycle().take(100_000).collect()));
-        assert_eq!(get("counter"), Some(b"42".to_vec()));
-    };
-    let db = start();
-    check(&db);
-    db.put(b"written now", b"by this version").unwrap();
-    for number in 0..40_u64 {
-        db.put(b"filler", &noise(60_000, number)).unwrap();
-    }
-    drop(db);
-    let db = start();
-    check(&db);
-    assert_eq!(db.get(b"written now").unwrap(), Some(b"by this version".to_vec()));
-    hands.wall.store(2_000_000_000, SeqCst);
-    drop(db);
-    assert_eq!(start().stats().items, 0, "the pending flush fired");
-}
-
 /// Every bit of a checkpoint is guarded: none can flip and the file pass for sound.
 #[test]
 fn a_checkpoint_with_any_bit_flipped_is_refused() {
     let dir = scratch();
     let db = open(dir.path());
-    (0..2000_u64).for_each(|number| db.put(&number.to_le_bytes(), b"x").unwrap());
+    (0..300_u64).for_each(|number| db.put(&number.to_le_bytes(), b"x").unwrap());
     db.core().write_checkpoint().unwrap();
     let store = db.core().home.store;
     let path = dir.path().join("CHECKPOINT");
     let sound = std::fs::read(&path).unwrap();
     let read = || crate::store::checkpoint::read(dir.path(), store);
     let (head, index) = read().unwrap().unwrap();
-    assert_eq!((index.len(), head.rows.len()), (2000, 1));
+    assert_eq!((index.len(), head.rows.len()), (300, 1));
     let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
     let mut flips = 0;
-    for bit in (0..sound.len() * 8).step_by(tier(11, 3, 1)) {
+    for bit in (0..sound.len() * 8).step_by(tier(151, 13, 1)) {
         file.write_all_at(&[sound[bit / 8] ^ 1 << (bit % 8)], bit as u64 / 8).unwrap();
         assert!(read().is_err(), "bit {bit}");
         file.write_all_at(&sound[bit / 8..bit / 8 + 1], bit as u64 / 8).unwrap();
         flips += 1;
     }
-    for len in 0..sound.len().min(200) {
+    for len in (0..sound.len()).step_by(499) {
         std::fs::write(&path, &sound[..len]).unwrap();
         assert!(read().is_err(), "cut to {len}");
     }

@@ -73,3 +73,7 @@ mod tests {
         assert!(now(wall + 1000) <= wall + 1002);
     }
 }
+
+#[cfg(test)]
+#[path = "clock_tests.rs"]
+mod clock_tests;
