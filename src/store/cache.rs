@@ -207,7 +207,8 @@ impl Shard {
         if header.len() > self.small.capacity() / LARGEST_PART {
             return;
         }
-        let main = self.is_ghost(header.tag);
+        // Room to spare in the main queue: whoever passes through the small one would end there anyway.
+        let main = self.is_ghost(header.tag) || (self.main.has_room(header.len()) && !self.tables.is_full());
         self.append(main, header, key, value);
     }
 

@@ -16,7 +16,7 @@ use super::extent::Extents;
 use super::flush::Flushes;
 use super::home::Home;
 use super::lane::{Job, Lane};
-use super::large::{Compose, Part, Upload};
+use super::large::{Compose, Part, Upload, Uploaded};
 use super::location::Position;
 use super::log::{self, Log};
 use super::lookup::{Body, Fetched, Key, Lookup, Record, Scratch};
@@ -165,7 +165,7 @@ impl Db {
     /// [`Error::Invalid`] (key over 65,535 bytes), [`Error::Full`], [`Error::ReadOnly`].
     pub fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
         let uploaded = match value.len() > CHUNK {
-            true => Some(self.compose(vec![Part::Bytes(value.to_vec())]).run()?),
+            true => Some(self.upload_all(value)?),
             false => None,
         };
         let body = uploaded.as_ref().map_or(NewBody::Inline(value), NewBody::Uploaded);
@@ -173,6 +173,18 @@ impl Db {
         let write = Write { key, flags: 0, expires: 0, cas: None, body, expect: Expect::Anything };
         let depends = self.write_blocking(&write)?;
         self.core.wait_for(depends)
+    }
+
+    /// Writes a large value to its extent.
+    fn upload_all(&self, value: &[u8]) -> Result<Uploaded> {
+        let mut upload = self.upload(value.len() as u64)?;
+        let mut buffer = Vec::with_capacity(CHUNK);
+        for chunk in value.chunks(CHUNK) {
+            buffer.extend_from_slice(chunk);
+            let written = upload.chunk(buffer).run();
+            buffer = upload.done(written)?;
+        }
+        Ok(upload.finish())
     }
 
     /// An unconditional write; sleeps where there is no room. Tells what its acknowledgement waits for.

@@ -91,22 +91,27 @@ impl Large {
 
     /// Reads chunk `index` into `out`, replacing what was there; may sleep.
     pub(crate) fn read(&self, index: u64, out: &mut Vec<u8>) -> Result<()> {
+        self.read_with(index, out, &mut Vec::new())
+    }
+
+    /// The same, with memory for the stored bytes.
+    fn read_with(&self, index: u64, out: &mut Vec<u8>, stored: &mut Vec<u8>) -> Result<()> {
         let chunk = self.chunk(index);
-        let stored = self.stored(&chunk)?;
+        self.read_stored(&chunk, stored)?;
         if chunk.compressed {
-            chunk.open(&stored, out, &self.0.file)?;
+            chunk.open(stored, out, &self.0.file)?;
         } else {
-            chunk.check(&stored, &self.0.file)?;
-            *out = stored;
+            chunk.check(stored, &self.0.file)?;
+            std::mem::swap(out, stored);
         }
         Ok(())
     }
 
     /// All of it; may sleep.
     pub(crate) fn read_all(&self) -> Result<Vec<u8>> {
-        let (mut value, mut chunk) = (Vec::with_capacity(self.len() as usize), Vec::new());
+        let (mut value, mut chunk, mut stored) = (Vec::with_capacity(self.len() as usize), Vec::new(), Vec::new());
         for index in 0..self.chunks() {
-            self.read(index, &mut chunk)?;
+            self.read_with(index, &mut chunk, &mut stored)?;
             value.extend_from_slice(&chunk);
         }
         Ok(value)
@@ -132,10 +137,14 @@ impl Large {
     }
 
     fn stored(&self, chunk: &Chunk) -> Result<Vec<u8>> {
-        let mut stored = vec![0; chunk.stored];
+        let mut stored = Vec::new();
+        self.read_stored(chunk, &mut stored).map(|()| stored)
+    }
+
+    fn read_stored(&self, chunk: &Chunk, stored: &mut Vec<u8>) -> Result<()> {
+        stored.resize(chunk.stored, 0);
         let file = self.0.file.get()?;
-        file.read_exact_at(&mut stored, chunk.offset).map_err(|error| self.cannot_read(chunk, &error))?;
-        Ok(stored)
+        file.read_exact_at(stored, chunk.offset).map_err(|error| self.cannot_read(chunk, &error))
     }
 
     fn chunk(&self, index: u64) -> Chunk {

@@ -140,7 +140,8 @@ impl Memcached {
         request.extend_from_slice(b"\r\n");
         self.stream.get_mut().write_all(&request)?;
         let said = self.line()?;
-        ensure!(said == "STORED\r\n", "memcached: {said}");
+        // With little memory it sometimes finds none for the moment: one more miss to come.
+        ensure!(said == "STORED\r\n" || said.starts_with("SERVER_ERROR out of memory"), "memcached: {said}");
         Ok(())
     }
 }

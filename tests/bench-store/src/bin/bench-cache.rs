@@ -15,7 +15,7 @@ use kingserver_bench::report::{whole, write};
 /// Bytes of each cache.
 const CACHE: u64 = 16 << 20;
 const KEYS: u64 = 250_000;
-const REQUESTS: u64 = 1_000_000;
+const REQUESTS: u64 = 600_000;
 const SKEWS: [f64; 3] = [0.7, 0.9, 1.1];
 /// A scan of so many keys after as many requests.
 const SCAN: u64 = 50_000;
