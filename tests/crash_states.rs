@@ -15,7 +15,7 @@ use common::{Client, client::storage};
 use crash::files::{Files, Ignores};
 use crash::history::{Dialogues, Expected, records};
 use crash::states::{Demands, Effort, Explorer, Verdict};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -37,7 +37,8 @@ struct Recording {
 
 /// Runs a load on a server, several times on the same data.
 fn record(args: &[&str], ends: &[End], commands: usize) -> Recording {
-    let base = Plan::new(args);
+    let memory = common::disk::memory();
+    let base = Plan::new(args).on(memory.path().join("data"));
     let (data, traces) = (base.data(), ends.iter().enumerate());
     let traces = traces.map(|(run, end)| {
         let path = base.root().join(format!("trace-{run}"));
@@ -127,7 +128,7 @@ fn explore(recording: &Recording, demands: Demands, ignores: Ignores, wanted: us
     let names = files.names.iter().flat_map(|change| [change.begun, change.safe]);
     moments.extend(edits.chain(records.iter().map(|record| record.told)).filter(|moment| *moment < time));
     let (rare, common): (BTreeSet<usize>, BTreeSet<usize>) = (names.filter(|moment| *moment < time).collect(), moments);
-    println!("{} records, {} changes of names, {} other moments", records.len(), files.names.len(), common.len());
+    println!("{} records, {} other moments; {}", records.len(), common.len(), summary(&files));
     let all: Vec<usize> = rare.union(&common).copied().collect();
     let mut verdict = Verdict::default();
     for round in 0..20 {
@@ -163,12 +164,33 @@ fn explore(recording: &Recording, demands: Demands, ignores: Ignores, wanted: us
     verdict
 }
 
+/// What happened to files of which kind, as far as names tell.
+fn summary(files: &Files) -> String {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for change in &files.names {
+        let (path, inode) = change.what.last().expect("a name");
+        let kind =
+            path.rsplit_once('/').map_or("", |(_, name)| name.trim_start_matches(|c: char| c.is_ascii_hexdigit()));
+        let what = match (change.what.len(), inode) {
+            (2, _) => "renamed to",
+            (_, Some(_)) => "made",
+            (_, None) => "removed",
+        };
+        *counts.entry(format!("{what} {kind}")).or_default() += 1;
+    }
+    counts.iter().map(|(what, count)| format!("{count} {what}")).collect::<Vec<_>>().join(", ")
+}
+
 fn nothing(_: &str) -> bool {
     false
 }
 
 fn is_log(path: &str) -> bool {
     path.ends_with(".log")
+}
+
+fn is_compacted(path: &str) -> bool {
+    path.ends_with(".log.new")
 }
 
 fn is_directory(path: &str) -> bool {
@@ -198,7 +220,13 @@ fn no_violation(policy: &str, demands: Demands, wanted: usize) {
     );
     counted(&format!("{policy}: distinct states"), verdict.distinct(), wanted);
     if demands.told {
-        for (what, ignores) in [("log", is_log as Ignores), ("directory", is_directory), ("extents", is_extent)] {
+        let controls: [(&str, Ignores); 4] = [
+            ("log", is_log),
+            ("compacted segments", is_compacted),
+            ("directory", is_directory),
+            ("extents", is_extent),
+        ];
+        for (what, ignores) in controls {
             let verdict = explore(&recording, TOLD, ignores, 60);
             println!(
                 "control without syncs of the {what}: {} of {} states are wrong",

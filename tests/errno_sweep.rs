@@ -13,6 +13,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Instant;
+use tempfile::TempDir;
 
 /// The calls, and what they may fail with: errors, or `retval=0` for a transfer of no byte at all. (A read of a file yields none
 /// only at its end, so only `preadv2` does here, which is asked again. `write` and `close` are as much the sockets' as the disk's.)
@@ -58,15 +59,18 @@ fn cases(numbers: &[usize], times: u64) -> Vec<Case> {
 /// A store that a killed server left, for the cases to start on.
 struct Template {
     plan: Plan,
+    /// Holds the data: a sync is quick there.
+    _memory: TempDir,
     history: History,
 }
 
 impl Template {
     fn new() -> Template {
-        let server = Server::start(&["--db.segment-size=1mb"]);
+        let memory = common::disk::memory();
+        let server = Plan::new(&["--db.segment-size=1mb"]).on(memory.path().join("data")).start();
         let mut history = History::default();
         load(&server, &mut history, 1, 40);
-        Template { plan: server.kill(), history }
+        Template { plan: server.kill(), _memory: memory, history }
     }
 }
 
@@ -137,6 +141,8 @@ fn timed_out(error: &std::io::Error) -> bool {
 fn run(case: Case, template: &Template) -> Result<bool, String> {
     let sync = if case.seed.is_multiple_of(2) { "--db.sync=always" } else { "--db.sync=interval" };
     let plan = Plan::new(&[sync, "--db.sync-interval=5ms", "--db.segment-size=1mb", "-m", "0", "-t", "1"]);
+    let memory = common::disk::memory();
+    let plan = plan.on(memory.path().join("data"));
     copy(&template.plan.data(), &plan.data());
     let mut history = template.history.clone();
     let trace = plan.root().join("trace").display().to_string();
