@@ -10,8 +10,8 @@ use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use super::error::{Error, Result};
@@ -61,6 +61,8 @@ pub(crate) struct ExtentFile {
     mended: bool,
     /// Listed among the dirty ones.
     dirty: AtomicBool,
+    /// Ranges that may still be written to, or punched because no record came to name them.
+    reserved: AtomicUsize,
 }
 
 /// A range that one value fills.
@@ -127,6 +129,7 @@ impl Extents {
         };
         let base = next.offset;
         next.offset += room;
+        file.reserved.fetch_add(1, SeqCst);
         let (kept, compression) = (AtomicBool::new(false), self.compression);
         Ok(Reservation { file, base, compression, kept, len: room, _taken: taken, extents: self.clone() })
     }
@@ -137,6 +140,18 @@ impl Extents {
         if next.file.as_ref().is_some_and(|current| current.number == file.number) {
             next.offset = FULL;
         }
+    }
+
+    /// Later values go to another file; tells the least number that it can have.
+    pub fn begin_next(&self) -> u32 {
+        let mut next = super::lock(&self.next);
+        next.file = None;
+        next.number
+    }
+
+    /// The files that there are on the disk.
+    pub fn made(&self) -> Vec<Arc<ExtentFile>> {
+        super::read(&self.files).values().filter(|file| file.file.get().is_some()).cloned().collect()
     }
 
     fn begin_file(&self, next: &mut Next) -> Arc<ExtentFile> {
@@ -197,6 +212,7 @@ impl ExtentFile {
             making: Mutex::default(),
             mended: false,
             dirty: AtomicBool::new(false),
+            reserved: AtomicUsize::new(0),
         }
     }
 
@@ -223,6 +239,11 @@ impl ExtentFile {
     pub fn get(&self) -> Result<&File> {
         let missing = || Error::damaged(&self.path, 0, "the extent file was never made");
         self.file.get().ok_or_else(missing)
+    }
+
+    /// Whether it may change.
+    pub fn is_reserved(&self) -> bool {
+        self.reserved.load(SeqCst) > 0
     }
 
     fn get_or_make(&self, extents: &Extents) -> Result<&File> {
@@ -263,12 +284,14 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         if self.kept.load(Relaxed) || self.file.file.get().is_none() {
+            self.file.reserved.fetch_sub(1, SeqCst);
             return;
         }
         let (file, base, len) = (self.file.clone(), self.base, self.len);
         let punch = move || {
             // Best effort: where holes cannot be punched, the space comes back with the file.
             let _ = file.get().map(|open| sys::file::punch_hole(open, base, len));
+            file.reserved.fetch_sub(1, SeqCst);
         };
         self.extents.lane.submit(Box::new(punch));
     }

@@ -6,6 +6,7 @@
 //! it all back.
 #![forbid(unsafe_code)]
 
+mod backup;
 mod bulk;
 mod cache;
 pub mod check;
@@ -60,6 +61,7 @@ mod writer;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+pub use self::backup::BackedUp;
 pub use self::db::{Db, Stats};
 pub use self::dump::{Tally, dump, load};
 pub use self::error::{Error, Result};
