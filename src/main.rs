@@ -24,7 +24,7 @@ use crate::server::{Listeners, Settings, admin};
 fn main() -> ExitCode {
     let words: Vec<_> = std::env::args_os().skip(1).collect();
     if words.first().is_some_and(|first| admin::is_command(first)) {
-        return admin::run(&words);
+        return admin::run(&words, store_options);
     }
     match options::parse(words) {
         Ok(Asked::Show(text)) => show(&text),
@@ -72,11 +72,12 @@ fn start(launch: Launch) -> Result<(), String> {
         return Ok(());
     };
     let db = Arc::new(db);
+    let door = server::open_door(&settings, &db);
     log::info(format_args!("listening on {}; data in {}", listeners.describe(), settings.db_path.display()));
     if let Some(daemon) = daemon {
         daemon.ready().map_err(|error| format!("cannot leave the terminal: {error}"))?;
     }
-    let served = server::run(settings, db.clone(), listeners);
+    let served = server::run(settings, db.clone(), listeners, door);
     let closed = db.close().map_err(|error| format!("the store did not close in good order: {error}"));
     log::settle();
     served.and(closed)?;

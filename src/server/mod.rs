@@ -39,6 +39,7 @@ use kingdb::sys::epoll::{Epoll, Interest};
 use kingdb::sys::event::EventFd;
 use kingdb::sys::signal::{Signal, SignalFd};
 use kingdb::{Db, Options};
+use admin::Door;
 use shared::Shared;
 use std::io;
 use std::sync::Arc;
@@ -65,9 +66,19 @@ pub fn open(listeners: &Listeners, options: Options) -> Result<Option<Db>, Strin
     }
 }
 
+/// Opens the door for commands. A server that they cannot reach serves all the same.
+pub fn open_door(settings: &Settings, db: &Arc<Db>) -> Option<Door> {
+    let data = &settings.db_path;
+    let warn = |error: &io::Error| {
+        let socket = data.join("ADMIN");
+        log::warn(format_args!("commands such as backup will not reach this server: {}: {error}", socket.display()));
+    };
+    Door::open(data, db.clone()).inspect_err(warn).ok()
+}
+
 /// Serves until SIGTERM or SIGINT, or until a loop fails. When it returns, no thread of the server is left,
 /// replies in hand have been sent as far as possible, and the caller closes the store.
-pub fn run(settings: Settings, db: Arc<Db>, mut listeners: Listeners) -> Result<(), String> {
+pub fn run(settings: Settings, db: Arc<Db>, mut listeners: Listeners, door: Option<Door>) -> Result<(), String> {
     let fail = |e: io::Error| format!("cannot start: {e}");
     let ended = Arc::new(EventFd::new().map_err(fail)?);
     let shared = Arc::new(Shared::new(settings).map_err(fail)?);
@@ -86,6 +97,7 @@ pub fn run(settings: Settings, db: Arc<Db>, mut listeners: Listeners) -> Result<
         log::info("stopping");
     }
     shared.inboxes.iter().for_each(|inbox| inbox.stop());
+    door.into_iter().for_each(Door::close);
     // All are joined, and the first failure is told.
     let outcomes = workers.into_iter().map(join);
     waited.map(|_| ()).and(outcomes.fold(Ok(()), Result::and))

@@ -23,10 +23,15 @@ pub struct Identity {
     pub groups: Vec<u32>,
 }
 
-/// Whether this process has root's effective user id.
-pub fn is_root() -> bool {
+/// This process' effective user id.
+pub fn user() -> u32 {
     // SAFETY: geteuid takes nothing, touches no memory and cannot fail.
-    unsafe { libc::geteuid() == 0 }
+    unsafe { libc::geteuid() }
+}
+
+/// Whether that is root's.
+pub fn is_root() -> bool {
+    user() == 0
 }
 
 /// Sets the file-mode creation mask; returns the one before. It belongs to the whole process: call it while no other
@@ -83,8 +88,7 @@ pub fn may_write(directory: &Path) -> io::Result<()> {
 /// own.
 pub fn may_remove(file: &Path) -> bool {
     let Some(directory) = file.parent() else { return false };
-    // SAFETY: geteuid takes nothing, touches no memory and cannot fail.
-    let user = unsafe { libc::geteuid() };
+    let user = user();
     let owns = |path: &Path| fs::symlink_metadata(path).is_ok_and(|found| found.uid() == user);
     let sticky = fs::metadata(directory).is_ok_and(|found| found.mode() & libc::S_ISVTX != 0);
     may_write(directory).is_ok() && (!sticky || user == 0 || owns(file) || owns(directory))

@@ -192,6 +192,22 @@ impl AsFd for Stream {
     }
 }
 
+impl From<Stream> for OwnedFd {
+    fn from(stream: Stream) -> OwnedFd {
+        stream.0
+    }
+}
+
+/// The effective user id that a Unix socket's peer had when it connected (`SO_PEERCRED`).
+pub fn peer_user(socket: &impl AsFd) -> io::Result<u32> {
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut len = size_of::<libc::ucred>() as libc::socklen_t;
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the kernel writes at most `len` bytes, and a ucred has so many.
+    let rc = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut peer).cast(), &mut len) };
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(peer.uid) }
+}
+
 fn retry(mut call: impl FnMut() -> isize) -> io::Result<usize> {
     loop {
         let n = call();
@@ -356,6 +372,12 @@ mod tests {
         let mut got = String::new();
         peer.read_to_string(&mut got).unwrap();
         assert_eq!(got, "abcdef");
+    }
+
+    #[test]
+    fn a_peer_on_a_unix_socket_is_who_it_is() {
+        let (here, _there) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert_eq!(peer_user(&here).unwrap(), crate::sys::process::user());
     }
 
     #[test]

@@ -32,13 +32,26 @@ impl Bar {
         // Whoever closed the terminal does not look.
         let _ = write!(std::io::stderr(), "\r\x1b[K{line}");
     }
+
+    /// Wipes the line out.
+    pub fn end(&mut self) {
+        if self.drawn.take().is_some() {
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
+        }
+    }
+
+    /// A last word in its place.
+    pub fn say(&mut self, text: &str) {
+        self.end();
+        if self.terminal {
+            let _ = writeln!(std::io::stderr(), "{text}");
+        }
+    }
 }
 
 impl Drop for Bar {
     fn drop(&mut self) {
-        if self.drawn.is_some() {
-            let _ = write!(std::io::stderr(), "\r\x1b[K");
-        }
+        self.end();
     }
 }
 

@@ -11,7 +11,7 @@ pub fn check(order: &Order) -> Outcome {
     let mut bar = Bar::new("checking");
     let mut watch = |done, total| bar.show(done, total);
     if order.has("repair") {
-        let repaired = check::repair(&order.data, &mut watch).map_err(|error| error.to_string())?;
+        let repaired = check::repair(&order.settings.db_path, &mut watch).map_err(|error| error.to_string())?;
         drop(bar);
         let mut text = told(&repaired.damages, &repaired.now);
         repaired.kept.iter().for_each(|file| line(&mut text, format_args!("kept as it was: {}", file.display())));
@@ -21,7 +21,7 @@ pub fn check(order: &Order) -> Outcome {
         );
         return show(&text).map(|_| status(&repaired.damages));
     }
-    let checked = check::check(&order.data, &mut watch).map_err(|error| error.to_string())?;
+    let checked = check::check(&order.settings.db_path, &mut watch).map_err(|error| error.to_string())?;
     drop(bar);
     let mut text = told(&checked.damages, &checked);
     line(&mut text, format_args!("{}: {}", verdict(&checked.damages, "damaged"), scope(&checked)));

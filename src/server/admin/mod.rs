@@ -6,14 +6,20 @@
 
 mod bar;
 mod check;
+mod door;
+mod remote;
+mod session;
+mod wire;
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use self::check::check;
+pub use self::door::Door;
+
 use super::options::{self, Asked, suggest};
+use super::settings::Settings;
 
 /// One command.
 struct Command {
@@ -34,30 +40,74 @@ struct Command {
 /// What a word behind the options means.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Word {
+    /// There is none.
+    None,
     /// The data directory, in place of `--db.path`.
     Data,
+    /// Another directory.
+    Target,
 }
 
 /// What the command line asks of a command.
 struct Order {
-    /// The data directory.
-    data: PathBuf,
+    /// What the server's options say, the data directory among them.
+    settings: Settings,
+    target: Option<PathBuf>,
     flags: Vec<&'static str>,
+    store_options: StoreOptions,
 }
+
+/// How to open the store as the server would.
+pub type StoreOptions = fn(&Settings) -> kingdb::Options;
 
 /// The exit status, or why it could not be done.
 type Outcome = Result<u8, String>;
 
-const COMMANDS: &[Command] = &[Command {
-    name: "check",
-    usage: "[--repair] [DIR]",
-    summary: "look for damage in a data directory that no server uses",
-    help: "Reads all of the data and compares all checksums. What is damaged is told with its file and offset, and with\n\
-           its key where that can be known. Exit status: 0, all is sound; 1, damage was found; 2, it could not be checked.",
-    flags: &[("repair", "leave out what is damaged; files as they were are kept as *.damaged")],
-    word: Word::Data,
-    run: check,
-}];
+const COMMANDS: &[Command] = &[
+    Command {
+        name: "backup",
+        usage: "TARGET",
+        summary: "copy a store, in use or not, to a directory that can be served",
+        help: "Makes the directory TARGET, or fills it if it is empty. What is acknowledged before the command begins is in\n\
+               it, and of what is written meanwhile all up to some moment. Files that change no more are linked where that\n\
+               is possible, which takes no space. To restore, start a server on the directory. Exit status: 0, it is done;\n\
+               2, it is not, and TARGET is no store.",
+        flags: &[],
+        word: Word::Target,
+        run: remote::backup,
+    },
+    Command {
+        name: "check",
+        usage: "[--repair] [DIR]",
+        summary: "look for damage in a data directory that no server uses",
+        help: "Reads all of the data and compares all checksums. What is damaged is told with its file and offset, and with\n\
+               its key where that can be known. Exit status: 0, all is sound; 1, damage was found; 2, it could not be checked.",
+        flags: &[("repair", "leave out what is damaged; files as they were are kept as *.damaged")],
+        word: Word::Data,
+        run: check::check,
+    },
+    Command {
+        name: "dump",
+        usage: "> FILE",
+        summary: "write all keys and values of a store, in use or not, as portable text",
+        help: "The text goes to the standard output and has the store as it is at one moment. Exit status: 0, all of it was\n\
+               written; 2, it was not, and the text lacks its last line.",
+        flags: &[],
+        word: Word::None,
+        run: remote::dump,
+    },
+    Command {
+        name: "load",
+        usage: "< FILE",
+        summary: "add what a dump has to a store, in use or not",
+        help: "Reads the text from the standard input. Keys that are there already get the dump's values; a store that is\n\
+               not there is made. Exit status: 0, all of it is on the disk; 2, it is not: the records before the offending\n\
+               line are loaded.",
+        flags: &[],
+        word: Word::None,
+        run: remote::load,
+    },
+];
 
 impl Order {
     fn has(&self, flag: &str) -> bool {
@@ -71,10 +121,10 @@ pub fn is_command(first: &OsStr) -> bool {
 }
 
 /// Carries out the command that the words name.
-pub fn run(words: &[OsString]) -> ExitCode {
+pub fn run(words: &[OsString], store_options: StoreOptions) -> ExitCode {
     let outcome = match words {
         [first, rest @ ..] if first == "help" => help(rest),
-        [first, rest @ ..] => find(first).and_then(|command| carry_out(command, rest)),
+        [first, rest @ ..] => find(first).and_then(|command| carry_out(command, rest, store_options)),
         [] => Ok(0),
     };
     outcome.map_or_else(fail, ExitCode::from)
@@ -95,13 +145,13 @@ fn find(name: &OsStr) -> Result<&'static Command, String> {
     COMMANDS.iter().find(|command| name == command.name).ok_or_else(unknown)
 }
 
-fn carry_out(command: &Command, words: &[OsString]) -> Outcome {
+fn carry_out(command: &Command, words: &[OsString], store_options: StoreOptions) -> Outcome {
     let hint = |message: String| format!("{message} (try 'kingserver {} --help')", command.name);
     let matches = parser(command).parse(words).map_err(|wrong| hint(wrong.to_string()))?;
     if matches.opt_present("help") {
         return show(&command_help(command));
     }
-    (command.run)(&order(command, &matches).map_err(hint)?)
+    (command.run)(&order(command, &matches, store_options).map_err(hint)?)
 }
 
 fn parser(command: &Command) -> getopts::Options {
@@ -113,21 +163,23 @@ fn parser(command: &Command) -> getopts::Options {
     parser
 }
 
-fn order(command: &Command, matches: &getopts::Matches) -> Result<Order, String> {
+fn order(command: &Command, matches: &getopts::Matches, store_options: StoreOptions) -> Result<Order, String> {
     let mut told: Vec<String> = Vec::new();
     for name in ["config", "db.path"] {
         told.extend(matches.opt_str(name).map(|value| format!("--{name}={value}")));
     }
+    let mut target = None;
     match (&matches.free[..], command.word) {
         ([], _) => {}
         ([data], Word::Data) => told.push(format!("--db.path={data}")),
+        ([path], Word::Target) => target = Some(path.into()),
         ([.., word], _) => return Err(format!("'{word}' is one word too many")),
     }
     let Asked::Run(launch) = options::parse(told.into_iter().map(OsString::from))? else {
         return Err("the configuration file asks for help".into());
     };
     let flags = command.flags.iter().map(|(name, _)| *name).filter(|name| matches.opt_present(name)).collect();
-    Ok(Order { data: launch.settings.db_path, flags })
+    Ok(Order { settings: launch.settings, target, flags, store_options })
 }
 
 /// `kingserver help [COMMAND]`.
@@ -193,7 +245,7 @@ mod tests {
         let command = find(OsStr::new("check")).unwrap();
         let data = |words: &[&str]| {
             let matches = parser(command).parse(words).unwrap();
-            order(command, &matches).map(|order| order.data.display().to_string())
+            order(command, &matches, |_| unreachable!()).map(|order| order.settings.db_path.display().to_string())
         };
         assert_eq!(data(&["/a/b"]).as_deref(), Ok("/a/b"));
         assert_eq!(data(&["--db.path", "/a/c"]).as_deref(), Ok("/a/c"));

@@ -1,0 +1,72 @@
+//! One command, carried out for whoever is at the other end of a stream: by a thread of the server, or of the command
+//! itself where no server has the store open. The thread blocks; it ends early when the other end goes away, or when
+//! it is told to stop, by the flag and by shutting its stream down.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
+
+use kingdb::{Db, Error};
+
+use super::wire::{Incoming, Outgoing, Said, Wire};
+
+/// Time between two words on how far it has come.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long the other end may take to say what it wants.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Hears one command and carries it out. Returns what it was, for messages, and how it ended.
+pub fn serve(stream: &UnixStream, db: &Arc<Db>, stopping: &AtomicBool) -> io::Result<(Said, Said)> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut wire = Wire::new(stream.try_clone()?)?;
+    let asked = wire.hear()?;
+    stream.set_read_timeout(None)?;
+    let outcome = match &asked {
+        Said::Backup(target) => {
+            let mut teller = Teller::new(&mut wire, stopping);
+            let done = db.backup(target, &mut |done, total| teller.tell(done, total));
+            done.map(|done| format!("{} files linked, {} copied ({} bytes)", done.linked, done.copied, done.bytes))
+        }
+        Said::Dump => {
+            let dumped = db.snapshot().and_then(|now| kingdb::dump(&now, &mut Outgoing::new(&mut wire), &mut |_| ()));
+            dumped.map(|tally| format!("{} records", tally.records))
+        }
+        Said::Load => {
+            let loaded = kingdb::load(db, &mut Incoming::new(&mut wire), &mut |_| ());
+            loaded.map(|tally| format!("{} records", tally.records))
+        }
+        _ => Err(Error::Invalid("that is no command".into())),
+    };
+    let answer = match outcome {
+        Ok(text) => Said::Ok(text),
+        Err(_) if stopping.load(SeqCst) => Said::Error("the server was told to stop".into()),
+        Err(error) => Said::Error(error.to_string()),
+    };
+    // Whoever asked may have gone away; then it matters to nobody.
+    let _ = wire.say(&answer);
+    Ok((asked, answer))
+}
+
+/// Tells the other end how far it has come, not too often; tells the work whether to go on.
+struct Teller<'a> {
+    wire: &'a mut Wire,
+    stopping: &'a AtomicBool,
+    told: Option<Instant>,
+}
+
+impl<'a> Teller<'a> {
+    fn new(wire: &'a mut Wire, stopping: &'a AtomicBool) -> Teller<'a> {
+        Teller { wire, stopping, told: None }
+    }
+
+    fn tell(&mut self, done: u64, total: u64) -> bool {
+        if self.told.is_some_and(|told| told.elapsed() < PAUSE) {
+            return !self.stopping.load(SeqCst);
+        }
+        self.told = Some(Instant::now());
+        self.wire.say(&Said::Progress(done, total)).is_ok() && !self.stopping.load(SeqCst)
+    }
+}
