@@ -230,8 +230,8 @@ fn failed_start_of_a_worker_ends_the_others() {
     let plan = Plan::new(&["-t", "2"]);
     let trace = plan.root().join("trace");
     let strace = ["strace", "-D", "-f", "-q", "-o", trace.to_str().expect("UTF-8")];
-    // The main thread's first epoll waits for the store, the next ones are the workers'.
-    let inject = ["-e", "trace=prctl,epoll_create1,ftruncate,exit", "-e", "inject=epoll_create1:error=EMFILE:when=3"];
+    // The main thread's first epoll waits for the store, the second is that of commands, the next ones are the workers'.
+    let inject = ["-e", "trace=prctl,epoll_create1,ftruncate,exit", "-e", "inject=epoll_create1:error=EMFILE:when=4"];
     let (status, messages) = plan.clone().under(&[&strace[..], &inject[..]].concat()).refused();
     assert_eq!(status, 1, "{messages}");
     assert!(messages.lines().last().is_some_and(|line| line.contains("cannot start")), "{messages}");

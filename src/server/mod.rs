@@ -35,11 +35,11 @@ mod worker;
 pub use listen::Listeners;
 pub use settings::Settings;
 
+use admin::Door;
 use kingdb::sys::epoll::{Epoll, Interest};
 use kingdb::sys::event::EventFd;
 use kingdb::sys::signal::{Signal, SignalFd};
 use kingdb::{Db, Options};
-use admin::Door;
 use shared::Shared;
 use std::io;
 use std::sync::Arc;

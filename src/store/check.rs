@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use self::scan::Scan;
 use self::survey::Survey;
+use super::checkpoint;
 use super::error::{Error, Result};
 use super::home::lock_existing;
 
@@ -91,6 +92,8 @@ pub enum Fate {
 enum Fault {
     /// `STORE` is missing or not sound.
     Store,
+    /// The index checkpoint.
+    Checkpoint,
     /// A segment's header.
     SegmentHeader { number: u32 },
     /// An extent file's header.
@@ -149,11 +152,20 @@ fn examine(dir: &Path, watch: Watch<'_>) -> Result<(Checked, Scan)> {
     let total = survey.bytes;
     let mut scan = Scan::new(survey);
     scan.log(&mut checked, watch)?;
+    index_checkpoint(dir, scan.survey.store, &mut checked);
     values::verify(&mut scan, &mut checked, watch)?;
     checked.keys = scan.keys();
     checked.damages.iter_mut().for_each(|damage| scan.settle(damage));
     watch(total.max(checked.bytes), total.max(checked.bytes));
     Ok((checked, scan))
+}
+
+/// A start that finds it damaged reads the log instead.
+fn index_checkpoint(dir: &Path, store: u64, checked: &mut Checked) {
+    if let Err(error) = checkpoint::read(dir, store) {
+        let what = format!("the index checkpoint is of no use: {error}");
+        checked.damages.push(Damage::new(&dir.join("CHECKPOINT"), 0, what, Fault::Checkpoint));
+    }
 }
 
 impl Damage {

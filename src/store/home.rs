@@ -34,21 +34,22 @@ impl Home {
     pub fn open(dir: &Path) -> Result<Home> {
         make_directory(dir)?;
         let lock = lock(dir)?;
-        let path = dir.join("STORE");
-        let (mended, (store, seed)) = match std::fs::read(&path) {
-            Ok(mut bytes) => (bytes.len() == LEN && mend(&mut bytes, *MAGIC), decode(&bytes, &path)?),
-            Err(error) if error.kind() == ErrorKind::NotFound => (false, create_where_empty(dir)?),
-            Err(error) => return Err(Error::io("read", &path, &error)),
+        let (mended, (store, seed)) = match read(dir)? {
+            Some(read) => read,
+            None => (false, create_where_empty(dir)?),
         };
         Ok(Home { store, seed, mended, _lock: lock })
     }
 }
 
-/// Identity and seed of the store in `dir`, if there is a `STORE`.
-pub(crate) fn read(dir: &Path) -> Result<Option<(u64, Seed)>> {
+/// Identity and seed of the store in `dir`, if there is a `STORE`; and whether a bit of that had flipped.
+pub(crate) fn read(dir: &Path) -> Result<Option<(bool, (u64, Seed))>> {
     let path = dir.join("STORE");
     match std::fs::read(&path) {
-        Ok(bytes) => decode(&bytes, &path).map(Some),
+        Ok(mut bytes) => {
+            let mended = bytes.len() == LEN && mend(&mut bytes, *MAGIC);
+            decode(&bytes, &path).map(|identity| Some((mended, identity)))
+        }
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::io("read", &path, &error)),
     }

@@ -14,8 +14,7 @@ use std::path::{Path, PathBuf};
 use super::survey::head;
 use super::{Damage, Fault};
 use crate::store::error::{Error, Result};
-use crate::store::hash::Seed;
-use crate::store::header::{FileHeader, HEADER, mend};
+use crate::store::header::{FileHeader, HEADER, checksum, mend};
 use crate::store::home::{self, FILE_MODE};
 use crate::store::record::{self, Fields, Kind, le_u32, le_u64};
 use crate::store::recovery::next_number;
@@ -41,6 +40,8 @@ pub(super) fn repair(dir: &Path, damages: &[Damage]) -> Result<Vec<PathBuf>> {
             Fault::Records { number, .. } | Fault::Tail { number, .. } | Fault::Value { number, .. } => {
                 segments.entry(number).or_default().push(damage.fault);
             }
+            // It went with what was derived.
+            Fault::Checkpoint => {}
             Fault::Missing { from, to } => (from..to).try_for_each(|order| empty_segment(dir, order))?,
             Fault::Unreadable => return Err(Error::other(format!("{damage}: copy the store to a sound disk first"))),
         }
@@ -63,14 +64,14 @@ fn forget_what_was_derived(dir: &Path) -> Result<()> {
     sync_directory(dir)
 }
 
-/// A new `STORE` for the segments that are there. Its seed need not be the old one: the index is built anew.
+/// A new `STORE` for the segments that are there. If its seed is not the old one, the index is built anew with it.
 fn store(dir: &Path, damage: &Damage) -> Result<Option<PathBuf>> {
+    let identity = super::Survey::new(dir).map(|survey| (survey.store, survey.seed))?;
     let kept = match damage.file.exists() {
         true => Some(keep(&damage.file)?),
         false => None,
     };
-    let survey = super::Survey::new(dir)?;
-    home::write(dir, survey.store, Seed([segment::random(), segment::random()]))?;
+    home::write(dir, identity.0, identity.1)?;
     Ok(kept)
 }
 
@@ -142,27 +143,14 @@ fn segment_header(dir: &Path, number: u32) -> Result<PathBuf> {
 /// The header as it was, if a single bit of it is wrong, or only what every segment of the store has in common.
 fn corrected(bytes: &[u8; HEADER], store: u64, number: u32, path: &Path) -> Option<[u8; HEADER]> {
     let mut common = *bytes;
-    mend(&mut common, segment::MAGIC);
     common[..8].copy_from_slice(&segment::MAGIC);
     common[16..24].copy_from_slice(&store.to_le_bytes());
     common[32..36].copy_from_slice(&number.to_le_bytes());
-    // What the checksum does not cover: any version that this program reads will do.
-    common[8..12].copy_from_slice(&header_version(bytes).to_le_bytes());
-    let is_sound = |header: &[u8; HEADER]| FileHeader::decode(header, segment::MAGIC, store, number, path).is_ok();
-    let flipped = (12 * 8..HEADER * 8).map(|bit| {
-        let mut header = common;
-        header[bit / 8] ^= 1 << (bit % 8);
+    let candidates = [*bytes, common].into_iter().map(|mut header| {
+        mend(&mut header, segment::MAGIC);
         header
     });
-    std::iter::once(common).chain(flipped).find(is_sound)
-}
-
-/// The version that a damaged header has, if it can be one.
-fn header_version(bytes: &[u8; HEADER]) -> u32 {
-    match le_u32(bytes, 8) {
-        version @ 1..=crate::store::header::VERSION => version,
-        _ => crate::store::header::VERSION,
-    }
+    candidates.into_iter().find(|header| FileHeader::decode(header, segment::MAGIC, store, number, path).is_ok())
 }
 
 /// All that the header of an extent file says is known: it is written anew, in place.
@@ -180,7 +168,7 @@ fn extent_header(dir: &Path, number: u32) -> Result<Option<PathBuf>> {
 }
 
 fn owner_is_another(bytes: &[u8; HEADER], store: u64) -> bool {
-    crc32c::crc32c(&bytes[16..]) == le_u32(bytes, 12) && le_u64(bytes, 16) != store
+    checksum(bytes) == le_u32(bytes, 12) && le_u64(bytes, 16) != store
 }
 
 /// A segment without records at a place of the log where one is missing, so that the log is whole again.

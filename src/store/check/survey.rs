@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 
 use super::{Damage, Fault};
 use crate::store::error::{Error, Result};
-use crate::store::header::{COMPACTED, FileHeader, HEADER, VERSION, checksum};
+use crate::store::header::{COMPACTED, FileHeader, HEADER, VERSION, checksum, mend};
 use crate::store::location::{MAX_SEGMENT, Position};
 use crate::store::record::{le_u32, le_u64};
 use crate::store::{extent, hash::Seed, home, segment};
+
+const ONE_BIT: &str = "one bit of the header is wrong";
 
 /// The files of a store.
 pub(super) struct Survey {
@@ -50,6 +52,8 @@ impl Source {
 /// The beginning of a file.
 enum Start {
     Header(FileHeader),
+    /// A bit of it had flipped.
+    Mended(FileHeader),
     /// It was never completed: the next start removes it.
     Unfinished,
     Damaged(String),
@@ -77,6 +81,10 @@ impl Survey {
         self.bytes += blocks(&path)?;
         match start(&path, segment::MAGIC, self.store, number)? {
             Start::Header(header) => self.segments.push(Source { path, header }),
+            Start::Mended(header) => {
+                self.damages.push(Damage::new(&path, 0, ONE_BIT, Fault::SegmentHeader { number }));
+                self.segments.push(Source { path, header });
+            }
             Start::Unfinished => {}
             Start::Damaged(what) => self.damages.push(Damage::new(&path, 0, what, Fault::SegmentHeader { number })),
         }
@@ -88,6 +96,7 @@ impl Survey {
         self.bytes += blocks(&path)?;
         match start(&path, extent::MAGIC, self.store, number)? {
             Start::Header(_) | Start::Unfinished => {}
+            Start::Mended(_) => self.damages.push(Damage::new(&path, 0, ONE_BIT, Fault::ExtentHeader { number })),
             Start::Damaged(what) => self.damages.push(Damage::new(&path, 0, what, Fault::ExtentHeader { number })),
         }
         Ok(())
@@ -111,7 +120,10 @@ impl Survey {
 fn identity(dir: &Path, numbers: &[u32]) -> Result<((u64, Seed), Vec<Damage>)> {
     let path = dir.join("STORE");
     let what = match home::read(dir) {
-        Ok(Some(identity)) => return Ok((identity, Vec::new())),
+        Ok(Some((false, identity))) => return Ok((identity, Vec::new())),
+        Ok(Some((true, identity))) => {
+            return Ok((identity, vec![Damage::new(&path, 0, "one bit of the file is wrong", Fault::Store)]));
+        }
         Ok(None) if numbers.is_empty() => {
             return Err(Error::other(format!("there is no store in {}: give its --db.path", dir.display())));
         }
@@ -151,12 +163,14 @@ pub(super) fn head(path: &Path) -> Result<[u8; HEADER]> {
 }
 
 fn start(path: &Path, magic: [u8; 8], store: u64, number: u32) -> Result<Start> {
-    let bytes = head(path)?;
+    let mut bytes = head(path)?;
     if bytes.iter().all(|&byte| byte == 0) {
         return Ok(if is_blank(path)? { Start::Unfinished } else { Start::Damaged("the header is gone".into()) });
     }
+    let mended = mend(&mut bytes, magic);
     let sound = bytes[..8] == magic && checksum(&bytes) == le_u32(&bytes, 12);
     match FileHeader::decode(&bytes, magic, store, number, path) {
+        Ok(header) if mended => Ok(Start::Mended(header)),
         Ok(header) => Ok(Start::Header(header)),
         Err(error @ Error::Other(_)) if sound && le_u32(&bytes, 8) > VERSION => Err(error),
         Err(_) if sound && le_u64(&bytes, 16) != store => Ok(Start::Damaged("it belongs to another store".into())),
