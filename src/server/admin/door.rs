@@ -38,6 +38,7 @@ pub struct Door {
 /// What the threads share.
 struct Shared {
     db: Arc<Db>,
+    data: PathBuf,
     stopping: AtomicBool,
     /// Rung to end the thread that lets in.
     bell: EventFd,
@@ -57,7 +58,7 @@ impl Door {
         let address = Address::of(data)?;
         let listener = Listener::unix(&address.path, 0o600, SESSIONS as i32)?;
         let (stopping, sessions) = (AtomicBool::new(false), Mutex::default());
-        let shared = Arc::new(Shared { db, stopping, bell: EventFd::new()?, sessions });
+        let shared = Arc::new(Shared { db, data: data.to_owned(), stopping, bell: EventFd::new()?, sessions });
         let mut epoll = Epoll::new(2)?;
         epoll.add(&listener, Interest::LEVEL_IN, 0)?;
         epoll.add(&shared.bell, Interest::LEVEL_IN, 1)?;
@@ -130,7 +131,7 @@ impl Shared {
     }
 
     fn serve(&self, stream: &UnixStream) {
-        match session::serve(stream, &self.db, &self.stopping) {
+        match session::serve(stream, &self.db, &self.data, &self.stopping) {
             Ok((asked, Said::Ok(text))) => log::info(format_args!("{}: done: {text}", asked.name())),
             Ok((asked, Said::Error(text))) => log::warn(format_args!("{}: {text}", asked.name())),
             Ok((asked, _)) => log::debug(asked.name()),

@@ -87,6 +87,16 @@ const COMMANDS: &[Command] = &[
         run: check::check,
     },
     Command {
+        name: "compact",
+        usage: "",
+        summary: "give back all disk space that can be, of a store in use or not",
+        help: "A server does so by itself as far as it is worth it; this does it down to the last record, and waits for it.\n\
+               Exit status: 0, it is done; 2, it is not, or not all of it.",
+        flags: &[],
+        word: Word::None,
+        run: remote::compact,
+    },
+    Command {
         name: "dump",
         usage: "> FILE",
         summary: "write all keys and values of a store, in use or not, as portable text",

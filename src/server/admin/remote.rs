@@ -1,4 +1,4 @@
-//! Commands that need the store open: `backup`, `dump`, `load`. If a server has it open, that one carries them out;
+//! Commands that need the store open: `backup`, `compact`, `dump`, `load`. If a server has it open, that one carries them out;
 //! else this process opens the store for as long as it takes. The conversation is the same.
 
 use std::io::{self, BufRead as _, Write as _};
@@ -20,6 +20,10 @@ pub fn backup(order: &Order) -> Outcome {
     let Some(target) = &order.target else { return Err("say where to: kingserver backup DIR".into()) };
     let target = std::path::absolute(target).map_err(|error| format!("{}: {error}", target.display()))?;
     converse(order, Said::Backup(target), "copying", &mut |_, _| Ok(()))
+}
+
+pub fn compact(order: &Order) -> Outcome {
+    converse(order, Said::Compact, "compacting: freed", &mut |_, _| Ok(()))
 }
 
 pub fn dump(order: &Order) -> Outcome {
@@ -72,10 +76,10 @@ fn alone(order: &Order, said: Said, bar: &mut Bar, more: More<'_>) -> Outcome {
     let db = Arc::new(Db::open(options).map_err(|error| error.to_string())?);
     let cannot = |error: io::Error| format!("cannot start: {error}");
     let (here, there) = UnixStream::pair().map_err(cannot)?;
-    let own = db.clone();
+    let (own, place) = (db.clone(), data.to_owned());
     let work = move || {
         // How it ended, the other end is told.
-        let _ = session::serve(&there, &own, &AtomicBool::new(false));
+        let _ = session::serve(&there, &own, &place, &AtomicBool::new(false));
     };
     let thread = std::thread::Builder::new().name("session".into()).spawn(work).map_err(cannot)?;
     let outcome = talk(here, said, bar, more);

@@ -3,10 +3,13 @@
 //! it is told to stop, by the flag and by shutting its stream down.
 
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use kingdb::{Db, Error};
@@ -19,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Hears one command and carries it out. Returns what it was, for messages, and how it ended.
-pub fn serve(stream: &UnixStream, db: &Arc<Db>, stopping: &AtomicBool) -> io::Result<(Said, Said)> {
+pub fn serve(stream: &UnixStream, db: &Arc<Db>, data: &Path, stopping: &AtomicBool) -> io::Result<(Said, Said)> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut wire = Wire::new(stream.try_clone()?)?;
     let asked = wire.hear()?;
@@ -30,6 +33,7 @@ pub fn serve(stream: &UnixStream, db: &Arc<Db>, stopping: &AtomicBool) -> io::Re
             let done = db.backup(target, &mut |done, total| teller.tell(done, total));
             done.map(|done| format!("{} files linked, {} copied ({} bytes)", done.linked, done.copied, done.bytes))
         }
+        Said::Compact => compact(&mut wire, db, data, stopping),
         Said::Dump => {
             let dumped = db.snapshot().and_then(|now| kingdb::dump(&now, &mut Outgoing::new(&mut wire), &mut |_| ()));
             dumped.map(|tally| format!("{} records", tally.records))
@@ -69,4 +73,35 @@ impl<'a> Teller<'a> {
         self.told = Some(Instant::now());
         self.wire.say(&Said::Progress(done, total)).is_ok() && !self.stopping.load(SeqCst)
     }
+}
+
+/// Compaction takes no questions: a thread of its own does it. Whoever asked waits for it, or goes away; closing the store
+/// ends it.
+fn compact(wire: &mut Wire, db: &Arc<Db>, data: &Path, stopping: &AtomicBool) -> kingdb::store::Result<String> {
+    let before = size_on_disk(data);
+    let (tell, told) = channel();
+    let own = db.clone();
+    let work = move || {
+        // Perhaps nobody waits any more.
+        let _ = tell.send(own.compact());
+    };
+    let thread = std::thread::Builder::new().name("admin-compact".into()).spawn(work);
+    thread.map_err(|error| Error::Other(format!("cannot start a thread: {error}").into()))?;
+    let mut teller = Teller::new(wire, stopping);
+    loop {
+        match told.recv_timeout(PAUSE) {
+            Ok(done) => {
+                let after = size_on_disk(data);
+                return done.map(|()| format!("{} bytes freed, {after} are left", before.saturating_sub(after)));
+            }
+            Err(RecvTimeoutError::Timeout) if teller.tell(before.saturating_sub(size_on_disk(data)), 0) => {}
+            Err(_) => return Err(Error::Other("nobody waits for the compaction any more".into())),
+        }
+    }
+}
+
+/// What the files of a directory take up, as far as that can be told. Bytes.
+fn size_on_disk(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.metadata().ok()).map(|file| file.blocks() * 512).sum()
 }

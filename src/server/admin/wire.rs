@@ -36,6 +36,7 @@ pub enum Said {
     Backup(PathBuf),
     Dump,
     Load,
+    Compact,
     /// So many bytes follow; none: there are no more.
     Data(usize),
     /// Bytes done, and bytes there are; 0: nobody knows.
@@ -60,6 +61,7 @@ impl Said {
             Said::Backup(target) => format!("backup {}\n", escape(target)),
             Said::Dump => "dump\n".into(),
             Said::Load => "load\n".into(),
+            Said::Compact => "compact\n".into(),
             Said::Data(len) => format!("data {len}\n"),
             Said::Progress(done, total) => format!("progress {done} {total}\n"),
             Said::Ok(text) => format!("ok {}\n", one_line(text)),
@@ -73,6 +75,7 @@ impl Said {
             "backup" => Some(Said::Backup(unescape(rest)?)),
             "dump" => Some(Said::Dump),
             "load" => Some(Said::Load),
+            "compact" => Some(Said::Compact),
             "data" => rest.parse().ok().filter(|&len| len <= MAX_DATA).map(Said::Data),
             "progress" => {
                 let (done, total) = rest.split_once(' ')?;
@@ -236,6 +239,7 @@ mod tests {
             Said::Backup(odd),
             Said::Dump,
             Said::Load,
+            Said::Compact,
             Said::Data(0),
             Said::Progress(1, u64::MAX),
             Said::Ok("done: 1 %".into()),
