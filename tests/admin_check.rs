@@ -7,6 +7,7 @@ use common::server::{Plan, binary};
 use common::util::{random_bytes, text_bytes};
 use common::{Client, Server};
 use std::fs;
+use std::os::unix::fs::{MetadataExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -190,6 +191,39 @@ fn damaged_headers_are_set_right() {
         (plan.data().join("STORE"), Some(0))
     };
     expect("no STORE", plant, None, &[]);
+}
+
+/// Root repairs a store of another user's: that user can still use all of it.
+#[test]
+fn files_stay_those_of_the_store_s_owner() {
+    let plan = filled();
+    let owner = |path: &Path| fs::metadata(path).expect("look at it").uid();
+    if owner(&plan.data()) != 0 {
+        println!("not root: there is no other user to be");
+        return;
+    }
+    let everything = || fs::read_dir(plan.data()).expect("list").flatten().map(|entry| entry.path());
+    everything().chain([plan.data()]).for_each(|path| chown(path, Some(65534), None).expect("give it away"));
+    let (path, at) = place(&plan, &random_bytes(7, 5000));
+    flip(&path, at);
+    fs::remove_file(plan.data().join("STORE")).expect("remove STORE");
+    fs::remove_file(&files(&plan, "log")[1]).expect("remove a segment");
+    let (status, out, err) = check(&plan, &["--repair"]);
+    assert_eq!((status, err.as_str()), (1, ""), "{out}");
+    everything().for_each(|path| assert_eq!(owner(&path), 65534, "{}", path.display()));
+}
+
+/// On a terminal it shows how far it has come; elsewhere it does not.
+#[test]
+fn a_terminal_shows_the_progress() {
+    let plan = filled();
+    let words = format!("'{}' check '{}'", binary().display(), plan.data().display());
+    let output = Command::new("script").args(["-qec", &words, "/dev/null"]).output().expect("run script");
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && shown.contains("\r\x1b[Kchecking "), "{shown:?}");
+    assert!(shown.contains('%') && shown.contains("sound: "), "{shown:?}");
+    let (_, out, err) = check(&plan, &[]);
+    assert!(!out.contains('%') && err.is_empty(), "{out}");
 }
 
 #[test]

@@ -14,7 +14,6 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
 
 use super::core::Core;
 use super::db::Db;
@@ -52,7 +51,7 @@ impl Db {
     /// A sentence: the target is in use, there is no room, `watch` said to stop. What was made is then removed again.
     pub fn backup(&self, target: &Path, watch: Watch<'_>) -> Result<BackedUp> {
         let core = &self.core;
-        let mut target = Target::make(target, &core.options.path)?;
+        let mut target = Target::make(target)?;
         let _extents = Hold::new(core);
         let plan = target.begin(core)?;
         let result = target.fill(core, plan, watch).and_then(|()| target.seal(core));
@@ -71,14 +70,14 @@ struct Hold<'a>(&'a Core);
 
 impl<'a> Hold<'a> {
     fn new(core: &'a Core) -> Hold<'a> {
-        core.snapshots.fetch_add(1, SeqCst);
+        core.index.copies.hold();
         Hold(core)
     }
 }
 
 impl Drop for Hold<'_> {
     fn drop(&mut self) {
-        self.0.snapshots.fetch_sub(1, SeqCst);
+        self.0.index.copies.unhold();
     }
 }
 
@@ -132,7 +131,7 @@ struct Target {
 }
 
 impl Target {
-    fn make(dir: &Path, data: &Path) -> Result<Target> {
+    fn make(dir: &Path) -> Result<Target> {
         let failed = |error| Error::io("make the directory", dir, &error);
         let made = match DirBuilder::new().mode(0o700).create(dir) {
             Ok(()) => true,
@@ -140,19 +139,16 @@ impl Target {
             Err(error) => return Err(failed(error)),
         };
         let target = Target { dir: dir.to_owned(), made, files: Vec::new(), done: BackedUp::default() };
-        target.inspect(data).inspect_err(|_| target.remove())?;
+        target.inspect()?;
         Ok(target)
     }
 
-    /// It must be an empty directory, and not inside of what it is to be a backup of.
-    fn inspect(&self, data: &Path) -> Result<()> {
+    /// It must be an empty directory.
+    fn inspect(&self) -> Result<()> {
         let shown = self.dir.display();
-        let failed = |error| Error::io("read the directory", &self.dir, &error);
-        let inside = |error| Error::io("find", data, &error);
-        if self.dir.canonicalize().map_err(failed)?.starts_with(data.canonicalize().map_err(inside)?) {
-            return Err(Error::other(format!("{shown} is inside of the data directory: choose another place")));
-        }
-        match std::fs::read_dir(&self.dir).map_err(failed)?.next() {
+        let mut entries =
+            std::fs::read_dir(&self.dir).map_err(|error| Error::io("read the directory", &self.dir, &error))?;
+        match entries.next() {
             None => Ok(()),
             Some(_) => {
                 Err(Error::other(format!("{shown} is not empty: choose a directory that is not there or empty")))

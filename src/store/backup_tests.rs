@@ -3,6 +3,7 @@
 use super::*;
 use crate::store::check::check;
 use crate::store::{CHUNK, Options};
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 fn options(dir: &Path) -> Options {
@@ -118,7 +119,8 @@ fn another_file_system_gets_copies() {
     let mut told = Vec::new();
     let mut watch = |done, total| {
         told.push((done, total));
-        true
+        // Until the very end it is no store.
+        !other.path().join("STORE").exists()
     };
     let done = db.backup(other.path(), &mut watch).unwrap();
     assert_eq!((done.linked, done.copied as usize), (0, names(other.path()).len()));
@@ -134,9 +136,8 @@ fn a_refused_or_stopped_backup_leaves_nothing() {
     let db = open(&data);
     db.put(b"key", b"value").unwrap();
     let refused = |target: &Path| db.backup(target, &mut on).unwrap_err().to_string();
-    assert!(refused(&data).contains("inside of the data directory"));
-    assert!(refused(&data.join("backup")).contains("inside of the data directory"));
-    assert!(!data.join("backup").exists());
+    assert!(refused(&data).contains("not empty"));
+    assert!(refused(&data.join("LOCK")).contains("LOCK"));
     assert!(refused(&dir.path().join("a/b")).contains("a/b"));
     assert!(db.backup(&target, &mut |_, _| false).unwrap_err().to_string().contains("stopped"));
     assert!(!target.exists());
@@ -150,4 +151,9 @@ fn a_refused_or_stopped_backup_leaves_nothing() {
     db.backup(&target, &mut on).unwrap();
     assert_eq!(names(&target), ["00000000.log", "STORE"]);
     assert!(refused(&target).contains("not empty"));
+    // Inside of the data directory nobody minds it.
+    db.backup(&data.join("backup"), &mut on).unwrap();
+    drop(db);
+    assert_eq!(open(&data).get(b"key").unwrap().as_deref(), Some(&b"value"[..]));
+    assert_eq!(open(&data.join("backup")).get(b"key").unwrap().as_deref(), Some(&b"value"[..]));
 }

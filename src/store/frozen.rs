@@ -59,7 +59,17 @@ impl Copies {
         failed.iter().flat_map(|parts| &parts.stripes).for_each(|part| self.release(part));
     }
 
-    /// How many snapshots there are.
+    /// As [`Copies::announce`] without a snapshot: for a backup, which relies on the same, until [`Copies::unhold`].
+    pub fn hold(&self) {
+        self.open.fetch_add(1, Relaxed);
+    }
+
+    /// Undoes one [`Copies::hold`].
+    pub fn unhold(&self) {
+        self.open.fetch_sub(1, Relaxed);
+    }
+
+    /// How many snapshots there are, and backups that are being made.
     pub fn open(&self) -> usize {
         self.open.load(Relaxed)
     }

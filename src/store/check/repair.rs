@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use super::survey::head;
@@ -72,6 +72,7 @@ fn store(dir: &Path, damage: &Damage) -> Result<Option<PathBuf>> {
         false => None,
     };
     home::write(dir, identity.0, identity.1)?;
+    give_to_owner_of(dir, &damage.file)?;
     Ok(kept)
 }
 
@@ -176,6 +177,7 @@ fn empty_segment(dir: &Path, order: u64) -> Result<()> {
     let store = super::Survey::new(dir)?.store;
     let (number, size) = (next_number(dir)?, SEGMENT_HEADER + SHORTEST);
     let made = Plan { dir, store, number, handle: 0, order, size, compacted: false }.create()?;
+    give_to_owner_of(dir, &made.path)?;
     end_with_seal(&made.file, made.salt, SEGMENT_HEADER)
         .and_then(|()| made.file.sync_all())
         .map_err(|error| Error::io("write", &made.path, &error))
@@ -192,6 +194,7 @@ fn replace(path: &Path, change: impl FnOnce(&File) -> Result<()>) -> Result<Path
     let mut from = File::open(path).map_err(|error| Error::io("open", path, &error))?;
     let open = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(FILE_MODE).open(&fresh);
     let mut file = open.map_err(failed)?;
+    give_to_owner_of(path, &fresh)?;
     std::io::copy(&mut from, &mut file).map_err(failed)?;
     change(&file)?;
     file.sync_all().map_err(failed)?;
@@ -211,6 +214,15 @@ fn keep(path: &Path) -> Result<PathBuf> {
     linked.map_err(|error| Error::io("keep a copy as", &kept, &error))?;
     sync_directory(path.parent().unwrap_or(Path::new(".")))?;
     Ok(kept)
+}
+
+/// What root makes in a store must belong to whom the store belongs.
+fn give_to_owner_of(model: &Path, path: &Path) -> Result<()> {
+    if !sys::process::is_root() {
+        return Ok(());
+    }
+    let owner = std::fs::metadata(model).map_err(|error| Error::io("look at", model, &error))?;
+    chown(path, Some(owner.uid()), Some(owner.gid())).map_err(|error| Error::io("change the owner of", path, &error))
 }
 
 /// Takes a file out of the store.
