@@ -107,6 +107,7 @@ impl Memcached {
         let socket = dir.join("memcached.sock");
         let mut command = Command::new("memcached");
         command.arg("-s").arg(&socket).args(["-t", "1", "-m", &(bytes >> 20).to_string(), "-u", &sys::user_name()?]);
+        sys::leash(&mut command);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let mut child = child.context("cannot start memcached: `tests/setup bench-store` installs it")?;
         let end = Instant::now() + Duration::from_secs(10);

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use kingserver_bench::sys;
 
 use crate::worker::{After, Cost, Line, Sample, space};
 use crate::workload::{CACHE, KEY, Scale, Workload};
@@ -70,6 +71,7 @@ impl Start<'_> {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null());
+        sys::leash(&mut command);
         let mut child = command.spawn().with_context(|| format!("cannot start {PROGRAM}"))?;
         let said = BufReader::new(child.stdout.take().context("no pipe")?);
         let told = self.follow(said, child.id(), tell);

@@ -40,6 +40,13 @@ pub fn tie(command: &mut Command, core: usize) -> Result<()> {
     Ok(())
 }
 
+/// The child will be killed when the thread that starts it ends, however that ends.
+pub fn leash(command: &mut Command) {
+    let before_exec = || Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?);
+    // SAFETY: as in `tie`: one system call, no allocation, no lock.
+    unsafe { command.pre_exec(before_exec) };
+}
+
 fn one(core: usize) -> Result<CpuSet> {
     let mut set = CpuSet::new();
     set.set(core)?;

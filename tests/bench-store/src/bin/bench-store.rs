@@ -13,8 +13,8 @@ use kingdb_bench::store::Engine;
 use kingdb_bench::worker::{self, Line};
 use kingdb_bench::workload::{Scale, Workload};
 use kingdb_bench::{plot, rocksdb};
-use kingserver_bench::place;
 use kingserver_bench::report::{figure, write};
+use kingserver_bench::{place, sys};
 
 /// Rounds of small and of large values.
 const ROUNDS: (u64, u64) = (5, 3);
@@ -123,6 +123,7 @@ fn run_round(settings: &Settings, scale: Scale, results: &mut Results) -> Result
 /// Runs a store in a process of its own: this program again.
 fn in_process(engine: Engine, scale: Scale, dir: &Path, tell: &mut dyn FnMut(Line) -> Result<()>) -> Result<()> {
     let mut command = Command::new(std::env::current_exe()?);
+    sys::leash(&mut command);
     command.arg("worker").arg(engine.name()).arg(serde_json::to_string(&scale)?).arg(dir);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start a worker")?;
     let said = BufReader::new(child.stdout.take().context("no pipe")?);
