@@ -175,7 +175,7 @@ fn damage_is_told_and_stays_where_it_is() {
             assert!(get(&mut c, &format!("k{i}")) == Ok(Some(small(i))), "life {life}: k{i}");
         }
         let hit = get(&mut c, "hit");
-        assert!(hit.as_ref().is_err_and(|error| error.contains("SERVER_ERROR")), "life {life}: {hit:?}");
+        assert!(hit.as_ref().is_err_and(|error| error.contains("SERVER_ERROR damaged value")), "life {life}: {hit:?}");
         assert!(server.messages().to_lowercase().contains("damage"), "life {life}: {}", server.messages());
         server.stop();
     }
@@ -203,7 +203,13 @@ fn damaged_chunks() {
         flip(&place, 50);
         let server = plan.start();
         let big = get(&mut server.client(), "big2");
-        assert!(big.is_err(), "chunk {chunk}: {:?} bytes", big.map(|value| value.map(|value| value.len())));
+        let told = big.as_ref().is_err_and(|error| error.contains("SERVER_ERROR damaged value"));
+        // Once the beginning of a value was sent, all that can be done is to close the connection.
+        assert!(
+            told || (chunk > 0 && big.is_err()),
+            "chunk {chunk}: {:?}",
+            big.map(|value| value.map(|value| value.len()))
+        );
         let mut c = server.client();
         for i in [0, 1, 3] {
             assert!(get(&mut c, &format!("big{i}")) == Ok(Some(random_bytes(i, 300_000))), "chunk {chunk}: big{i}");
