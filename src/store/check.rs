@@ -162,7 +162,7 @@ fn examine(dir: &Path, watch: Watch<'_>) -> Result<(Checked, Scan)> {
 
 /// A start that finds it damaged reads the log instead.
 fn index_checkpoint(dir: &Path, store: u64, checked: &mut Checked) {
-    if let Err(error) = checkpoint::read(dir, store) {
+    if let Err(error) = checkpoint::read(dir, store, &mut |_| ()) {
         let what = format!("the index checkpoint is of no use: {error}");
         checked.damages.push(Damage::new(&dir.join("CHECKPOINT"), 0, what, Fault::Checkpoint));
     }

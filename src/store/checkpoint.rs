@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::core::{Core, Counters};
+use super::core::Core;
 use super::error::{Error, Result};
 use super::header::{VERSION, checksum};
 use super::home::FILE_MODE;
@@ -138,7 +138,7 @@ impl Core {
         let (position, facts) = self.facts();
         // Whoever appended before that, and has not counted it yet, holds a stripe.
         self.index.settle();
-        let bytes = self.log.bytes.load(Relaxed);
+        let bytes = self.to_read();
         // What is appended from here on is counted again by replay.
         let before: Vec<Row> = self.rows().into_iter().filter(|row| row.order == position.parts().0).collect();
         let mut out = Output::create(path)?;
@@ -155,7 +155,7 @@ impl Core {
         self.log.write_all();
         self.sync(durable)?;
         out.finish(self.home.store, &Head { position, durable, facts, rows })?;
-        self.counters.checkpointed.store(self.counters.replayed + bytes, Relaxed);
+        self.counters.checkpointed.store(bytes, Relaxed);
         Ok(())
     }
 
@@ -164,10 +164,15 @@ impl Core {
         segments.all().iter().map(|segment| Row::of(segment, segments.usage(segment.handle).figures())).collect()
     }
 
-    /// Log that a start would have to read, had the store ended now. Bytes.
+    /// What recovery read, and what was written to segments since. Bytes.
+    fn to_read(&self) -> u64 {
+        let compacted = self.compaction.counters.bytes_written.load(Relaxed);
+        self.counters.replayed + self.log.bytes.load(Relaxed) + compacted
+    }
+
+    /// Of this, what a start would have to read, had the store ended now. Bytes.
     fn unchecked(&self) -> u64 {
-        let Counters { replayed, checkpointed, .. } = &self.counters;
-        (replayed + self.log.bytes.load(Relaxed)).saturating_sub(checkpointed.load(Relaxed))
+        self.to_read().saturating_sub(self.counters.checkpointed.load(Relaxed))
     }
 
     /// Writes an index checkpoint if the last one is old enough to be worth it: for the compactor, between its rounds.
@@ -269,8 +274,9 @@ pub(crate) fn remove_unfinished(dir: &Path) {
     let _ = std::fs::remove_file(dir.join(FRESH));
 }
 
-/// Reads the index checkpoint of `store` in `dir`. `Ok(None)`: there is none. The error says why it cannot be used.
-pub(crate) fn read(dir: &Path, store: u64) -> Result<Option<(Head, Index)>> {
+/// Reads the index checkpoint of `store` in `dir`; shows `watch` how much of it was read, in percent, now and then.
+/// `Ok(None)`: there is none. The error says why it cannot be used.
+pub(crate) fn read(dir: &Path, store: u64, watch: &mut dyn FnMut(usize)) -> Result<Option<(Head, Index)>> {
     let path = dir.join(NAME);
     let file = match File::open(&path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -283,6 +289,7 @@ pub(crate) fn read(dir: &Path, store: u64) -> Result<Option<(Head, Index)>> {
     for number in 0..STRIPES {
         let contents = input.stripe(number)?;
         index.stripe_at(number).load(contents);
+        watch(number * 100 / STRIPES);
     }
     if input.offset != table {
         return Err(input.damaged("its table is not where it should be"));

@@ -407,7 +407,7 @@ fn a_checkpoint_with_any_bit_flipped_is_refused() {
     let store = db.core().home.store;
     let path = dir.path().join("CHECKPOINT");
     let sound = std::fs::read(&path).unwrap();
-    let read = || crate::store::checkpoint::read(dir.path(), store);
+    let read = || crate::store::checkpoint::read(dir.path(), store, &mut |_| ());
     let (head, index) = read().unwrap().unwrap();
     assert_eq!((index.len(), head.rows.len()), (300, 1));
     let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
@@ -423,5 +423,5 @@ fn a_checkpoint_with_any_bit_flipped_is_refused() {
         assert!(read().is_err(), "cut to {len}");
     }
     println!("flips: {flips} of {flips}");
-    assert!(crate::store::checkpoint::read(dir.path(), !store).is_err(), "another store's");
+    assert!(crate::store::checkpoint::read(dir.path(), !store, &mut |_| ()).is_err(), "another store's");
 }

@@ -26,7 +26,7 @@ use super::segment::{SEGMENT_HEADER, Segment};
 use super::segments::Segments;
 
 /// Time between two progress messages.
-const PROGRESS: Duration = Duration::from_secs(1);
+pub(crate) const PROGRESS: Duration = Duration::from_secs(1);
 /// Bytes after which the clock is looked at.
 const LOOK: u64 = 1 << 20;
 /// What a disk writes as a whole, or not at all. Bytes.

@@ -2,12 +2,13 @@
 //! of the log. For recovery, on its thread.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Instant;
 
 use super::checkpoint::{self, Head, Row};
 use super::index::Index;
 use super::location::Position;
 use super::options::{Options, Severity};
-use super::replay::Facts;
+use super::replay::{Facts, PROGRESS};
 use super::segment::{SEGMENT_HEADER, Segment};
 use super::segments::Segments;
 
@@ -27,7 +28,14 @@ impl Start {
     /// `table` what is known of how much of each is of use.
     pub fn find(options: &Options, store: u64, segments: &mut [Segment], table: &Segments) -> (Index, Start) {
         checkpoint::remove_unfinished(&options.path);
-        let read = checkpoint::read(&options.path, store).map_err(|error| error.to_string());
+        let mut said = Instant::now();
+        let mut watch = |percent| {
+            if said.elapsed() >= PROGRESS {
+                said = Instant::now();
+                (options.report)(Severity::Info, &format!("reading the index checkpoint: {percent} %"));
+            }
+        };
+        let read = checkpoint::read(&options.path, store, &mut watch).map_err(|error| error.to_string());
         let found = read.and_then(|read| read.map(|(head, index)| Start::at(head, index, segments, table)).transpose());
         match found {
             Ok(Some(start)) => start,
