@@ -1,5 +1,5 @@
-//! What a crash could leave: the server's file operations are recorded with strace under load, through rotations, a kill -9
-//! and clean ends; from them the states of the disk are built that a power cut could leave, by the rules of POSIX and not by
+//! What a crash could leave: the server's file operations are recorded with strace under load, through rotations,
+//! compaction, a backup, a kill -9 and clean ends; from them the states of the disk are built that a power cut could leave, by the rules of POSIX and not by
 //! the habits of one file system; the store recovers each, and the result is compared with what the server had promised.
 //!
 //! Every state must be the result of the log's first so-many records, of no fewer than are safe on the disk by the rules and,
@@ -13,8 +13,8 @@ use common::server::{Plan, Server};
 use common::util::{Random, counted, random_bytes, text_bytes, tier, wait_until};
 use common::{Client, client::storage};
 use crash::files::{Files, Ignores};
-use crash::history::{Dialogues, Expected, records};
-use crash::states::{Demands, Effort, Explorer, Verdict};
+use crash::history::{Demands, Dialogues, Expected, Record, records};
+use crash::states::{Effort, Explorer, Verdict};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -32,31 +32,39 @@ enum End {
 /// Traces of a server's runs on one directory, one after the other.
 struct Recording {
     traces: Vec<String>,
+    /// The directory with the data directory and its backup.
     root: String,
 }
 
-/// Runs a load on a server, several times on the same data.
+/// Runs a load on a server, several times on the same data, with compaction and a backup in between.
 fn record(args: &[&str], ends: &[End], commands: usize) -> Recording {
     let memory = common::disk::memory();
     let base = Plan::new(args).on(memory.path().join("data"));
-    let (data, traces) = (base.data(), ends.iter().enumerate());
-    let traces = traces.map(|(run, end)| {
+    let backup = memory.path().join("backup").display().to_string();
+    let mut traces = Vec::new();
+    for (run, end) in ends.iter().enumerate() {
         let path = base.root().join(format!("trace-{run}"));
         let output = path.display().to_string();
         let strace = ["strace", "-D", "-f", "--seccomp-bpf", "-xx", "-s", "100000000", "-o", &output, "-e", CALLS];
         let server = base.clone().under(&strace).start();
         let pid = server.pid();
-        load(&server, run, commands);
+        for phase in 0..3 {
+            load(&server, 10 * run + phase, commands / 3);
+            match (phase, run) {
+                (0, _) => assert!(server.command(&["compact"]), "compact"),
+                (1, 1) => assert!(server.command(&["backup", &backup]), "back up"),
+                _ => {}
+            }
+        }
         match end {
             End::Stop => drop(server.stop()),
             End::Kill => drop(server.kill()),
         }
-        finished(&path, pid)
-    });
-    let traces = traces.collect();
+        traces.push(finished(&path, pid));
+    }
     // What has a deadline is gone from here on, whatever the crash.
     std::thread::sleep(Duration::from_secs(2));
-    Recording { traces, root: data.display().to_string() }
+    Recording { traces, root: memory.path().display().to_string() }
 }
 
 /// What strace wrote, once the traced process's end is in it.
@@ -107,61 +115,86 @@ fn command(random: &mut Random, id: usize, seed: u64) -> Vec<u8> {
     }
 }
 
-/// Builds states of a recording until there are `wanted` distinct ones.
-fn explore(recording: &Recording, demands: Demands, ignores: Ignores, wanted: usize) -> Verdict {
-    let (mut files, mut dialogues, mut time) = (Files::default(), Dialogues::default(), 1);
-    let mut moments = BTreeSet::new();
-    for text in &recording.traces {
-        let (calls, next) = crash::trace::parse(text, time);
-        time = next;
-        files.next_process();
-        for call in &calls {
-            files.apply(call, &recording.root, ignores);
-            dialogues.apply(call);
+/// What recordings say.
+struct Known {
+    files: Files,
+    records: Vec<Record>,
+    /// When the backup was asked for, and when it was said to be done.
+    backup: (usize, usize),
+    /// Moments at which names change or are safe; a change of a file begins or is safe; a reply leaves.
+    rare: BTreeSet<usize>,
+    common: BTreeSet<usize>,
+}
+
+impl Known {
+    fn new(recording: &Recording, ignores: Ignores) -> Known {
+        let (mut files, mut dialogues, mut time) = (Files::default(), Dialogues::default(), 1);
+        for text in &recording.traces {
+            let (calls, next) = crash::trace::parse(text, time);
+            time = next;
+            files.next_process();
+            for call in &calls {
+                files.apply(call, &recording.root, ignores);
+                dialogues.apply(call);
+            }
+            dialogues.end();
         }
-        dialogues.end();
+        let records = records(&files, &dialogues, &format!("{}/data", recording.root));
+        let edits = files.inodes.iter().flat_map(|inode| &inode.edits).flat_map(|change| [change.begun, change.safe]);
+        let names = files.names.iter().flat_map(|change| [change.begun, change.safe]);
+        let rare = names.filter(|moment| *moment < time).collect();
+        let told = records.iter().map(|record| record.told);
+        let common: BTreeSet<usize> = edits.chain(told).filter(|moment| *moment < time).collect();
+        println!("{} records, {} other moments; {}", records.len(), common.len(), summary(&files));
+        Known { backup: dialogues.backup().expect("a backup"), files, records, rare, common }
     }
-    let records = records(&files, &dialogues);
-    let expected = Expected::new(&records);
-    // A crash right after a change began, right after one was safe, and right after a reply.
-    let edits = files.inodes.iter().flat_map(|inode| &inode.edits).flat_map(|change| [change.begun, change.safe]);
-    let names = files.names.iter().flat_map(|change| [change.begun, change.safe]);
-    moments.extend(edits.chain(records.iter().map(|record| record.told)).filter(|moment| *moment < time));
-    let (rare, common): (BTreeSet<usize>, BTreeSet<usize>) = (names.filter(|moment| *moment < time).collect(), moments);
-    println!("{} records, {} other moments; {}", records.len(), common.len(), summary(&files));
-    let all: Vec<usize> = rare.union(&common).copied().collect();
-    let mut verdict = Verdict::default();
-    for round in 0..20 {
-        let missing = wanted.saturating_sub(verdict.distinct());
-        if missing == 0 || verdict.is_hopeless() {
-            break;
+
+    /// Builds states of the data directory until there are `wanted` distinct ones.
+    fn explore(&self, recording: &Recording, demands: Demands, wanted: usize) -> Verdict {
+        let all: Vec<usize> = self.rare.union(&self.common).copied().collect();
+        let mut verdict = Verdict::default();
+        for round in 0..20 {
+            let missing = wanted.saturating_sub(verdict.distinct());
+            if missing == 0 || verdict.is_hopeless() {
+                break;
+            }
+            // Each moment with a name that changes, and as many of the others as it takes.
+            let share = (missing / 4 + 1).min(all.len());
+            let mut random = Random::new(round + 1);
+            let choose =
+                |moment: &&usize| (round == 0 && self.rare.contains(moment)) || random.below(all.len()) < share;
+            let chosen: Vec<usize> = all.iter().filter(choose).copied().collect();
+            let (first, second) = chosen.split_at(chosen.len() / 2);
+            let root = format!("{}/data", recording.root);
+            let look = |moments: &[usize], seed: u64| self.look(&root, demands, moments, seed);
+            std::thread::scope(|scope| {
+                let other = scope.spawn(|| look(second, round * 2));
+                verdict.merge(look(first, round * 2 + 1));
+                verdict.merge(other.join().expect("an explorer"));
+            });
         }
-        // Each moment with a name that changes, and as many of the others as it takes.
-        let share = (missing / 4 + 1).min(all.len());
-        let mut random = Random::new(round + 1);
-        let chosen =
-            all.iter().filter(|moment| (round == 0 && rare.contains(moment)) || random.below(all.len()) < share);
-        let chosen: Vec<usize> = chosen.copied().collect();
-        let halves = chosen.split_at(chosen.len() / 2);
-        let found = std::thread::scope(|scope| {
-            let work = |moments: &[usize], seed: u64| {
-                let place = common::disk::memory();
-                let place = place.path().join("state");
-                let mut explorer = Explorer::new(&files, &expected, demands, &recording.root, &place, seed);
-                for moment in moments {
-                    let thorough = Effort { alone: 12, random: 8 };
-                    let quick = Effort { alone: 0, random: 4 };
-                    explorer.crash_at(*moment, if rare.contains(moment) { thorough } else { quick });
-                }
-                explorer.verdict
-            };
-            let other = scope.spawn(move || work(halves.1, round * 2));
-            let one = work(halves.0, round * 2 + 1);
-            [one, other.join().expect("an explorer")]
-        });
-        found.into_iter().for_each(|found| verdict.merge(found));
+        verdict
     }
-    verdict
+
+    /// Crashes at each of these moments.
+    fn look(&self, root: &str, demands: Demands, moments: &[usize], seed: u64) -> Verdict {
+        let expected = Expected::new(&self.records);
+        let memory = common::disk::memory();
+        let place = memory.path().join("state");
+        let mut explorer = Explorer::new(&self.files, &expected, demands, root, &place, seed);
+        let (thorough, quick) = (Effort { alone: 12, random: 8 }, Effort { alone: 0, random: 4 });
+        for moment in moments {
+            explorer.crash_at(*moment, if self.rare.contains(moment) { thorough } else { quick });
+        }
+        explorer.verdict
+    }
+
+    /// States of the backup, from when it was said to be done: it is whole, and nothing that goes on beside it changes it.
+    fn explore_backup(&self, recording: &Recording) -> Verdict {
+        let (asked, done) = self.backup;
+        let moments: Vec<usize> = self.rare.range(done..).copied().collect();
+        self.look(&format!("{}/backup", recording.root), Demands::ToldBy(asked), &moments, 1)
+    }
 }
 
 /// What happened to files of which kind, as far as names tell.
@@ -169,8 +202,9 @@ fn summary(files: &Files) -> String {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for change in &files.names {
         let (path, inode) = change.what.last().expect("a name");
-        let kind =
-            path.rsplit_once('/').map_or("", |(_, name)| name.trim_start_matches(|c: char| c.is_ascii_hexdigit()));
+        let kind = path
+            .rsplit_once('/')
+            .map_or("", |(_, name)| name.rfind('.').map_or(name, |_| &name[name.find('.').expect("a dot")..]));
         let what = match (change.what.len(), inode) {
             (2, _) => "renamed to",
             (_, Some(_)) => "made",
@@ -197,56 +231,54 @@ fn is_directory(path: &str) -> bool {
     path.ends_with("/data")
 }
 
+fn is_backup(path: &str) -> bool {
+    path.contains("/backup")
+}
+
 fn is_extent(path: &str) -> bool {
     path.ends_with(".ext")
 }
-
-const BOTH: Demands = Demands { safe: true, told: true };
-/// For controls: their rules are not the disk's.
-const TOLD: Demands = Demands { safe: false, told: true };
-const SAFE: Demands = Demands { safe: true, told: false };
 
 fn no_violation(policy: &str, demands: Demands, wanted: usize) {
     let sync = format!("--db.sync={policy}");
     let args = [&sync, "--db.sync-interval=20ms", "--db.segment-size=1mb", "-t", "2"];
     let commands = tier(150, 300, 600);
     let recording = record(&args, &[End::Stop, End::Kill, End::Stop], commands);
-    let verdict = explore(&recording, demands, nothing, wanted);
-    assert!(
-        verdict.wrong.is_empty(),
-        "{policy}: {} violations: {:#?}",
-        verdict.wrong.len(),
-        &verdict.wrong[..verdict.wrong.len().min(5)]
-    );
-    counted(&format!("{policy}: distinct states"), verdict.distinct(), wanted);
-    if demands.told {
-        let controls: [(&str, Ignores); 4] = [
-            ("log", is_log),
-            ("compacted segments", is_compacted),
-            ("directory", is_directory),
-            ("extents", is_extent),
-        ];
-        for (what, ignores) in controls {
-            let verdict = explore(&recording, TOLD, ignores, 60);
-            println!(
-                "control without syncs of the {what}: {} of {} states are wrong",
-                verdict.wrong.len(),
-                verdict.distinct()
-            );
-            assert!(
-                !verdict.wrong.is_empty(),
-                "without syncs of the {what} something must be lost, or this sees nothing"
-            );
-        }
+    let known = Known::new(&recording, nothing);
+    sound(&format!("{policy}: distinct states"), &known.explore(&recording, demands, wanted), wanted);
+    sound(&format!("{policy}: distinct states of a backup"), &known.explore_backup(&recording), 1);
+    if matches!(demands, Demands::Both) {
+        controls(&recording);
     }
+}
+
+fn sound(what: &str, verdict: &Verdict, wanted: usize) {
+    let wrong = &verdict.wrong;
+    assert!(wrong.is_empty(), "{what}: {} violations: {:#?}", wrong.len(), &wrong[..wrong.len().min(5)]);
+    counted(what, verdict.distinct(), wanted);
+}
+
+/// Without some of the syncs something must be lost.
+fn controls(recording: &Recording) {
+    let controls: [(&str, Ignores); 4] =
+        [("log", is_log), ("compacted segments", is_compacted), ("directory", is_directory), ("extents", is_extent)];
+    for (what, ignores) in controls {
+        must_lose(what, &Known::new(recording, ignores).explore(recording, Demands::Told, 60));
+    }
+    must_lose("backup", &Known::new(recording, is_backup).explore_backup(recording));
+}
+
+fn must_lose(what: &str, verdict: &Verdict) {
+    println!("control without syncs of the {what}: {} of {} states are wrong", verdict.wrong.len(), verdict.distinct());
+    assert!(!verdict.wrong.is_empty(), "without syncs of the {what} something must be lost, or this sees nothing");
 }
 
 #[test]
 fn always() {
-    no_violation("always", BOTH, tier(100, 500, 3000));
+    no_violation("always", Demands::Both, tier(100, 500, 3000));
 }
 
 #[test]
 fn interval() {
-    no_violation("interval", SAFE, tier(100, 500, 3000));
+    no_violation("interval", Demands::Safe, tier(100, 500, 3000));
 }

@@ -233,6 +233,11 @@ impl Server {
         assert!(done.expect("run sh").success(), "kill -{name} of the server");
     }
 
+    /// A command on its data (`backup DIR`, `compact`), which it executes; tells whether that went well.
+    pub fn command(&self, words: &[&str]) -> bool {
+        command(&self.plan.data(), words)
+    }
+
     /// How many descriptors it has open.
     pub fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the server is alive").count()
@@ -294,6 +299,13 @@ impl Server {
         wait_until("memcached accepts", || TcpStream::connect(address).is_ok());
         self.addresses = vec![address];
     }
+}
+
+/// Runs a command on a data directory; tells whether that went well.
+pub fn command(data: &Path, words: &[&str]) -> bool {
+    let mut command = Command::new(binary());
+    command.arg(words[0]).arg(format!("--db.path={}", data.display())).args(&words[1..]);
+    command.output().expect("run the binary").status.success()
 }
 
 impl Drop for Server {

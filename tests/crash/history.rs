@@ -25,8 +25,9 @@ struct Command {
 }
 
 /// What a connection received and sent.
-#[derive(Default)]
 struct Connection {
+    /// When it received something first.
+    begun: usize,
     input: Vec<u8>,
     output: Vec<u8>,
     /// Where the output ended when.
@@ -36,28 +37,38 @@ struct Connection {
 /// The connections of a trace.
 #[derive(Default)]
 pub struct Dialogues {
-    open: HashMap<i64, Connection>,
-    /// Those that are over, in the order of their beginnings.
-    closed: Vec<Connection>,
+    /// In the order of their beginnings.
+    all: Vec<Connection>,
+    /// Which one a descriptor means.
+    open: HashMap<i64, usize>,
 }
 
 impl Dialogues {
     /// Takes the calls in the order of their effects.
     pub fn apply(&mut self, call: &Call) {
         match call.name.as_str() {
-            "accept4" if call.result >= 0 => drop(self.open.insert(call.result, Connection::default())),
-            "close" => self.closed.extend(self.open.remove(&call.number(0))),
-            "recvfrom" | "readv" | "sendto" | "sendmsg" if call.result > 0 => self.transfer(call),
+            "accept4" if call.result >= 0 => {
+                self.open.insert(call.result, self.all.len());
+                self.all.push(Connection::new());
+            }
+            "fcntl" if call.has_flag(1, "F_DUPFD_CLOEXEC") => {
+                if let Some(connection) = self.open.get(&call.number(0)).copied() {
+                    self.open.insert(call.result, connection);
+                }
+            }
+            "close" => drop(self.open.remove(&call.number(0))),
+            "recvfrom" | "readv" | "read" | "sendto" | "sendmsg" | "write" if call.result > 0 => self.transfer(call),
             _ => {}
         }
     }
 
     fn transfer(&mut self, call: &Call) {
-        let Some(connection) = self.open.get_mut(&call.number(0)) else { return };
+        let Some(connection) = self.open.get(&call.number(0)).map(|index| &mut self.all[*index]) else { return };
         let sliced = matches!(call.name.as_str(), "readv" | "sendmsg");
         let mut bytes = if sliced { call.slices() } else { call.bytes(1) };
         bytes.truncate(call.result as usize);
-        if matches!(call.name.as_str(), "recvfrom" | "readv") {
+        if matches!(call.name.as_str(), "recvfrom" | "readv" | "read") {
+            connection.begun = connection.begun.min(call.begun);
             return connection.input.extend(bytes);
         }
         connection.output.extend(bytes);
@@ -66,13 +77,22 @@ impl Dialogues {
 
     /// The process ended.
     pub fn end(&mut self) {
-        self.closed.extend(self.open.drain().map(|(_, connection)| connection));
+        self.open.clear();
+    }
+
+    /// When a backup was asked for, and when it was said to be done.
+    pub fn backup(&self) -> Option<(usize, usize)> {
+        let connection = self.all.iter().find(|connection| connection.input.starts_with(b"backup "))?;
+        let done = connection.output.windows(4).any(|bytes| bytes == b"\nok " || connection.output.starts_with(b"ok "));
+        assert!(done, "the backup failed: {}", connection.output.escape_ascii());
+        Some((connection.begun, connection.sent.last()?.1))
     }
 
     /// The commands that made records, by key, in order.
     fn effective(&self) -> HashMap<String, VecDeque<Command>> {
         let mut all: HashMap<String, VecDeque<Command>> = HashMap::new();
-        for command in self.closed.iter().flat_map(Connection::commands) {
+        let clients = self.all.iter().filter(|connection| !connection.is_admin());
+        for command in clients.flat_map(Connection::commands) {
             let reply = command.reply.as_ref().map_or("", |(reply, _)| reply);
             if matches!(reply, "STORED" | "DELETED" | "OK" | "") {
                 all.entry(command.key.clone()).or_default().push_back(command);
@@ -83,6 +103,15 @@ impl Dialogues {
 }
 
 impl Connection {
+    fn new() -> Connection {
+        Connection { begun: NEVER, input: Vec::new(), output: Vec::new(), sent: Vec::new() }
+    }
+
+    /// Whether this is no client's, but a command's.
+    fn is_admin(&self) -> bool {
+        self.input.starts_with(b"backup ") || self.input.starts_with(b"compact")
+    }
+
     fn commands(&self) -> Vec<Command> {
         let mut commands = Vec::new();
         let mut replies = self.replies().into_iter();
@@ -135,8 +164,8 @@ struct Raw {
 }
 
 /// The records in the order of the log, with what the commands say of them.
-pub fn records(files: &Files, dialogues: &Dialogues) -> Vec<Record> {
-    let mut raw: Vec<Raw> = (0..files.inodes.len()).flat_map(|inode| raw_records(files, inode)).collect();
+pub fn records(files: &Files, dialogues: &Dialogues, root: &str) -> Vec<Record> {
+    let mut raw: Vec<Raw> = (0..files.inodes.len()).flat_map(|inode| raw_records(files, inode, root)).collect();
     raw.sort_by_key(|record| record.position);
     let mut commands = dialogues.effective();
     let (mut records, mut safe) = (Vec::new(), 0);
@@ -157,7 +186,7 @@ pub fn records(files: &Files, dialogues: &Dialogues) -> Vec<Record> {
     records
 }
 
-fn raw_records(files: &Files, inode: usize) -> Vec<Raw> {
+fn raw_records(files: &Files, inode: usize, root: &str) -> Vec<Raw> {
     let edits = &files.inodes[inode].edits;
     let Some((header, header_safe)) = edits.iter().find_map(segment_header) else { return Vec::new() };
     if header[40] & 1 != 0 {
@@ -165,7 +194,11 @@ fn raw_records(files: &Files, inode: usize) -> Vec<Raw> {
     }
     let order = u64::from_le_bytes(header[24..32].try_into().expect("8 bytes"));
     let name = files.names.iter().find(|change| change.what.iter().any(|(_, of)| *of == Some(inode)));
-    let file_safe = name.expect("a file has a name").safe.max(header_safe);
+    let name = name.expect("a file has a name");
+    if !name.what.iter().any(|(path, _)| parent(path) == root) {
+        return Vec::new(); // a backup: copies
+    }
+    let file_safe = name.safe.max(header_safe);
     let mut found = Vec::new();
     for edit in edits {
         let Edit::Write(start, bytes) = &edit.what else { continue };
@@ -176,8 +209,7 @@ fn raw_records(files: &Files, inode: usize) -> Vec<Raw> {
             let head = 24 + if flags & 2 != 0 { 8 } else { 0 } + if flags & 4 != 0 { 8 } else { 0 };
             let key = String::from_utf8_lossy(&bytes[at + head..at + head + key_len]).into_owned();
             let body = &bytes[at + head + key_len..at + head + key_len + body_len];
-            let value_safe =
-                if bytes[at + 4] == 2 { extent_safe(files, name.expect("named"), body, edit.begun) } else { 0 };
+            let value_safe = if bytes[at + 4] == 2 { extent_safe(files, name, body, edit.begun) } else { 0 };
             let safe = edit.safe.max(file_safe).max(value_safe);
             found.push(Raw { position: (order, start + at as u64), kind: bytes[at + 4], key, safe });
             at += (head + key_len + body_len).next_multiple_of(8);
@@ -208,6 +240,18 @@ fn extent_safe(files: &Files, beside: &Change<Names>, table: &[u8], before: usiz
     files.inodes[inode].edits.iter().filter(inside).map(|change| change.safe).fold(name.safe, usize::max)
 }
 
+/// Which records must be there.
+#[derive(Clone, Copy)]
+pub enum Demands {
+    /// Those that the disk has, by the rules.
+    Safe,
+    /// Those that a reply told of.
+    Told,
+    Both,
+    /// Those that a reply told of by this time.
+    ToldBy(usize),
+}
+
 /// The numbers of the records after which a key's value changes, and the values.
 type Versions<'a> = Vec<(usize, Option<&'a [u8]>)>;
 
@@ -234,9 +278,14 @@ impl<'a> Expected<'a> {
         self.versions.keys().copied()
     }
 
-    /// How many records a crash at `time` must leave; what counts are those on the disk and those told of, or only one kind.
-    pub fn least(&self, time: usize, safe: bool, told: bool) -> usize {
-        let bound = |record: &Record| (safe && record.safe <= time) || (told && record.told <= time);
+    /// How many records a crash at `time` must leave.
+    pub fn least(&self, time: usize, demands: Demands) -> usize {
+        let bound = |record: &Record| match demands {
+            Demands::Safe => record.safe <= time,
+            Demands::Told => record.told <= time,
+            Demands::Both => record.safe.min(record.told) <= time,
+            Demands::ToldBy(by) => record.told <= by,
+        };
         self.records.iter().rposition(bound).map_or(0, |last| last + 1)
     }
 

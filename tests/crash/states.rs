@@ -4,7 +4,7 @@
 //! of them, none, each alone kept, each alone lost, and subsets at random with writes torn at sectors.
 
 use super::files::{Edit, Files};
-use super::history::Expected;
+use super::history::{Demands, Expected};
 use crate::common::util::{FNV, Random};
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::FileExt;
@@ -31,15 +31,6 @@ pub struct Effort {
     /// Of so many changes: each alone kept, each alone lost.
     pub alone: usize,
     pub random: usize,
-}
-
-/// What to require of the states.
-#[derive(Clone, Copy)]
-pub struct Demands {
-    /// What the disk has, by the rules, must be there.
-    pub safe: bool,
-    /// What a reply told of must be there.
-    pub told: bool,
 }
 
 /// What was found.
@@ -157,7 +148,7 @@ impl<'a> Explorer<'a> {
         let fate: HashMap<Pending, Fate> = pending.iter().copied().zip(fates.iter().copied()).collect();
         let files = self.build(time, &fate);
         let hash = hash(&files);
-        let least = self.expected.least(time, self.demands.safe, self.demands.told);
+        let least = self.expected.least(time, self.demands);
         let outcome = match self.verdict.seen.get(&hash) {
             Some(Some(count)) if *count >= least => return,
             _ => self.recover(&files, least),
