@@ -152,6 +152,8 @@ fn store_options(settings: &Settings) -> kingdb::Options {
         free_space_floor: settings.free_space_floor,
         survival_threshold: settings.survival_threshold,
         polling_interval: settings.polling_interval,
+        compaction_interval: settings.compaction_interval,
+        compaction_rate: settings.compaction_rate,
         report: Arc::new(report),
         ..kingdb::Options::new(&settings.db_path)
     }

@@ -64,6 +64,10 @@ pub struct Settings {
     pub survival_threshold: Option<u64>,
     /// Store: time between two looks at the free space.
     pub polling_interval: Duration,
+    /// Store: longest time between two rounds of compaction.
+    pub compaction_interval: Duration,
+    /// Store: bytes a second that compaction may read where little is written; 0: no limit.
+    pub compaction_rate: u64,
     /// Store: largest file of the log.
     pub segment_bytes: u64,
 }

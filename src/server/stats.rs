@@ -116,6 +116,10 @@ fn store(out: &mut String, ctx: &Context) {
     line(out, "db_log_slow", u8::from(stats.log_slow));
     line(out, "db_fsyncs", stats.fsyncs);
     line(out, "db_segments", stats.segments);
+    line(out, "db_compactions", stats.compactions);
+    line(out, "db_compaction_read_bytes", stats.compaction_read);
+    line(out, "db_compaction_written_bytes", stats.compaction_written);
+    line(out, "db_compaction_removed_bytes", stats.compaction_removed);
     line(out, "db_space", level_name(stats.level));
     line(out, "db_space_left", stats.headroom);
     line(out, "db_refused_values", stats.refused);

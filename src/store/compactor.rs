@@ -14,11 +14,22 @@ use super::options::Severity;
 use super::pace::Pace;
 use super::round::{Outcome, Round, Step};
 use super::segment::Segment;
+use super::space::Level;
 use super::syncer::Bell;
 use super::victims::{Survey, Visited};
+use crate::sys;
 
-/// A round is due when more than one in so many bytes of the full segments can be given back.
-const DUE: u64 = 4;
+/// A round is due when this part of the full segments can be given back.
+const DUE: (u64, u64) = (1, 5);
+/// From here on it takes what it needs.
+const LATE: (u64, u64) = (1, 4);
+/// From here on writers wait, lest the store take more than half as much again as what lives in it. (The segments that
+/// are written to, and a round's output, come on top.)
+const BEHIND: (u64, u64) = (2, 7);
+/// In small stores they need not wait. Bytes that can be given back.
+const SMALL: u64 = 8 << 20;
+/// Room that a round needs besides its output's records. Bytes.
+const MARGIN: u64 = 64 << 10;
 /// Pause after a round that failed.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -28,6 +39,8 @@ pub(crate) struct Compaction {
     pub bell: Bell,
     /// The store is being closed: rounds are given up.
     pub stopping: AtomicBool,
+    /// More is overwritten than rounds can give back: writers wait. Only ever set while the compactor works.
+    pub behind: AtomicBool,
     /// Held by whoever carries out rounds, or wants none.
     pub rounds: Mutex<Visited>,
     pub counters: CompactionCounters,
@@ -56,8 +69,11 @@ impl Compactor {
 
     /// The thread's body.
     pub fn run(mut self) {
+        sys::priority::step_back();
         loop {
-            let pause = match self.work() {
+            let worked = self.work();
+            self.core.compaction.behind.store(false, SeqCst);
+            let pause = match worked {
                 Ok(()) => self.core.options.compaction_interval,
                 Err(Error::ReadOnly(_)) => return,
                 Err(error) => self.complain(&error),
@@ -80,6 +96,11 @@ impl Compactor {
         while self.round_if_due()? {
             self.last_round = Instant::now();
         }
+        self.core.compaction.behind.store(false, SeqCst);
+        {
+            let _no_round = super::lock(&self.core.compaction.rounds);
+            self.core.reclaim(false)?;
+        }
         self.core.refresh_checkpoint();
         Ok(())
     }
@@ -89,16 +110,33 @@ impl Compactor {
         let mut visited = super::lock(&core.compaction.rounds);
         let survey = Survey::take(core, &visited, core.time.now());
         let forced = self.last_round.elapsed() >= core.options.compaction_interval;
-        if survey.reclaimable() * DUE <= survey.len() && !forced {
+        let short = core.space.level() > Level::Enough;
+        if !survey.has(DUE) && !forced && !short {
             return Ok(false);
         }
-        let sources = survey.best(core.output_bytes());
+        let mut sources = survey.best(core.output_bytes());
+        if sources.is_empty() {
+            // What is worth it may only just have been written.
+            core.sync_all()?;
+            sources = Survey::take(core, &visited, core.time.now()).best(core.output_bytes());
+        }
         if sources.is_empty() {
             return Ok(false);
         }
-        let rate = Some(core.options.compaction_rate).filter(|&rate| rate > 0);
+        core.compaction.behind.store(survey.has(BEHIND) && survey.reclaimable() > SMALL, SeqCst);
+        let hurry = short || survey.has(LATE);
+        let rate = Some(core.options.compaction_rate).filter(|&rate| rate > 0 && !hurry);
         let outcome = core.round(sources, &mut visited, Pace::start(core, rate), &|_| ())?;
-        Ok(outcome.segments > 0)
+        core.measure_space();
+        Ok(outcome.removed > outcome.written)
+    }
+}
+
+impl Compaction {
+    /// Keeps rounds from being carried out.
+    #[cfg(test)]
+    pub fn hold(&self) -> std::sync::MutexGuard<'_, Visited> {
+        super::lock(&self.rounds)
     }
 }
 
@@ -121,6 +159,7 @@ impl Core {
             let pass = self.compact_once(&mut visited)?;
             total.add(&pass);
             if pass.removed <= pass.written {
+                self.reclaim(true)?;
                 return Ok(total);
             }
         }
@@ -175,15 +214,20 @@ impl Core {
         counters.segments_removed.fetch_add(outcome.segments, Relaxed);
     }
 
+    /// Whether writers are to wait until more of what they overwrote was given back.
+    pub fn is_behind(&self) -> bool {
+        self.compaction.behind.load(Relaxed) && self.log.progress.failure().is_none()
+    }
+
     /// Gives up the round under way and ends the compactor.
     pub fn stop_compaction(&self) {
         self.compaction.stopping.store(true, SeqCst);
         self.compaction.bell.stop();
     }
 
-    /// Most bytes of a round's output.
+    /// Most bytes of a round's output: no more than there is room for.
     fn output_bytes(&self) -> u64 {
-        self.options.segment_bytes
+        self.options.segment_size(self.index.bytes()).min(self.space.room().saturating_sub(MARGIN))
     }
 
     /// A round over the segments with these numbers, whatever they are worth; `step` is told how far it has come.

@@ -16,6 +16,7 @@ use super::lane::Lane;
 use super::location::Position;
 use super::log::Log;
 use super::options::{Options, Severity};
+use super::reclaim::Reclaim;
 use super::space::Space;
 use super::syncer::Bell;
 use super::throttle::Throttle;
@@ -42,11 +43,11 @@ pub(crate) struct Core {
     pub sequence: AtomicU64,
     pub counters: Counters,
     pub compaction: Compaction,
+    pub reclaim: Reclaim,
+    /// Backups under way: what extents have stays as it is.
+    pub snapshots: AtomicUsize,
     /// Segments up to this order may have been removed by compaction.
     pub removed: AtomicU64,
-    /// Snapshots that are open: what they may name stays readable.
-    #[allow(dead_code, reason = "for the reclaiming of extents")]
-    pub snapshots: AtomicUsize,
     /// Held while files of the store come and go by compaction, and while a backup links them. Outermost of all locks.
     pub maintenance: Mutex<()>,
 }
@@ -118,6 +119,7 @@ impl Core {
         self.extents.sync()?;
         for segment in self.log.unsynced() {
             self.counters.fsyncs.fetch_add(1, Relaxed);
+            segment.trim()?;
             segment.file.sync_data().map_err(|error| Error::io("fdatasync", &segment.path, &error))?;
         }
         Ok(())

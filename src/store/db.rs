@@ -17,11 +17,12 @@ use super::flush::Flushes;
 use super::home::Home;
 use super::lane::{Job, Lane};
 use super::large::{Compose, Part, Upload, Uploaded};
-use super::location::Position;
+use super::location::{MAX_SEGMENT, Position};
 use super::log::{self, Log};
 use super::lookup::{Body, Fetched, Key, Lookup, Record, Scratch};
 use super::options::{Options, Severity};
 use super::progress::{Waiter, Wake};
+use super::reclaim::Reclaim;
 use super::recovery::{Recovered, recover};
 use super::segment::{SEGMENT_HEADER, Segment};
 use super::space::{Level, Space};
@@ -304,7 +305,7 @@ impl Db {
     /// Whether writes may be executed now. If not, too much waits to be written: try again when the mark has moved.
     /// Also yes when a write would get an error at once.
     pub fn has_room(&self) -> bool {
-        self.core.log.has_room() && self.core.throttle.wait().is_none()
+        self.core.log.has_room() && self.core.throttle.wait().is_none() && !self.core.is_behind()
     }
 
     /// After what time it makes sense to ask [`Db::has_room`] again.
@@ -379,6 +380,10 @@ impl Db {
             log_bytes: core.log.bytes.load(Relaxed),
             fsyncs: core.counters.fsyncs.load(Relaxed),
             segments: core.log.segments.len(),
+            compactions: core.compaction.counters.rounds.load(Relaxed),
+            compaction_read: core.compaction.counters.bytes_read.load(Relaxed),
+            compaction_written: core.compaction.counters.bytes_written.load(Relaxed),
+            compaction_removed: core.compaction.counters.bytes_removed.load(Relaxed),
             damaged_records: core.counters.damaged_records.load(Relaxed),
             log_slow: core.log.is_slow(),
             level: core.space.level(),
@@ -429,6 +434,14 @@ pub struct Stats {
     pub fsyncs: u64,
     /// Segment files.
     pub segments: u64,
+    /// Rounds of compaction.
+    pub compactions: u64,
+    /// Bytes of records that they read.
+    pub compaction_read: u64,
+    /// Bytes of the segments that they wrote.
+    pub compaction_written: u64,
+    /// Bytes of the segments that they removed.
+    pub compaction_removed: u64,
     /// Places in the log where recovery found damage.
     pub damaged_records: u64,
     /// Whether log writes go by way of the lane at present, because the disk is slow.
@@ -516,8 +529,9 @@ fn open_core(options: Options, home: Home, lane: &Lane) -> Result<Arc<Core>> {
         sequence: AtomicU64::new(facts.sequence),
         counters,
         compaction: Compaction::default(),
-        removed: AtomicU64::new(facts.removed),
+        reclaim: Reclaim::default(),
         snapshots: AtomicUsize::new(0),
+        removed: AtomicU64::new(facts.removed),
         maintenance: Mutex::default(),
         home,
         options,
@@ -528,7 +542,9 @@ fn open_core(options: Options, home: Home, lane: &Lane) -> Result<Arc<Core>> {
 fn first_segment(recovered: &Recovered, options: &Options, store: u64) -> Result<(Arc<Segment>, u64)> {
     let last = recovered.segments.all().last().map_or(0, |segment| segment.order);
     let Some((newest, end)) = &recovered.newest else { return begin(recovered, options, store, last + 1) };
-    if *end < log::soft_limit(options.segment_bytes) && newest.order == last {
+    let size = options.segment_size(recovered.index.bytes());
+    newest.size.store(size, Relaxed);
+    if *end < newest.soft_limit() && newest.order == last {
         resume(newest, *end, options)?;
         return Ok((newest.clone(), *end));
     }
@@ -536,6 +552,7 @@ fn first_segment(recovered: &Recovered, options: &Options, store: u64) -> Result
         // Not even for a new segment: what is left of this one is for removals.
         Err(Error::Full(why)) if newest.order == last => {
             (options.report)(Severity::Warning, &format!("no new log segment: {why}"));
+            newest.size.store(size.max(*end + size / 2).min(MAX_SEGMENT), Relaxed);
             resume(newest, *end, options)?;
             return Ok((newest.clone(), *end));
         }
@@ -552,9 +569,10 @@ fn first_segment(recovered: &Recovered, options: &Options, store: u64) -> Result
 
 /// Cuts what follows the last record and reserves room for more. A full disk does not keep the store from opening.
 fn resume(newest: &Segment, end: u64, options: &Options) -> Result<()> {
-    let failed = |error| Error::io(format!("prepare {} bytes of", options.segment_bytes), &newest.path, &error);
+    let size = newest.size.load(Relaxed);
+    let failed = |error| Error::io(format!("prepare {size} bytes of"), &newest.path, &error);
     newest.file.set_len(end).map_err(failed)?;
-    match sys::file::preallocate(&newest.file, options.segment_bytes) {
+    match sys::file::preallocate(&newest.file, size) {
         Err(error) if is_full(&error) => {
             (options.report)(Severity::Warning, &failed(error).to_string());
         }
@@ -564,7 +582,13 @@ fn resume(newest: &Segment, end: u64, options: &Options) -> Result<()> {
 }
 
 fn begin(recovered: &Recovered, options: &Options, store: u64, order: u64) -> Result<(Arc<Segment>, u64)> {
-    let segment = super::syncer::next_segment(options, store, &recovered.segments, order)?;
+    let segment = super::syncer::next_segment(
+        options,
+        store,
+        &recovered.segments,
+        order,
+        options.segment_size(recovered.index.bytes()),
+    )?;
     Ok((segment, SEGMENT_HEADER))
 }
 
@@ -575,3 +599,7 @@ mod tests;
 #[cfg(test)]
 #[path = "compact_tests.rs"]
 mod compact_tests;
+
+#[cfg(test)]
+#[path = "reclaim_tests.rs"]
+mod reclaim_tests;

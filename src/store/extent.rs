@@ -5,10 +5,10 @@
 //! Reserving is a matter of numbers and done by event loops; making and writing files is done by the lane, syncing
 //! by the syncer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicUsize};
@@ -18,6 +18,8 @@ use super::error::{Error, Result};
 use super::header::{FileHeader, HEADER, mend};
 use super::home::FILE_MODE;
 use super::lane::Lane;
+use super::large::Range;
+use super::lease::{Lease, Leases};
 use super::options::Options;
 use super::segment::{files, numbered};
 use super::space::{Space, Taken};
@@ -42,6 +44,7 @@ pub(crate) struct Extents {
     files: RwLock<HashMap<u32, Arc<ExtentFile>>>,
     next: Mutex<Next>,
     dirty: Mutex<Vec<Arc<ExtentFile>>>,
+    leases: Leases,
 }
 
 /// Where the next range goes.
@@ -57,6 +60,8 @@ pub(crate) struct ExtentFile {
     pub path: PathBuf,
     file: OnceLock<File>,
     making: Mutex<()>,
+    /// Starts of the ranges that are in use; `None` in a file of an earlier life that was not swept yet.
+    live: Mutex<Option<HashSet<u64>>>,
     /// A bit of its header had flipped.
     mended: bool,
     /// Listed among the dirty ones.
@@ -97,6 +102,7 @@ impl Extents {
             files: RwLock::new(found),
             next: Mutex::new(Next { number, offset: FULL, file: None }),
             dirty: Mutex::default(),
+            leases: Leases::default(),
         })
     }
 
@@ -120,7 +126,7 @@ impl Extents {
     /// # Errors
     /// [`Error::Full`].
     pub fn reserve(self: &Arc<Self>, len: u64) -> Result<Reservation> {
-        let room = len.next_multiple_of(BLOCK);
+        let room = padded(len);
         let taken = self.space.take(room)?;
         let mut next = super::lock(&self.next);
         let file = match &next.file {
@@ -130,6 +136,7 @@ impl Extents {
         let base = next.offset;
         next.offset += room;
         file.reserved.fetch_add(1, SeqCst);
+        super::lock(&file.live).get_or_insert_default().insert(base);
         let (kept, compression) = (AtomicBool::new(false), self.compression);
         Ok(Reservation { file, base, compression, kept, len: room, _taken: taken, extents: self.clone() })
     }
@@ -192,6 +199,67 @@ impl Extents {
         Ok(())
     }
 
+    /// Keeps the range at `base` of file `number` from being given back.
+    pub fn lease(&self, number: u32, base: u64) -> Lease {
+        self.leases.take((number, base))
+    }
+
+    /// Whether there are files of which it is not known what in them is in use.
+    pub fn has_unknown(&self) -> bool {
+        super::read(&self.files).values().any(|file| super::lock(&file.live).is_none())
+    }
+
+    /// Makes a range that no record names any more a hole. `false`: somebody reads it, try again.
+    pub fn give_back(&self, range: Range) -> Result<bool> {
+        let Ok(file) = self.file(range.file) else { return Ok(true) };
+        if self.leases.is_taken(range.place()) {
+            return Ok(false);
+        }
+        let was_live = match &mut *super::lock(&file.live) {
+            Some(live) => live.remove(&range.base),
+            None => return Ok(true),
+        };
+        if was_live {
+            file.punch(range.base, range.len)?;
+            self.remove_if_empty(file)?;
+        }
+        Ok(true)
+    }
+
+    /// In the files of earlier lives, only the ranges `named` are in use: gives back what else there is.
+    pub fn sweep(&self, named: &HashMap<u32, HashSet<Range>>) -> Result<()> {
+        let unknown = |file: &&Arc<ExtentFile>| super::lock(&file.live).is_none();
+        let files: Vec<_> = super::read(&self.files).values().filter(unknown).cloned().collect();
+        for file in files {
+            let mut ranges: Vec<Range> = named.get(&file.number).into_iter().flatten().copied().collect();
+            ranges.sort_unstable();
+            let live: HashSet<u64> = ranges.iter().map(|range| range.base).collect();
+            // Superseded since the opening, and still read by somebody: the next life's sweep will find it.
+            let is_read = self.leases.of_file(file.number).iter().any(|base| !live.contains(base));
+            *super::lock(&file.live) = Some(live);
+            if !is_read {
+                file.punch_around(&ranges)?;
+                self.remove_if_empty(file)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a file of which nothing is in use, unless it is the newest: numbers of files are never used again.
+    fn remove_if_empty(&self, file: Arc<ExtentFile>) -> Result<()> {
+        let next = super::lock(&self.next);
+        let mut files = super::write(&self.files);
+        let is_newest = files.keys().all(|&number| number <= file.number);
+        let is_current = next.file.as_ref().is_some_and(|current| current.number == file.number);
+        let is_empty = super::lock(&file.live).as_ref().is_some_and(HashSet::is_empty);
+        // The table has one, and we have one.
+        if !is_empty || is_newest || is_current || Arc::strong_count(&file) > 2 {
+            return Ok(());
+        }
+        files.remove(&file.number);
+        std::fs::remove_file(&file.path).map_err(|error| Error::io("remove", &file.path, &error))
+    }
+
     /// Removes the files that no record names.
     pub fn remove_unnamed(&self, named: impl Fn(u32) -> bool) -> Result<()> {
         let mut files = super::write(&self.files);
@@ -210,6 +278,7 @@ impl ExtentFile {
             path,
             file: OnceLock::new(),
             making: Mutex::default(),
+            live: Mutex::default(),
             mended: false,
             dirty: AtomicBool::new(false),
             reserved: AtomicUsize::new(0),
@@ -264,6 +333,34 @@ impl ExtentFile {
     }
 }
 
+impl ExtentFile {
+    /// Makes a range a hole, unless the file has another name by which somebody keeps it as it is.
+    fn punch(&self, base: u64, len: u64) -> Result<()> {
+        let file = self.get()?;
+        let failed = |error| Error::io(format!("give back {len} bytes at offset {base} of"), &self.path, &error);
+        if len == 0 || file.metadata().map_err(failed)?.nlink() > 1 {
+            return Ok(());
+        }
+        sys::file::punch_hole(file, base, len).map(drop).map_err(failed)
+    }
+
+    /// Makes everything a hole but the header and these ranges, which are sorted.
+    fn punch_around(&self, ranges: &[Range]) -> Result<()> {
+        let end = self.get()?.metadata().map_or(0, |file| file.len());
+        let mut free = BLOCK;
+        for range in ranges {
+            self.punch(free, range.base.saturating_sub(free))?;
+            free = free.max(range.base + range.len);
+        }
+        self.punch(free, end.saturating_sub(free))
+    }
+}
+
+/// Bytes of the range of a value of `len` bytes.
+pub(crate) fn padded(len: u64) -> u64 {
+    len.next_multiple_of(BLOCK)
+}
+
 impl Reservation {
     /// Writes inside the range; may sleep.
     pub fn write(&self, bytes: &[u8], offset: u64) -> Result<()> {
@@ -283,7 +380,14 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        if self.kept.load(Relaxed) || self.file.file.get().is_none() {
+        if self.kept.load(Relaxed) {
+            self.file.reserved.fetch_sub(1, SeqCst);
+            return;
+        }
+        if let Some(live) = &mut *super::lock(&self.file.live) {
+            live.remove(&self.base);
+        }
+        if self.file.file.get().is_none() {
             self.file.reserved.fetch_sub(1, SeqCst);
             return;
         }

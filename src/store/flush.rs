@@ -86,7 +86,7 @@ impl Core {
             self.index.retain(|entry| {
                 let flushed = self.is_flushed(entry.location);
                 if flushed {
-                    self.log.segments.note_dead(entry);
+                    self.note_dead(entry);
                 }
                 !flushed
             });

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::error::{Error, Result};
-use super::extent::{ExtentFile, Extents, Reservation};
+use super::extent::{ExtentFile, Extents, Reservation, padded};
+use super::lease::Lease;
 use super::mend::flipped_bit;
 use super::record::{le_u32, le_u64};
 use super::{CHUNK, Scratch};
@@ -33,6 +34,29 @@ pub struct Large(Arc<Inner>);
 struct Inner {
     file: Arc<ExtentFile>,
     table: Box<[u8]>,
+    _lease: Lease,
+}
+
+/// Where a large value lies.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub(crate) struct Range {
+    /// Number of the extent file.
+    pub file: u32,
+    pub base: u64,
+    /// Bytes, the last block included.
+    pub len: u64,
+}
+
+impl Range {
+    /// What a table says.
+    pub fn of(table: &[u8]) -> Option<Range> {
+        let is_table = table.len() >= TABLE_HEADER;
+        is_table.then(|| Range { file: le_u32(table, 0), base: le_u64(table, 8), len: padded(le_u64(table, 16)) })
+    }
+
+    pub fn place(&self) -> (u32, u64) {
+        (self.file, self.base)
+    }
 }
 
 impl Large {
@@ -43,7 +67,8 @@ impl Large {
             return Err(malformed());
         }
         let file = extents.file(le_u32(table, 0))?;
-        let large = Large(Arc::new(Inner { file, table: table.into() }));
+        let lease = extents.lease(le_u32(table, 0), le_u64(table, 8));
+        let large = Large(Arc::new(Inner { file, table: table.into(), _lease: lease }));
         let rows = ((table.len() - TABLE_HEADER) / ROW) as u64;
         if large.chunks() == rows { Ok(large) } else { Err(malformed()) }
     }

@@ -15,14 +15,14 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, fence};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::error::{Error, Result};
 use super::lane::Lane;
 use super::location::{Location, MAX_SEGMENT, Position};
 use super::options::{Options, Sync};
 use super::progress::Progress;
-use super::record::{Fields, HEADER, Kind, MAX_RECORD};
+use super::record::{Fields, Kind};
 use super::segment::{SEGMENT_HEADER, Segment};
 use super::segments::Segments;
 use super::space::Needs;
@@ -52,10 +52,6 @@ pub(crate) struct Log {
     pub segments: Segments,
     lane: Lane,
     bell: Arc<Bell>,
-    /// Offset at which a segment counts as full, if another is ready. The room behind it takes what is appended
-    /// before one is.
-    soft_limit: u64,
-    hard_limit: u64,
     /// Appended but unwritten bytes at which writers must wait.
     most_unwritten: usize,
     tail: Mutex<Tail>,
@@ -76,6 +72,8 @@ pub(crate) struct Log {
     pub bytes: AtomicU64,
     /// Held by whoever makes the next segment.
     pub preparing: Mutex<()>,
+    /// When that was done last, and how many bytes had been written then.
+    pub preparing_since: Mutex<(Instant, u64)>,
     /// Position from which write-back was not started yet.
     write_back: AtomicU64,
 }
@@ -118,7 +116,6 @@ impl Log {
         lane: Lane,
         bell: Arc<Bell>,
     ) -> Log {
-        let segment_bytes = options.segment_bytes;
         let end = active.position(offset);
         let tail = Tail {
             offset,
@@ -136,15 +133,13 @@ impl Log {
             segments,
             lane,
             bell,
-            soft_limit: soft_limit(segment_bytes),
-            hard_limit: segment_bytes - HEADER as u64, // room for the seal
             most_unwritten: options.write_buffer,
             tail: Mutex::new(tail),
             writer: Mutex::new(()),
             end: AtomicU64::new(end.0),
             salt: AtomicU32::new(active.salt),
-            room: AtomicBool::new(offset < soft_limit(segment_bytes)),
-            wants_spare: AtomicBool::new(offset > segment_bytes / 2),
+            room: AtomicBool::new(offset < active.soft_limit()),
+            wants_spare: AtomicBool::new(offset > active.hard_limit() / 2),
             full: AtomicBool::new(false),
             stalled: AtomicBool::new(false),
             slow: AtomicBool::new(false),
@@ -153,6 +148,7 @@ impl Log {
             writes: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             preparing: Mutex::default(),
+            preparing_since: Mutex::new((Instant::now(), 0)),
             write_back: AtomicU64::new(end.0),
         }
     }
@@ -398,31 +394,24 @@ impl Log {
             return Err(Error::Full(stalled.clone()));
         }
         let end = tail.offset + len;
-        if end <= self.soft_limit {
+        let (soft, hard) = (tail.active.soft_limit(), tail.active.hard_limit());
+        if end <= soft {
             return Ok(());
         }
         match (tail.spare.take(), &tail.full) {
             (Some(spare), _) => self.rotate(tail, spare),
-            (None, Some(_)) if end <= self.last_limit(kind, self.soft_limit) => {}
+            (None, Some(_)) if end <= last_limit(kind, soft, hard) => {}
             (None, Some(full)) => return Err(full.clone()),
-            (None, None) if end <= self.last_limit(kind, self.hard_limit - REMOVALS) => {}
+            (None, None) if end <= last_limit(kind, hard - REMOVALS, hard) => {}
             (None, None) => return Err(Error::Full("the next segment is not ready yet".into())),
         }
         Ok(())
     }
 
-    /// How far a segment may be filled that has none after it: what makes room may go further than what takes it.
-    fn last_limit(&self, kind: Kind, values: u64) -> u64 {
-        match kind {
-            Kind::Value | Kind::Large => values,
-            Kind::Tombstone | Kind::FlushPending | Kind::FlushFired => self.hard_limit - NOTES,
-            Kind::Checkpoint | Kind::Seal => self.hard_limit,
-        }
-    }
-
     fn rotate(&self, tail: &mut Tail, spare: Arc<Segment>) {
         assert!(spare.order > tail.active.order, "segments follow each other in order");
         tail.seal();
+        tail.active.end.store(tail.offset, Relaxed);
         let piece = tail.take_pending();
         tail.sealed.push_back(piece);
         let full = std::mem::replace(&mut tail.active, spare);
@@ -432,8 +421,9 @@ impl Log {
     }
 
     fn note_room(&self, tail: &Tail) {
-        let wants_spare = tail.spare.is_none() && tail.offset > self.hard_limit / 2;
-        let room = tail.unwritten() < self.most_unwritten && (tail.spare.is_some() || tail.offset < self.soft_limit);
+        let wants_spare = tail.spare.is_none() && tail.offset > tail.active.hard_limit() / 2;
+        let room =
+            tail.unwritten() < self.most_unwritten && (tail.spare.is_some() || tail.offset < tail.active.soft_limit());
         let full = tail.full.is_some() || tail.stalled.is_some();
         // Plain stores to a shared cache line cost; these change rarely.
         for (flag, value) in [(&self.wants_spare, wants_spare), (&self.room, room), (&self.full, full)] {
@@ -461,7 +451,7 @@ impl Log {
         self.write_back.store(self.progress.written().0, Relaxed);
         // Earlier ones were started with before.
         for segment in self.unsynced().iter().rev().take(2) {
-            sys::file::start_write_back(&segment.file, 0, self.hard_limit);
+            sys::file::start_write_back(&segment.file, 0, segment.hard_limit());
         }
     }
 
@@ -503,14 +493,15 @@ impl Log {
         let stuck = tail.stalled.clone();
         let open = [Some(tail.active.clone()), tail.spare.clone()];
         drop(tail);
-        let size = self.hard_limit + HEADER as u64;
-        let promised = open.iter().flatten().map(|segment| size.saturating_sub(segment.allocated())).sum();
+        let left = |segment: &Arc<Segment>| segment.size.load(Relaxed).saturating_sub(segment.allocated());
+        let promised = open.iter().flatten().map(left).sum();
         Needs { promised, stuck }
     }
 
     /// Whether the active segment is full but for its reserve.
     pub fn is_at_reserve(&self) -> bool {
-        super::lock(&self.tail).offset >= self.soft_limit
+        let tail = super::lock(&self.tail);
+        tail.offset >= tail.active.soft_limit()
     }
 
     /// The segments that may hold bytes the disk does not have, oldest first, the active one last.
@@ -535,10 +526,13 @@ impl Log {
     }
 }
 
-/// Where a segment of this size counts as full. What is left takes the records of several threads that found room
-/// just before.
-pub(crate) fn soft_limit(segment_bytes: u64) -> u64 {
-    segment_bytes - (16 * MAX_RECORD as u64).min(segment_bytes / 4)
+/// How far a segment may be filled that has none after it: what makes room may go further than what takes it.
+fn last_limit(kind: Kind, values: u64, hard: u64) -> u64 {
+    match kind {
+        Kind::Value | Kind::Large => values,
+        Kind::Tombstone | Kind::FlushPending | Kind::FlushFired => hard - NOTES,
+        Kind::Checkpoint | Kind::Seal => hard,
+    }
 }
 
 /// The record that ends a segment.

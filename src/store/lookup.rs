@@ -204,7 +204,7 @@ impl Core {
         let newest = stripe.find(key.hash.tag).map(|entry| entry.location);
         if newest.is_none_or(|newest| newest == location) {
             if let Some(gone) = stripe.remove(key.hash.tag) {
-                self.log.segments.note_dead(&gone);
+                self.note_dead(&gone);
             }
             self.cache.remove(key.hash);
             // Its expiry may stand in a record that is not written yet, and an older one in the log may have none.
@@ -271,6 +271,11 @@ impl Core {
             large: fields.kind == Kind::Large,
         };
         let flushed = segment.position(location.offset()) < self.flushes.fired();
+        // Held until the value was shown: who finds the slot unchanged after this reads what it names.
+        let _lease = facts.large.then(|| Large::decode(value, &self.extents)).transpose()?;
+        if facts.large && self.has_moved(key, entry, Some(segment)) {
+            return Ok(Shown::Foreign);
+        }
         let shown = self.show(now, value, facts, flushed, visit)?;
         self.keep(key, value, facts);
         Ok(shown)

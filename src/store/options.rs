@@ -52,7 +52,7 @@ pub struct Options {
     pub compression: bool,
     /// Threads that do what may sleep. Default: 2.
     pub lane_threads: usize,
-    /// Size at which a segment file is full. Bytes, 1 MiB to 64 MiB. Default: 64 MiB.
+    /// Largest segment file. Bytes, 1 MiB to 64 MiB. A store of less than 32 of them has smaller ones. Default: 64 MiB.
     pub segment_bytes: u64,
     /// Longest time between two rounds of compaction, if there is anything worth it. Default: 5 minutes.
     pub compaction_interval: Duration,
@@ -83,7 +83,17 @@ pub struct Options {
     pub(crate) clocks: super::time::Clocks,
 }
 
+/// How many segments a store should have, at least.
+pub(crate) const SEGMENTS: u64 = 32;
+/// Smallest segment. Bytes.
+const LEAST_SEGMENT: u64 = 1 << 20;
+
 impl Options {
+    /// Size of a new segment of a store whose records have `live` bytes.
+    pub(crate) fn segment_size(&self, live: u64) -> u64 {
+        (live / SEGMENTS).next_multiple_of(64 << 10).clamp(LEAST_SEGMENT, self.segment_bytes)
+    }
+
     /// The defaults, for the store in directory `path`.
     pub fn new(path: impl Into<PathBuf>) -> Options {
         Options {
@@ -135,6 +145,16 @@ impl Options {
     /// Sets [`Options::lane_threads`](#structfield.lane_threads).
     pub fn lane_threads(self, lane_threads: usize) -> Options {
         Options { lane_threads, ..self }
+    }
+
+    /// Sets [`Options::compaction_interval`](#structfield.compaction_interval).
+    pub fn compaction_interval(self, compaction_interval: Duration) -> Options {
+        Options { compaction_interval, ..self }
+    }
+
+    /// Sets [`Options::compaction_rate`](#structfield.compaction_rate).
+    pub fn compaction_rate(self, compaction_rate: u64) -> Options {
+        Options { compaction_rate, ..self }
     }
 
     /// Sets [`Options::segment_bytes`](#structfield.segment_bytes).

@@ -5,7 +5,7 @@ use super::*;
 use crate::store::db::Db;
 use crate::store::{CHUNK, Key, Lookup, NewBody, Scratch, Write};
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
@@ -38,11 +38,17 @@ pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
     std::iter::repeat_with(next).take(len).collect()
 }
 
-/// Every file as it is, as a killed process leaves it.
+/// Every file as it is, as a killed process leaves it. Done again if compaction changed what files there are.
 pub(crate) fn copy_to(from: &Path, to: &Path) {
-    for entry in std::fs::read_dir(from).unwrap() {
-        let file = entry.unwrap().path();
-        std::fs::copy(&file, to.join(file.file_name().unwrap())).unwrap();
+    let names =
+        || -> BTreeSet<_> { std::fs::read_dir(from).unwrap().map(|entry| entry.unwrap().file_name()).collect() };
+    loop {
+        let before = names();
+        let copied = before.iter().all(|name| std::fs::copy(from.join(name), to.join(name)).is_ok());
+        if copied && names() == before {
+            return;
+        }
+        std::fs::read_dir(to).unwrap().for_each(|entry| std::fs::remove_file(entry.unwrap().path()).unwrap());
     }
 }
 

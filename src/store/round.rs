@@ -187,7 +187,7 @@ impl<'a> Round<'a> {
             Some(entry) => {
                 stripe.remove(hash.tag);
                 core.cache.remove(hash);
-                core.log.segments.note_dead(&entry);
+                core.note_dead(&entry);
                 if flushed { Fate::Drop } else { Fate::Grave(hash) }
             }
             // It may be the key's newest all the same: what has expired leaves the index when somebody looks at it.
@@ -313,6 +313,8 @@ impl<'a> Round<'a> {
     }
 
     fn remove_sources(&mut self) -> Result<()> {
+        let handles: Vec<u32> = self.sources[..self.consumed].iter().map(|source| source.handle).collect();
+        self.core.remember_ranges(&handles);
         for source in self.sources.clone().into_iter().take(self.consumed) {
             let len = source.file.metadata().map_or(0, |file| file.len());
             {

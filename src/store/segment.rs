@@ -7,13 +7,14 @@ use std::hash::{BuildHasher, Hasher};
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use super::error::{Error, Result};
 use super::header::{COMPACTED, FileHeader, HEADER, mend};
 use super::home::FILE_MODE;
 use super::location::{MAX_SEGMENT, Position};
+use super::record::{HEADER as RECORD_HEADER, MAX_RECORD};
 use crate::sys;
 
 /// Bytes before the first record.
@@ -41,6 +42,10 @@ pub(crate) struct Segment {
     pub compacted: bool,
     /// A bit of its header had flipped.
     pub mended: bool,
+    /// Bytes reserved for it while it is appended to.
+    pub size: AtomicU64,
+    /// Where its records end, from when it was sealed until its file was cut there; else zero.
+    pub end: AtomicU64,
     /// A bad record was seen in it: it is left as it is, since the index may point at the damage and must go on to.
     pub damaged: AtomicBool,
 }
@@ -81,7 +86,9 @@ impl Plan<'_> {
             file.sync_all().map_err(|error| failed("sync", &error))?;
             sys::file::sync_directory(self.dir).map_err(|error| Error::io("sync directory", self.dir, &error))?;
         }
-        Ok(Segment::new(file, path_of(self.dir, self.number), self.handle, &header))
+        let segment = Segment::new(file, path_of(self.dir, self.number), self.handle, &header);
+        segment.size.store(size, Relaxed);
+        Ok(segment)
     }
 
     fn header(&self) -> FileHeader {
@@ -95,7 +102,19 @@ impl Segment {
     fn new(file: File, path: PathBuf, handle: u32, header: &FileHeader) -> Segment {
         let FileHeader { number, order, salt, flags, .. } = *header;
         let compacted = flags & COMPACTED != 0;
-        Segment { file, path, handle, number, order, salt, compacted, mended: false, damaged: AtomicBool::new(false) }
+        Segment {
+            file,
+            path,
+            handle,
+            number,
+            order,
+            salt,
+            compacted,
+            mended: false,
+            size: AtomicU64::new(MAX_SEGMENT),
+            end: AtomicU64::new(0),
+            damaged: AtomicBool::new(false),
+        }
     }
 
     /// Opens segment `number` of the store `store`. `Ok(None)`: the file was never completed (it has no header),
@@ -129,6 +148,24 @@ impl Segment {
         self.file.metadata().map_or(0, |file| file.blocks() * 512)
     }
 
+    /// Where it counts as full. What is left takes the records of several threads that found room just before.
+    pub fn soft_limit(&self) -> u64 {
+        soft_limit(self.size.load(Relaxed))
+    }
+
+    /// Where there is room for the seal only.
+    pub fn hard_limit(&self) -> u64 {
+        self.size.load(Relaxed) - RECORD_HEADER as u64
+    }
+
+    /// Gives back the room behind the records, once the segment was sealed.
+    pub fn trim(&self) -> Result<()> {
+        match self.end.swap(0, Relaxed) {
+            0 => Ok(()),
+            end => self.file.set_len(end).map_err(|error| Error::io("cut to its records", &self.path, &error)),
+        }
+    }
+
     /// Where byte `offset` stands in the order of the log. All of a compacted segment stands at the end of its order:
     /// its records were live when they were copied, so every flush and every mark inside that order is behind them.
     pub fn position(&self, offset: u64) -> Position {
@@ -153,6 +190,11 @@ impl Segment {
     pub fn note_damage(&self) {
         self.damaged.store(true, Relaxed);
     }
+}
+
+/// Where a segment of this size counts as full.
+pub(crate) fn soft_limit(size: u64) -> u64 {
+    size - (16 * MAX_RECORD as u64).min(size / 4)
 }
 
 /// Removes what was compacted and not committed when the last life of the store ended.

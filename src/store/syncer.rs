@@ -3,20 +3,24 @@
 //! idle.
 
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use super::core::Core;
 use super::error::{Error, Result};
 use super::location::Position;
-use super::options::{Options, Severity, Sync};
+use super::options::{Options, SEGMENTS, Severity, Sync};
 use super::record::Kind;
 use super::segment::{Plan, Segment};
 use super::segments::Segments;
 use super::space::Level;
 use crate::sys;
 
+/// A segment takes at least what comes in during this time.
+const PREPARING: Duration = Duration::from_millis(20);
+/// But no more than this, or twice the usual part of what lives in the store. Bytes.
+const RUSH: u64 = 4 << 20;
 /// Pause before another try where no segment could be made.
 const RETRY: Duration = Duration::from_secs(1);
 /// Pause between two looks at the free space while there is little, and between two attempts to write to a full disk.
@@ -125,6 +129,9 @@ impl Syncer {
         let less = self.core.space.headroom() < self.looked.1 - self.looked.1 / 8;
         if stalled || less || self.look.is_some_and(|look| look <= now) {
             self.core.measure_space();
+            if self.core.space.level() != Level::Enough {
+                self.core.compaction.bell.ring();
+            }
             (self.look, self.looked) = (None, (self.core.log.end(), self.core.space.headroom()));
         }
         if self.look.is_none() {
@@ -223,10 +230,23 @@ impl Core {
     }
 
     fn make_segment(&self) -> Result<Arc<Segment>> {
-        if self.space.room() < self.options.segment_bytes {
+        let size = self.next_size();
+        if self.space.room() < size {
             return Err(Error::Full("there is no room for another segment of the log".into()));
         }
-        next_segment(&self.options, self.home.store, &self.log.segments, self.log.active_order() + 1)
+        next_segment(&self.options, self.home.store, &self.log.segments, self.log.active_order() + 1, size)
+    }
+
+    /// How large the next segment should be: a small part of what the store holds, so that what stands in it cannot
+    /// waste much; but with many writes no smaller than what comes in while another is made.
+    fn next_size(&self) -> u64 {
+        let bytes = self.log.bytes.load(Relaxed);
+        let mut last = super::lock(&self.log.preparing_since);
+        let (since, before) = std::mem::replace(&mut *last, (Instant::now(), bytes));
+        let elapsed = since.elapsed().max(Duration::from_millis(1)).as_secs_f64();
+        let rush = ((bytes - before) as f64 / elapsed * PREPARING.as_secs_f64()) as u64;
+        let live = self.index.bytes();
+        self.options.segment_size(live.max(SEGMENTS * rush.min(RUSH.max(2 * live / SEGMENTS))))
     }
 
     /// Makes the next segment, if it is not ready.
@@ -262,9 +282,14 @@ impl Core {
 }
 
 /// Makes the segment that stands at `order` in the log, and adds it to the table.
-pub(crate) fn next_segment(options: &Options, store: u64, segments: &Segments, order: u64) -> Result<Arc<Segment>> {
-    let (handle, number) = segments.reserve()?;
-    let (dir, size) = (&options.path, options.segment_bytes);
+pub(crate) fn next_segment(
+    options: &Options,
+    store: u64,
+    segments: &Segments,
+    order: u64,
+    size: u64,
+) -> Result<Arc<Segment>> {
+    let ((handle, number), dir) = (segments.reserve()?, &options.path);
     let made = Arc::new(Plan { dir, store, number, handle, order, size, compacted: false }.create()?);
     segments.add(&made);
     Ok(made)

@@ -25,6 +25,8 @@ pub(crate) struct Holding {
 /// All sealed segments, in the order of replay.
 pub(crate) struct Survey {
     pub holdings: Vec<Holding>,
+    /// Bytes that may be taken on the disk.
+    room: u64,
 }
 
 /// For each segment whose graves were looked at: how many older ones there were then.
@@ -43,11 +45,13 @@ impl Survey {
             older_are_dead &= holding.eligible && holding.figures.live() == 0;
             holding
         });
-        Survey { holdings: holdings.collect() }
+        Survey { holdings: holdings.collect(), room: core.space.room() }
     }
 
-    pub fn len(&self) -> u64 {
-        self.holdings.iter().map(|holding| holding.len).sum()
+    /// Whether more than this part (numerator, denominator) of the segments can be given back.
+    pub fn has(&self, part: (u64, u64)) -> bool {
+        let len: u64 = self.holdings.iter().map(|holding| holding.len).sum();
+        self.reclaimable() * part.1 > len * part.0
     }
 
     pub fn reclaimable(&self) -> u64 {
@@ -72,7 +76,8 @@ impl Survey {
         let (mut picked, mut room): (Vec<&Holding>, u64) = (Vec::new(), most);
         for holding in ranked {
             let needed = holding.live + holding.figures.graves;
-            if picked.is_empty() || needed <= room {
+            // A segment may be larger than those that are made now.
+            if needed <= room || (picked.is_empty() && needed <= self.room) {
                 room = room.saturating_sub(needed);
                 picked.push(holding);
             }

@@ -137,7 +137,7 @@ impl Core {
         let entry = Entry { location, size_class: size_class(fields.encoded_len()), expires, large };
         self.log.segments.usage(location.handle()).note_value(entry.size_class, write.expires);
         if let Some(old) = stripe.insert(hash.tag, entry) {
-            self.log.segments.note_dead(&old);
+            self.note_dead(&old);
         }
         let facts = Facts { location, client_flags: write.flags, cas: fields.cas, expires: write.expires, large };
         self.cache.insert(hash, write.key.bytes, value, facts);
@@ -158,7 +158,7 @@ impl Core {
             Expect::Anything if self.is_flushed(entry.location) => {
                 stripe.remove(key.hash.tag);
                 self.cache.remove(key.hash);
-                self.log.segments.note_dead(&entry);
+                self.note_dead(&entry);
                 return Ok(Removed::Absent { depends });
             }
             Expect::Anything if entry.expires => return Ok(Removed::Unsure),
@@ -173,7 +173,7 @@ impl Core {
         let (location, end) = self.log.append(&tombstone)?;
         self.log.segments.usage(location.handle()).note_grave(tombstone.encoded_len());
         stripe.remove(key.hash.tag);
-        self.log.segments.note_dead(&entry);
+        self.note_dead(&entry);
         stripe.last_removal = end;
         self.cache.remove(key.hash);
         self.throttle.draw(key.bytes.len());

@@ -9,6 +9,7 @@ pub mod event;
 pub mod file;
 pub mod memory;
 pub mod prefetch;
+pub mod priority;
 pub mod process;
 pub mod resource;
 pub mod signal;

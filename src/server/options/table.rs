@@ -111,6 +111,8 @@ const STORE: &[Row] = &[
     row("", &["db.storage.minimum-free-space-accept-orders"], "SIZE", "auto", "free space below which values are refused; auto: a 32nd of\nthe file system, from 2mb to 192mb", free_space_floor),
     row("", &["db.storage.statistics-polling-interval"], "TIME", "5s", "how often the free space is looked at", polling_interval),
     row("", &["db.compaction.filesystem.survival-mode-threshold"], "SIZE", "auto", "free space below which compaction hurries; auto: an eighth\nof the file system, at most 2gb", survival_threshold),
+    row("", &["db.compaction.force-interval"], "TIME", "5m", "compact at least this often, if it is worth anything", compaction_interval),
+    row("", &["db.compaction.rate-limit"], "SIZE", "16mb", "bytes a second that compaction may read where little is\nwritten; 0: no limit", compaction_rate),
     row("", &["db.write-buffer.size"], "SIZE", "8mb", "bytes that may wait to be written before writers wait", write_buffer),
     row("", &["db.incoming-rate-limit"], "SIZE", "0, no limit", "most bytes of keys and values that come in per second", incoming_rate),
     row("", &["db.segment-size"], "SIZE", "64mb", "largest file of the log, from 1mb to 64mb", segment_size),
@@ -200,6 +202,8 @@ fn default_settings() -> Settings {
         free_space_floor: None,
         survival_threshold: None,
         polling_interval: Duration::from_secs(5),
+        compaction_interval: Duration::from_secs(300),
+        compaction_rate: 16 << 20,
         segment_bytes: 64 << 20,
     }
 }
@@ -399,6 +403,16 @@ fn survival_threshold(draft: &mut Draft, value: &str) -> Result<(), String> {
 
 fn polling_interval(draft: &mut Draft, value: &str) -> Result<(), String> {
     draft.settings().polling_interval = time(value, Duration::from_millis(100), Duration::from_secs(3600))?;
+    Ok(())
+}
+
+fn compaction_interval(draft: &mut Draft, value: &str) -> Result<(), String> {
+    draft.settings().compaction_interval = time(value, Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600))?;
+    Ok(())
+}
+
+fn compaction_rate(draft: &mut Draft, value: &str) -> Result<(), String> {
+    draft.settings().compaction_rate = size(value, 0, 1 << 40)?;
     Ok(())
 }
 

@@ -1,0 +1,178 @@
+//! Giving back the space of large values that nobody can read any more: their ranges of the extent files become holes,
+//! and files without any range left are removed. By the compactor, between its rounds.
+//!
+//! A range belongs to one key for as long as it exists, and is never used again. It is given back only if
+//!
+//! - the key's slot names no record with this range. It never will again: a record that keeps a range is written on
+//!   the condition that the slot has not changed;
+//! - a note in the log, itself on the disk, says that everything which made this so is on the disk;
+//! - no snapshot is open, and nobody holds the value. Who looks a value up takes a lease on its range first and then
+//!   looks again whether the slot still names it;
+//! - the file has one name: what a backup has linked is never changed.
+//!
+//! Ranges that were dead before the store was opened are found by a walk over the index, once.
+
+use std::collections::{HashMap, HashSet};
+use std::os::unix::fs::FileExt;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
+
+use super::core::Core;
+use super::error::Result;
+use super::hash::Hash;
+use super::index::{Entry, size_bound};
+use super::large::Range;
+use super::record::{Fields, Kind};
+
+/// Values whose space may wait for more to come with them.
+const FEW: usize = 16;
+
+/// What is to be given back, as far as this life of the store made it so.
+#[derive(Default)]
+pub(crate) struct Reclaim {
+    queue: Mutex<Vec<Item>>,
+    /// What earlier lives left was given back.
+    swept: AtomicBool,
+}
+
+/// A large value that its key has no more.
+#[derive(Clone, Copy)]
+enum Item {
+    /// The record that named it; it may be the range's next record that counts.
+    Record(Entry),
+    Range(Hash, Range),
+}
+
+impl Core {
+    /// The index names this record no more. The caller holds its stripe.
+    pub fn note_dead(&self, entry: &Entry) {
+        if entry.large {
+            let mut queue = super::lock(&self.reclaim.queue);
+            queue.push(Item::Record(*entry));
+            if queue.len().is_multiple_of(FEW) {
+                self.compaction.bell.ring();
+            }
+        }
+        self.log.segments.note_dead(entry);
+    }
+
+    /// Gives back what can be given back by now; if `all` is not asked for, only if that is worth a sync.
+    pub fn reclaim(&self, all: bool) -> Result<()> {
+        if self.is_pinned() {
+            return Ok(());
+        }
+        if !self.reclaim.swept.load(SeqCst) {
+            let swept = !self.extents.has_unknown() || self.sweep_extents()?;
+            self.reclaim.swept.store(swept, SeqCst);
+        }
+        if super::lock(&self.reclaim.queue).len() < if all { 1 } else { FEW } {
+            return Ok(());
+        }
+        let items = std::mem::take(&mut *super::lock(&self.reclaim.queue));
+        let (mut ranges, mut later) = (Vec::new(), Vec::new());
+        for item in items {
+            match self.range_of(&item) {
+                Some(None) => {}
+                Some(Some((hash, range))) => match self.names(hash, range) {
+                    Some(true) => {}
+                    Some(false) => ranges.push((hash, range)),
+                    None => later.push(item),
+                },
+                None => later.push(item),
+            }
+        }
+        super::lock(&self.reclaim.queue).extend(later);
+        if ranges.is_empty() {
+            return Ok(());
+        }
+        self.settle_log()?;
+        for (hash, range) in ranges {
+            // A backup that begins meanwhile is told before it takes the lock.
+            let _files = super::lock(&self.maintenance);
+            if self.is_pinned() || !self.extents.give_back(range)? {
+                super::lock(&self.reclaim.queue).push(Item::Range(hash, range));
+            }
+        }
+        Ok(())
+    }
+
+    /// Remembers what records in the segments with these handles named, before they go.
+    pub fn remember_ranges(&self, handles: &[u32]) {
+        let items = std::mem::take(&mut *super::lock(&self.reclaim.queue));
+        let resolve = |item: Item| match item {
+            Item::Record(entry) if handles.contains(&entry.location.handle()) => match self.range_of(&item) {
+                Some(Some((hash, range))) => Some(Item::Range(hash, range)),
+                _ => None,
+            },
+            other => Some(other),
+        };
+        let kept: Vec<Item> = items.into_iter().filter_map(resolve).collect();
+        super::lock(&self.reclaim.queue).extend(kept);
+    }
+
+    /// `None`: not known yet. `Some(None)`: it names none that could be given back.
+    fn range_of(&self, item: &Item) -> Option<Option<(Hash, Range)>> {
+        match item {
+            Item::Range(hash, range) => Some(Some((*hash, *range))),
+            Item::Record(entry) => self.read_range(entry),
+        }
+    }
+
+    /// The key and the range that a record names. `None`: it is not in its file yet. `Some(None)`: it is none.
+    fn read_range(&self, entry: &Entry) -> Option<Option<(Hash, Range)>> {
+        let Some(segment) = self.log.segments.get(entry.location) else { return Some(None) };
+        let mut bytes = vec![0; size_bound(entry.size_class)];
+        if segment.position(entry.location.offset()) >= self.log.progress.written()
+            && !self.log.read_unwritten(entry.location, bytes.len(), &mut bytes)
+        {
+            return None;
+        }
+        let in_file = segment.position(entry.location.offset()) < self.log.progress.written();
+        if in_file {
+            let count = segment.file.read_at(&mut bytes, entry.location.offset()).ok()?;
+            bytes.truncate(count);
+        }
+        let Ok((fields, _)) = Fields::decode(&bytes, segment.salt) else { return Some(None) };
+        let range = Some(fields.body).filter(|_| fields.kind == Kind::Large).and_then(Range::of);
+        Some(range.map(|range| (self.home.seed.hash(fields.key), range)))
+    }
+
+    /// Whether the key's newest record names the range. `None`: not known yet.
+    fn names(&self, hash: Hash, range: Range) -> Option<bool> {
+        let entry = self.index.stripe(hash).find(hash.tag);
+        let Some(entry) = entry.filter(|entry| entry.large) else { return Some(false) };
+        // Where it is damaged, or has just moved on: better luck next time.
+        self.read_range(&entry)?.map(|(_, named)| named.place() == range.place())
+    }
+
+    /// Makes everything durable that was appended so far, with a durable note that it is: recovery then takes nothing
+    /// of it for a torn tail.
+    pub fn settle_log(&self) -> Result<()> {
+        self.sync_all()?;
+        self.append_checkpoint_for_sure(self.log.progress.durable())?;
+        self.sync_all()
+    }
+
+    /// Finds out which ranges of earlier lives are in use, and gives back the others. `false`: not yet.
+    fn sweep_extents(&self) -> Result<bool> {
+        let mut entries = Vec::new();
+        self.index.each(&mut |entry| entries.extend(Some(*entry).filter(|entry| entry.large)));
+        let mut named: HashMap<u32, HashSet<Range>> = HashMap::new();
+        for entry in &entries {
+            match self.read_range(entry) {
+                Some(Some((_, range))) => drop(named.entry(range.file).or_default().insert(range)),
+                // A damaged record may name any range: nothing is given back.
+                Some(None) | None => return Ok(false),
+            }
+        }
+        self.settle_log()?;
+        let _files = super::lock(&self.maintenance);
+        if self.is_pinned() { Ok(false) } else { self.extents.sweep(&named).map(|()| true) }
+    }
+
+    /// Whether a snapshot or a backup may look at what is dead by now.
+    fn is_pinned(&self) -> bool {
+        self.index.copies.open() > 0 || self.snapshots.load(SeqCst) > 0
+    }
+}

@@ -1,0 +1,195 @@
+//! Space: that of large values comes back, but never under somebody's eyes; that of small ones stays within bounds, and
+//! what does not change is left alone.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::super::options::Options;
+use super::{CHUNK, Db};
+use crate::store::Sync;
+
+fn options(dir: &Path) -> Options {
+    Options { segment_bytes: 1 << 20, cache_bytes: 1 << 20, compression: false, sync: Sync::None, ..Options::new(dir) }
+}
+
+fn open(dir: &Path) -> Db {
+    Db::open(options(dir)).unwrap()
+}
+
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let next = |_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    (0..len).map(next).collect()
+}
+
+/// Bytes on the disk of the files whose names end so.
+fn on_disk(dir: &Path, suffix: &str) -> u64 {
+    let entries = std::fs::read_dir(dir).unwrap().map(Result::unwrap);
+    let wanted = entries.filter(|entry| entry.file_name().to_str().unwrap().ends_with(suffix));
+    wanted.filter_map(|entry| entry.metadata().ok()).map(|file| file.blocks() * 512).sum()
+}
+
+const LARGE: usize = 5 * CHUNK;
+
+#[test]
+fn large_values_give_their_space_back_when_they_are_overwritten_or_removed() {
+    let dir = scratch();
+    let db = open(dir.path());
+    for round in 0..4_u64 {
+        for number in 0..20_u64 {
+            db.put(&number.to_le_bytes(), &noise(LARGE, number + 100 * round)).unwrap();
+        }
+    }
+    (0..5_u64).for_each(|number| assert!(db.delete(&number.to_le_bytes()).unwrap()));
+    db.compact().unwrap();
+    assert!(on_disk(dir.path(), ".ext") <= 16 * LARGE as u64, "{} bytes", on_disk(dir.path(), ".ext"));
+    let check = |db: &Db| {
+        for number in 0..20_u64 {
+            let wanted = (number >= 5).then(|| noise(LARGE, number + 300));
+            assert_eq!(db.get(&number.to_le_bytes()).unwrap(), wanted);
+        }
+    };
+    check(&db);
+    drop(db);
+    check(&open(dir.path()));
+}
+
+#[test]
+fn a_new_life_gives_back_what_the_one_before_had_no_time_for() {
+    let dir = scratch();
+    let db = open(dir.path());
+    for round in 0..2_u64 {
+        (0..10_u64).for_each(|number| db.put(&number.to_le_bytes(), &noise(LARGE, number + 100 * round)).unwrap());
+    }
+    db.close().unwrap();
+    drop(db);
+    assert!(on_disk(dir.path(), ".ext") >= 20 * LARGE as u64);
+    let db = open(dir.path());
+    db.compact().unwrap();
+    assert!(on_disk(dir.path(), ".ext") <= 11 * LARGE as u64, "{} bytes", on_disk(dir.path(), ".ext"));
+    (0..10_u64)
+        .for_each(|number| assert_eq!(db.get(&number.to_le_bytes()).unwrap().unwrap(), noise(LARGE, number + 100)));
+    // All of an old file is given back with the file, but for the newest, whose number must not come again.
+    db.put(b"another", &noise(LARGE, 7)).unwrap();
+    (0..10_u64).for_each(|number| assert!(db.delete(&number.to_le_bytes()).unwrap()));
+    db.compact().unwrap();
+    assert!(!dir.path().join("00000000.ext").exists());
+    assert_eq!(db.get(b"another").unwrap().unwrap(), noise(LARGE, 7));
+}
+
+#[test]
+fn what_a_reader_a_snapshot_or_a_backup_has_is_not_given_back() {
+    let dir = scratch();
+    let db = open(dir.path());
+    let value = noise(LARGE, 1);
+    db.put(b"read", &value).unwrap();
+    db.put(b"frozen", &value).unwrap();
+    db.put(b"linked", &value).unwrap();
+    let key = db.key(b"read");
+    let mut room = super::Scratch::default();
+    let found = db.lookup(&key, db.now(), None, &mut room, |record| match record.body {
+        super::Body::Large(large) => large.clone(),
+        super::Body::Inline(_) => panic!("the value is large"),
+    });
+    let super::Lookup::Hit(_, large) = found.unwrap() else { panic!("the key is there") };
+    db.delete(b"read").unwrap();
+    db.compact().unwrap();
+    let mut first = Vec::new();
+    large.read(0, &mut first).unwrap();
+    assert_eq!(first, value[..CHUNK]);
+    let snapshot = db.snapshot();
+    db.delete(b"frozen").unwrap();
+    db.compact().unwrap();
+    assert_eq!(on_disk(dir.path(), ".ext") / CHUNK as u64, 15);
+    drop((large, snapshot));
+    std::fs::hard_link(dir.path().join("00000000.ext"), dir.path().join("backup")).unwrap();
+    db.delete(b"linked").unwrap();
+    db.compact().unwrap();
+    assert_eq!(on_disk(dir.path(), ".ext") / CHUNK as u64, 15, "a file with two names is not changed");
+}
+
+#[test]
+fn touched_values_keep_their_range() {
+    let dir = scratch();
+    let db = open(dir.path());
+    let value = noise(LARGE, 1);
+    db.put(b"key", &value).unwrap();
+    db.put(b"other", &value).unwrap();
+    for _ in 0..3 {
+        let key = db.key(b"key");
+        let mut room = super::Scratch::default();
+        let found = db.lookup(&key, db.now(), None, &mut room, |record| match record.body {
+            super::Body::Large(large) => large.clone(),
+            super::Body::Inline(_) => panic!("the value is large"),
+        });
+        let super::Lookup::Hit(seen, large) = found.unwrap() else { panic!("the key is there") };
+        let body = super::NewBody::Same(&large);
+        let write = super::Write { key, flags: 1, expires: 0, cas: None, body, expect: super::Expect::Unchanged(seen) };
+        assert!(matches!(db.write(&write, &mut room).unwrap(), super::Outcome::Done { .. }));
+    }
+    db.delete(b"other").unwrap();
+    db.compact().unwrap();
+    assert_eq!(db.get(b"key").unwrap().unwrap(), value);
+    assert_eq!(on_disk(dir.path(), ".ext") / CHUNK as u64, 5);
+}
+
+/// Waits for the compactor, which works by itself.
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let mut looks = 0;
+    while !holds() {
+        looks += 1;
+        assert!(looks < 6000, "{what}");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+#[test]
+#[cfg(not(feature = "tiny-tags"))]
+fn a_store_that_is_overwritten_takes_no_more_than_half_as_much_again() {
+    let dir = scratch();
+    let db = Db::open(Options { compression: false, ..Options::new(dir.path()) }).unwrap();
+    let (keys, len) = (40_000_u64, 1000);
+    let live = keys * (24 + 8 + len as u64);
+    let mut random = 7_u64;
+    let value = noise(len, 1);
+    (0..keys).for_each(|number| db.put(&number.to_le_bytes(), &value).unwrap());
+    for _ in 0..4 * keys {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        db.put(&((random >> 33) % keys).to_le_bytes(), &value).unwrap();
+    }
+    eventually("space comes back", || on_disk(dir.path(), ".log") * 2 <= live * 3);
+    let counters = &db.core.compaction.counters;
+    let (read, written) = (counters.bytes_read.load(Relaxed), counters.bytes_written.load(Relaxed));
+    println!("{live} bytes live: {} on the disk; read {read}, written {written}", on_disk(dir.path(), ".log"));
+    assert!(written < 12 * live, "as much was written {written} for {live}");
+}
+
+#[test]
+#[cfg(not(feature = "tiny-tags"))]
+fn what_does_not_change_is_not_copied_again_and_again() {
+    let dir = scratch();
+    let db = open(dir.path());
+    let (cold, hot) = (8000_u64, 1000_u64);
+    let value = noise(1000, 1);
+    // Both come in together, so that segments begin with some of both.
+    for number in 0..cold {
+        db.put(&number.to_le_bytes(), &value).unwrap();
+        db.put(&(cold + number % hot).to_le_bytes(), &value).unwrap();
+    }
+    for step in 0..40 * hot {
+        db.put(&(cold + step % hot).to_le_bytes(), &value).unwrap();
+    }
+    let counters = &db.core.compaction.counters;
+    eventually("space comes back", || counters.bytes_removed.load(Relaxed) > 35_000_000);
+    let written = counters.bytes_written.load(Relaxed);
+    println!("{written} bytes were copied beside {} that were appended", db.stats().log_bytes);
+    assert!(written < 3 * cold * 1040, "{written} bytes for a cold part of {}", cold * 1040);
+}
