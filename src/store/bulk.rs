@@ -15,7 +15,7 @@ use super::location::{Location, MAX_SEGMENT, Position};
 use super::segment::Segment;
 
 /// Changes of one stripe that are applied together.
-const BATCH: usize = 128;
+const BATCH: usize = 384;
 /// Batches that may wait for the thread.
 const WAITING: usize = 64;
 /// How far ahead of its use memory is asked for. Changes.
@@ -136,6 +136,8 @@ impl Builder {
 
     fn apply(&self, number: usize, mut batch: Vec<Change>) {
         let mut stripe = self.index.stripe_at(number);
+        // Page by page. Of one key, the order stays.
+        batch.sort_by_key(|change| stripe.page_of(change.tag));
         batch.iter().take(AHEAD).for_each(|change| stripe.prefetch(change.tag));
         for (at, change) in batch.iter().enumerate() {
             if let Some(later) = batch.get(at + AHEAD) {

@@ -147,6 +147,11 @@ impl Index {
 }
 
 impl Stripe {
+    /// The number of the page that has `tag`.
+    pub fn page_of(&self, tag: u64) -> usize {
+        Page::number(self.pages.len(), tag)
+    }
+
     /// Sees to it that there is room for `tag`, and for many more: for recovery. [`Stripe::tighten`] takes back what was
     /// not needed.
     pub fn make_room(&mut self, tag: u64) {
