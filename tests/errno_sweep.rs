@@ -1,4 +1,5 @@
-//! Each system call that touches the disk fails, at its Nth call, once at a time: during the start, under load and at the end.
+//! Each system call that touches the disk fails, at its Nth call, once at a time: during the start, under load, in
+//! a backup, in compaction and at the end.
 //! Whatever the server makes of it, it neither panics nor hangs, what it says is clear, what it answers is right, and
 //! everything that it acknowledged is there after a start without failures.
 
@@ -149,7 +150,8 @@ fn run(case: Case, template: &Template) -> Result<bool, String> {
     let (calls, inject) =
         (format!("trace={}", case.call), format!("inject={}:{}:when={}", case.call, case.failure, case.nth));
     let strace = ["strace", "-D", "-f", "--seccomp-bpf", "-o", &trace, "-e", &calls, "-e", &inject];
-    let (mut wrong, mut said) = (Vec::new(), String::new());
+    let (mut wrong, mut said, mut backed_up) = (Vec::new(), String::new(), None);
+    let backup = memory.path().join("backup");
     match plan.clone().under(&strace).try_start() {
         Err((status, messages)) => {
             if status.code() != Some(1) || messages.lines().all(|line| line.contains(" info: ")) {
@@ -158,7 +160,10 @@ fn run(case: Case, template: &Template) -> Result<bool, String> {
             said = messages;
         }
         Ok(server) => {
-            wrong.extend(load(&server, &mut history, case.seed + 10, 70));
+            wrong.extend(load(&server, &mut history, case.seed + 10, 60));
+            backed_up = server.command(&["backup", &backup.display().to_string()]).then(|| history.clone());
+            server.command(&["compact"]);
+            wrong.extend(load(&server, &mut history, case.seed + 20, 20));
             if case.seed.is_multiple_of(3) {
                 server.kill();
             } else {
@@ -179,6 +184,10 @@ fn run(case: Case, template: &Template) -> Result<bool, String> {
     })?;
     wrong.extend(history.check(&mut server.client(), Instant::now()));
     server.stop();
+    if let Some(mut history) = backed_up {
+        let server = plan.on(backup).try_start().map_err(|(_, messages)| format!("the backup is none: {messages}"))?;
+        wrong.extend(history.check(&mut server.client(), Instant::now()));
+    }
     match wrong.is_empty() {
         true => Ok(hit),
         false => Err(format!("{wrong:?}; it had said: {said}")),

@@ -1,4 +1,4 @@
-//! The power goes: a file system of its own stops in the middle of a write load and loses all that it had not written, and the
+//! The power goes: a file system of its own stops in the middle of a write load with compaction and loses all that it had not written, and the
 //! server finds what is left. Under `always` every acknowledged write is there; under `interval` every one that is older
 //! than the interval; and whatever is there is whole. Under `none` something must be lost, or the test sees nothing.
 

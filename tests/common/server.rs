@@ -301,11 +301,15 @@ impl Server {
     }
 }
 
-/// Runs a command on a data directory; tells whether that went well.
+/// Runs a command on a data directory; tells whether that went well. It must end.
 pub fn command(data: &Path, words: &[&str]) -> bool {
-    let mut command = Command::new(binary());
-    command.arg(words[0]).arg(format!("--db.path={}", data.display())).args(&words[1..]);
-    command.output().expect("run the binary").status.success()
+    let mut command = Command::new("timeout");
+    command.arg(DEADLINE.as_secs().to_string()).arg(binary()).arg(words[0]);
+    command.arg(format!("--db.path={}", data.display())).args(&words[1..]);
+    let output = command.output().expect("run the binary");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(matches!(output.status.code(), Some(0..=2)), "{words:?}: {}: {said}", output.status);
+    output.status.success()
 }
 
 impl Drop for Server {
