@@ -42,4 +42,6 @@ pub mod store;
 #[allow(missing_docs)]
 pub mod sys;
 
-pub use store::{Db, Error, Item, Iter, Options, Reader, Snapshot, Sync, Tally, Value, View, Writer, dump, load};
+pub use store::{
+    Db, Error, Item, Iter, Options, Reader, Result, Snapshot, Sync, Tally, Value, View, Writer, dump, load,
+};
