@@ -61,6 +61,33 @@ fn a_snapshot_has_what_there_was_whatever_comes_after() {
 
 #[test]
 #[cfg(not(feature = "tiny-tags"))]
+fn a_snapshot_stays_readable_when_all_its_segments_are_compacted_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = open(&dir);
+    let noise = |number: u64| (0..1500).map(|at| ((number * 7919 + at * at * 31) >> 3) as u8).collect::<Vec<_>>();
+    let put = |number: u64, value: &[u8]| db.put(&number.to_be_bytes(), value).unwrap();
+    (0..4000).for_each(|number| put(number, &noise(number)));
+    put(1, &vec![1; 3 * CHUNK]);
+    let (snapshot, model) = (db.snapshot().unwrap(), contents(&db));
+    let before = files(&dir);
+    (0..4000_u64).step_by(2).for_each(|number| assert!(db.delete(&number.to_be_bytes()).unwrap()));
+    (0..4000).step_by(3).for_each(|number| put(number, b"new"));
+    db.compact().unwrap();
+    (0..4000).for_each(|number| put(number, &noise(number + 1)));
+    db.compact().unwrap();
+    let left = files(&dir).iter().filter(|name| before.contains(name)).count();
+    assert!(before.len() > 3 && left == 0, "{left} of {} segments are left", before.len());
+    assert!(contents(&snapshot) == model);
+    assert!(model.iter().all(|(key, value)| snapshot.get(key).unwrap().as_ref() == Some(value)));
+}
+
+fn files(dir: &tempfile::TempDir) -> Vec<std::ffi::OsString> {
+    let names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    names.filter(|name| name.to_string_lossy().ends_with(".log")).collect()
+}
+
+#[test]
+#[cfg(not(feature = "tiny-tags"))]
 fn the_cut_never_has_a_later_write_without_the_earlier_ones() {
     let dir = tempfile::tempdir().unwrap();
     let db = open(&dir);

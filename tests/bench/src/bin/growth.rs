@@ -4,11 +4,11 @@
 //! neighbours do not count; the worst one is the figure. Memory per key and the time to take a snapshot come along.
 
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use getopts::{Matches, Options};
 use hdrhistogram::Histogram;
 use kingdb::store::{Expect, NewBody, Scratch, Write};
@@ -36,9 +36,11 @@ fn options() -> Result<Matches> {
     options.optopt("", "from", "keys before the measurement", "1000000");
     options.optopt("", "to", "keys after it", "20000000");
     options.optopt("", "dir", "where the stores are made", "the directory for temporary files");
-    options.optflag("", "alone", "no snapshots: growth and memory only");
+    options.optopt("", "only", "one scenario", "alone|snapshot");
     options.optflag("", "smoke", "few keys: does it run?");
-    options.parse(std::env::args().skip(1)).context("usage: growth [--from N] [--to N] [--dir DIR] [--alone] [--smoke]")
+    options
+        .parse(std::env::args().skip(1))
+        .context("usage: growth [--from N] [--to N] [--dir DIR] [--only SCENARIO] [--smoke]")
 }
 
 fn run(options: &Matches) -> Result<()> {
@@ -49,9 +51,23 @@ fn run(options: &Matches) -> Result<()> {
     let (from, to) = (count("from", 10_000, 1_000_000)?, count("to", 100_000, 20_000_000)?);
     ensure!(from < to, "--from must be less than --to");
     let dir = options.opt_get("dir")?.unwrap_or_else(std::env::temp_dir);
-    println!("growing from {from} to {to} keys, values of {} bytes; processor time of each set", VALUE.len());
-    grow_alone(&dir, from, to, options.opt_present("alone"))?;
-    if options.opt_present("alone") { Ok(()) } else { grow_beside_snapshot(&dir, from, to) }
+    match options.opt_str("only").as_deref() {
+        Some("alone") => grow_alone(&dir, from, to),
+        Some("snapshot") => grow_beside_snapshot(&dir, from, to),
+        Some(other) => bail!("--only {other}: there are alone and snapshot"),
+        None => {
+            println!("growing from {from} to {to} keys, values of {} bytes; processor time of each set", VALUE.len());
+            ["alone", "snapshot"].into_iter().try_for_each(run_apart)
+        }
+    }
+}
+
+/// Runs a scenario in a process of its own: what one leaves to the allocator does not burden the next.
+fn run_apart(scenario: &str) -> Result<()> {
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let status = Command::new(program).args(std::env::args().skip(1)).args(["--only", scenario]).status()?;
+    ensure!(status.success(), "{scenario}: {status}");
+    Ok(())
 }
 
 /// A store without a cache: what memory it takes is the index.
@@ -61,7 +77,7 @@ fn open(dir: &Path) -> Result<(tempfile::TempDir, Db)> {
     Ok((dir, Db::open(options)?))
 }
 
-fn grow_alone(dir: &Path, from: u64, to: u64, alone: bool) -> Result<()> {
+fn grow_alone(dir: &Path, from: u64, to: u64) -> Result<()> {
     let (_dir, db) = open(dir)?;
     let before = proc::anonymous(std::process::id())?;
     let mut puts = Puts::new(&db)?;
@@ -75,7 +91,7 @@ fn grow_alone(dir: &Path, from: u64, to: u64, alone: bool) -> Result<()> {
         println!("  {keys:>11} keys: {bytes:.1} bytes of memory per key");
     }
     puts.tell("growing");
-    if alone { Ok(()) } else { overwrite_beside_iteration(&db, to) }
+    overwrite_beside_iteration(&db, to)
 }
 
 fn overwrite_beside_iteration(db: &Db, keys: u64) -> Result<()> {
