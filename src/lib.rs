@@ -34,7 +34,25 @@
 //! # The store as a library
 //!
 //! [`Db`] has two faces: a blocking one for programs that embed the store, with an example there, and one that
-//! never sleeps, for event loops.
+//! never sleeps, for event loops. [`Options`] are built by methods. A [`Snapshot`] is the store as it was at one
+//! moment; both are read through [`View`]: [`find`](View::find), [`reader`](View::reader), and
+//! [`iter`](View::iter), which goes through everything at the speed of reading files in sequence. Values up to 511 MiB are
+//! written by parts with a [`Writer`] and read by parts with a [`Reader`]. [`dump`] and [`load`] are the portable form.
+//! `tests/examples` has a program for each of these.
+//!
+//! ```
+//! use kingdb::{Db, Options, View};
+//! # fn main() -> kingdb::Result<()> {
+//! # let dir = tempfile::tempdir().unwrap();
+//! let db = Db::open(Options::new(dir.path()).cache_bytes(16 << 20))?;
+//! db.put(b"one", b"1")?;
+//! let before = db.snapshot()?;
+//! db.put(b"two", b"2")?;
+//! assert_eq!((before.iter()?.count(), db.iter()?.count()), (1, 2));
+//! assert_eq!(before.get(b"two")?, None);
+//! # Ok(())
+//! # }
+//! ```
 #![deny(missing_docs)]
 
 pub mod store;
