@@ -147,6 +147,7 @@ fn store_options(settings: &Settings) -> kingdb::Options {
         lane_threads: settings.lane_threads,
         segment_bytes: settings.segment_bytes,
         write_buffer: settings.write_buffer,
+        snapshot_bytes: settings.snapshot_bytes,
         incoming_rate: settings.incoming_rate,
         max_size: settings.max_size,
         free_space_floor: settings.free_space_floor,

@@ -54,6 +54,8 @@ pub struct Settings {
     pub lane_threads: usize,
     /// Store: bytes that may wait to be written before writers wait.
     pub write_buffer: usize,
+    /// Store: memory for what changes while a snapshot is open. Bytes.
+    pub snapshot_bytes: u64,
     /// Store: most incoming bytes per second; 0: no limit.
     pub incoming_rate: u64,
     /// Store: most bytes on the disk; 0: no limit.

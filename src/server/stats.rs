@@ -167,6 +167,7 @@ fn settings(out: &mut String, settings: &Settings) {
     line(out, "db_compression", yes(settings.compression));
     line(out, "db_max_size", settings.max_size);
     line(out, "db_write_buffer_size", settings.write_buffer);
+    line(out, "db_snapshot_memory", settings.snapshot_bytes);
     line(out, "db_incoming_rate_limit", settings.incoming_rate);
 }
 

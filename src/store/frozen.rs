@@ -149,7 +149,7 @@ impl Frozen {
         let mib = self.copies.most.load(Relaxed) >> 20;
         Error::other(format!(
             "the snapshot was given up: with the changes since it was taken, snapshots would need more than {mib} MiB \
-             (option snapshot_bytes); take another one"
+             (option snapshot_bytes, --db.snapshot-memory); take another one"
         ))
     }
 }

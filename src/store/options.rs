@@ -167,6 +167,46 @@ impl Options {
         Options { snapshot_bytes, ..self }
     }
 
+    /// Sets [`Options::compaction_interval`](#structfield.compaction_interval).
+    pub fn compaction_interval(self, compaction_interval: Duration) -> Options {
+        Options { compaction_interval, ..self }
+    }
+
+    /// Sets [`Options::compaction_rate`](#structfield.compaction_rate).
+    pub fn compaction_rate(self, compaction_rate: u64) -> Options {
+        Options { compaction_rate, ..self }
+    }
+
+    /// Sets [`Options::write_buffer`](#structfield.write_buffer).
+    pub fn write_buffer(self, write_buffer: usize) -> Options {
+        Options { write_buffer, ..self }
+    }
+
+    /// Sets [`Options::incoming_rate`](#structfield.incoming_rate).
+    pub fn incoming_rate(self, incoming_rate: u64) -> Options {
+        Options { incoming_rate, ..self }
+    }
+
+    /// Sets [`Options::max_size`](#structfield.max_size).
+    pub fn max_size(self, max_size: u64) -> Options {
+        Options { max_size, ..self }
+    }
+
+    /// Sets [`Options::free_space_floor`](#structfield.free_space_floor).
+    pub fn free_space_floor(self, free_space_floor: Option<u64>) -> Options {
+        Options { free_space_floor, ..self }
+    }
+
+    /// Sets [`Options::survival_threshold`](#structfield.survival_threshold).
+    pub fn survival_threshold(self, survival_threshold: Option<u64>) -> Options {
+        Options { survival_threshold, ..self }
+    }
+
+    /// Sets [`Options::polling_interval`](#structfield.polling_interval).
+    pub fn polling_interval(self, polling_interval: Duration) -> Options {
+        Options { polling_interval, ..self }
+    }
+
     /// Sets where messages go: see [`Report`].
     pub fn report(self, report: impl Fn(Severity, &str) + Send + std::marker::Sync + 'static) -> Options {
         Options { report: Arc::new(report), ..self }

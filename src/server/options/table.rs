@@ -114,6 +114,7 @@ const STORE: &[Row] = &[
     row("", &["db.compaction.force-interval"], "TIME", "5m", "compact at least this often, if it is worth anything", compaction_interval),
     row("", &["db.compaction.rate-limit"], "SIZE", "16mb", "bytes a second that compaction may read where little is\nwritten; 0: no limit", compaction_rate),
     row("", &["db.write-buffer.size"], "SIZE", "8mb", "bytes that may wait to be written before writers wait", write_buffer),
+    row("", &["db.snapshot-memory"], "SIZE", "64mb", "memory for what changes while a dump or snapshot is open", snapshot_memory),
     row("", &["db.incoming-rate-limit"], "SIZE", "0, no limit", "most bytes of keys and values that come in per second", incoming_rate),
     row("", &["db.segment-size"], "SIZE", "64mb", "largest file of the log, from 1mb to 64mb", segment_size),
 ];
@@ -197,6 +198,7 @@ fn default_settings() -> Settings {
         compression: true,
         lane_threads: 2,
         write_buffer: 8 << 20,
+        snapshot_bytes: 64 << 20,
         incoming_rate: 0,
         max_size: 0,
         free_space_floor: None,
@@ -418,6 +420,11 @@ fn compaction_rate(draft: &mut Draft, value: &str) -> Result<(), String> {
 
 fn write_buffer(draft: &mut Draft, value: &str) -> Result<(), String> {
     draft.settings().write_buffer = small_size(value, 1 << 20, 1 << 30)?;
+    Ok(())
+}
+
+fn snapshot_memory(draft: &mut Draft, value: &str) -> Result<(), String> {
+    draft.settings().snapshot_bytes = size(value, 1 << 20, 1 << 40)?;
     Ok(())
 }
 
