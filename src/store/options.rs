@@ -167,16 +167,6 @@ impl Options {
         Options { snapshot_bytes, ..self }
     }
 
-    /// Sets [`Options::compaction_interval`](#structfield.compaction_interval).
-    pub fn compaction_interval(self, compaction_interval: Duration) -> Options {
-        Options { compaction_interval, ..self }
-    }
-
-    /// Sets [`Options::compaction_rate`](#structfield.compaction_rate).
-    pub fn compaction_rate(self, compaction_rate: u64) -> Options {
-        Options { compaction_rate, ..self }
-    }
-
     /// Sets [`Options::write_buffer`](#structfield.write_buffer).
     pub fn write_buffer(self, write_buffer: usize) -> Options {
         Options { write_buffer, ..self }
