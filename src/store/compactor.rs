@@ -108,7 +108,7 @@ impl Compactor {
     fn round_if_due(&mut self) -> Result<bool> {
         let core = &self.core;
         let mut visited = super::lock(&core.compaction.rounds);
-        let survey = Survey::take(core, &visited, core.time.now());
+        let survey = Survey::take(core, &visited, core.time.reclaim());
         let forced = self.last_round.elapsed() >= core.options.compaction_interval;
         let short = core.space.level() > Level::Enough;
         if !survey.has(DUE) && !forced && !short {
@@ -118,7 +118,7 @@ impl Compactor {
         if sources.is_empty() {
             // What is worth it may only just have been written.
             core.sync_all()?;
-            sources = Survey::take(core, &visited, core.time.now()).best(core.output_bytes());
+            sources = Survey::take(core, &visited, core.time.reclaim()).best(core.output_bytes());
         }
         if sources.is_empty() {
             return Ok(false);
@@ -172,7 +172,7 @@ impl Core {
         let mut done: Vec<u32> = Vec::new();
         loop {
             self.sync_all()?;
-            let mut survey = Survey::take(self, visited, self.time.now());
+            let mut survey = Survey::take(self, visited, self.time.reclaim());
             survey.holdings.retain(|holding| holding.segment.order < last);
             survey.holdings.iter_mut().for_each(|holding| holding.eligible &= !done.contains(&holding.segment.number));
             let sources = survey.oldest(self.output_bytes());

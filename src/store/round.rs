@@ -94,7 +94,7 @@ impl<'a> Round<'a> {
         step: &'a dyn Fn(Step),
     ) -> Round<'a> {
         sources.sort_by_key(|source| source.place());
-        let (all, now) = (core.log.segments.all(), core.time.now());
+        let (all, now) = (core.log.segments.all(), core.time.reclaim());
         Round { core, pace, step, sources, all, consumed: 0, output: None, outcome: Outcome::default(), now }
     }
 

@@ -9,8 +9,16 @@ use crate::sys::clock;
 /// What to add to the boot clock.
 pub(crate) struct StoreTime {
     anchor: Duration,
+    /// The greatest time on record at the opening, and the boot clock then.
+    recorded: Duration,
+    opened: Duration,
     clocks: Clocks,
 }
+
+/// A clock that is so far ahead of the greatest time on record may be wrong. (Or the store was closed for so long.)
+const LEAP: Duration = Duration::from_secs(3600);
+/// For so long after the opening, nothing is destroyed on its word.
+const DOUBT: Duration = Duration::from_secs(24 * 3600);
 
 /// The host's clocks, or those of a test.
 #[derive(Clone, Default)]
@@ -50,8 +58,20 @@ impl Clocks {
 impl StoreTime {
     /// Store time is `greatest` seconds now, or what the host believes, whichever is later.
     pub fn start(greatest: u64, clocks: Clocks) -> StoreTime {
-        let wall = clocks.wall().max(Duration::from_secs(greatest));
-        StoreTime { anchor: wall.saturating_sub(clocks.boot()), clocks }
+        let (recorded, opened) = (Duration::from_secs(greatest), clocks.boot());
+        let wall = clocks.wall().max(recorded);
+        StoreTime { anchor: wall.saturating_sub(opened), recorded, opened, clocks }
+    }
+
+    /// The time by which compaction takes records for expired. If the host's clock leapt forward while the store was
+    /// closed, that may be a mistake: then, for a day, it is the time on record and what has passed since the opening.
+    pub fn reclaim(&self) -> u64 {
+        let passed = self.clocks.boot().saturating_sub(self.opened);
+        let leapt = self.anchor + self.opened > self.recorded + LEAP;
+        match leapt && passed < DOUBT && !self.recorded.is_zero() {
+            true => (self.recorded + passed).as_secs(),
+            false => self.now(),
+        }
     }
 
     /// Whole seconds.
@@ -63,6 +83,16 @@ impl StoreTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_is_reclaimed_on_the_word_of_a_clock_that_leapt() {
+        let wall = clock::wall_time().as_secs();
+        let leapt = StoreTime::start(wall - 7200, Clocks::Host);
+        assert!(leapt.now() >= wall && leapt.reclaim() < wall - 7100);
+        let steady = StoreTime::start(wall - 60, Clocks::Host);
+        assert!(steady.reclaim() >= wall);
+        assert!(StoreTime::start(0, Clocks::Host).reclaim() >= wall, "a new store has nothing on record");
+    }
 
     #[test]
     fn time_starts_no_earlier_than_it_was_seen() {
