@@ -151,6 +151,7 @@ fn store_options(settings: &Settings) -> kingdb::Options {
         incoming_rate: settings.incoming_rate,
         max_size: settings.max_size,
         free_space_floor: settings.free_space_floor,
+        evict: settings.evict,
         survival_threshold: settings.survival_threshold,
         polling_interval: settings.polling_interval,
         compaction_interval: settings.compaction_interval,

@@ -163,6 +163,9 @@ fn begin_store(
 }
 
 fn begin_upload(store: &Store<'_>, len: u64, used: usize, input: &mut Input<'_>, ctx: &mut Context) -> Next {
+    if let Err(waiting) = ctx.may_write() {
+        return Next::Wait(waiting);
+    }
     input.advance(used);
     match Uploading::new(store, len, ctx) {
         Ok(uploading) => Next::Upload(Box::new(uploading)),

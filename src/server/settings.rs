@@ -62,6 +62,8 @@ pub struct Settings {
     pub max_size: u64,
     /// Store: free space below which values are refused. `None`: the store decides.
     pub free_space_floor: Option<u64>,
+    /// Store: give up old values rather than refuse new ones.
+    pub evict: bool,
     /// Store: free space below which compaction hurries. `None`: the store decides.
     pub survival_threshold: Option<u64>,
     /// Store: time between two looks at the free space.

@@ -105,7 +105,9 @@ fn store(out: &mut String, ctx: &Context) {
     line(out, "bytes", stats.live_bytes);
     line(out, "curr_items", stats.items);
     line(out, "total_items", ctx.shared.items_since_reset(stats.total_items));
-    line(out, "evictions", 0);
+    line(out, "evictions", stats.evictions);
+    line(out, "db_evicted_segments", stats.evicted_segments);
+    line(out, "db_evictions_spared", stats.evictions_spared);
     line(out, "db_live_bytes", stats.live_bytes);
     line(out, "db_cache_bytes", stats.cache_bytes);
     line(out, "db_cache_hits", stats.cache_hits);
@@ -144,7 +146,7 @@ fn settings(out: &mut String, settings: &Settings) {
     let addresses: Vec<_> = settings.listen.iter().map(|address| address.0.to_string()).collect();
     line(out, "inter", if addresses.is_empty() { "NULL".to_owned() } else { addresses.join(",") });
     line(out, "verbosity", log::verbosity());
-    line(out, "evictions", "off");
+    line(out, "evictions", if settings.evict { "on" } else { "off" });
     let socket = settings.unix_socket.as_ref().map_or("NULL".to_owned(), |path| path.display().to_string());
     line(out, "domain_socket", socket);
     line(out, "umask", format_args!("{:o}", settings.unix_mode));

@@ -134,6 +134,15 @@ impl Cache {
         }
     }
 
+    /// Whether the entry of `key` was read since it came, or since this was asked last; asked often, it must be read
+    /// often.
+    pub fn cool(&self, hash: Hash, key: &[u8]) -> bool {
+        let Some(mut shard) = self.shard(hash) else { return false };
+        let Some(place) = shard.tables.find(hash.tag) else { return false };
+        let ring = shard.ring(place.main);
+        ring.entry(place.at).1 == key && ring.cool(place.at)
+    }
+
     /// Forgets the entry of a key. The caller holds the key's stripe of the index, or knows the entry to be of no
     /// more use.
     pub fn remove(&self, hash: Hash) {

@@ -93,7 +93,7 @@ impl Compactor {
 
     /// Rounds, as long as one is due.
     fn work(&mut self) -> Result<()> {
-        while self.round_if_due()? {
+        while self.progress()? {
             self.last_round = Instant::now();
         }
         self.core.compaction.behind.store(false, SeqCst);
@@ -105,12 +105,26 @@ impl Compactor {
         Ok(())
     }
 
+    /// Whether another step is due and something came of it. While values have no room they wait for that; then they are
+    /// refused.
+    fn progress(&mut self) -> Result<bool> {
+        let made = match self.round_if_due() {
+            Ok(false) if self.core.needs_room() => self.core.make_room(),
+            made => made,
+        };
+        if self.core.needs_room() {
+            self.core.space.note_progress(matches!(made, Ok(true)));
+        }
+        made
+    }
+
     fn round_if_due(&mut self) -> Result<bool> {
         let core = &self.core;
         let mut visited = super::lock(&core.compaction.rounds);
         let survey = Survey::take(core, &visited, core.time.reclaim());
         let forced = self.last_round.elapsed() >= core.options.compaction_interval;
-        let short = core.space.level() > Level::Enough;
+        // A cache would rather lose its oldest values than copy the others again and again.
+        let short = core.space.level() > Level::Enough && !core.options.evict;
         if !survey.has(DUE) && !forced && !short {
             return Ok(false);
         }
@@ -212,6 +226,38 @@ impl Core {
         counters.bytes_written.fetch_add(outcome.written, Relaxed);
         counters.bytes_removed.fetch_add(outcome.removed, Relaxed);
         counters.segments_removed.fetch_add(outcome.segments, Relaxed);
+    }
+
+    /// Whether values have no room, or the next segments of the log would have none.
+    fn needs_room(&self) -> bool {
+        let next = 2 * self.options.segment_size(self.index.bytes());
+        self.space.level() != Level::Enough && (self.space.headroom() <= next || self.space.level() == Level::Refusing)
+    }
+
+    /// Makes room otherwise than by a round: by what is gone of large values, or, in cache mode, by giving up the oldest
+    /// segment. Tells whether any came of it.
+    fn make_room(&self) -> Result<bool> {
+        let _no_round = super::lock(&self.compaction.rounds);
+        if self.compaction.stopping.load(SeqCst) {
+            return Ok(false);
+        }
+        let before = self.space.room();
+        self.reclaim(true)?;
+        self.measure_space();
+        if self.space.room() > before {
+            return Ok(true);
+        }
+        if !self.options.evict || self.index.len() == 0 {
+            return Ok(false);
+        }
+        let mut evicted = self.evict()?;
+        if evicted.is_none() {
+            self.seal_active()?;
+            evicted = self.evict()?;
+        }
+        self.reclaim(true)?;
+        self.measure_space();
+        Ok(evicted.is_some())
     }
 
     /// Whether writers are to wait until more of what they overwrote was given back.

@@ -63,6 +63,10 @@ pub(crate) struct Counters {
     pub checkpointed: AtomicU64,
     pub cold_reads: AtomicU64,
     pub fsyncs: AtomicU64,
+    /// Records given up in cache mode, the segments they were in, and the records in these that were kept.
+    pub evicted: AtomicU64,
+    pub evicted_segments: AtomicU64,
+    pub spared: AtomicU64,
     pub damaged_records: AtomicU64,
 }
 
@@ -74,6 +78,15 @@ impl Core {
     /// Looks how much room there is for more.
     pub fn measure_space(&self) {
         self.space.measure(&self.log.needs());
+    }
+
+    /// Whether writers must wait until there is room on the disk: the compactor is told to make some.
+    pub fn waits_for_space(&self) -> bool {
+        let waits = self.space.is_waiting() && self.log.progress.failure().is_none();
+        if waits {
+            self.compaction.bell.ring();
+        }
+        waits
     }
 
     /// Waits until the store acknowledges `position`. Threads that wait at the same time share one `fdatasync`.

@@ -305,7 +305,10 @@ impl Db {
     /// Whether writes may be executed now. If not, too much waits to be written: try again when the mark has moved.
     /// Also yes when a write would get an error at once.
     pub fn has_room(&self) -> bool {
-        self.core.log.has_room() && self.core.throttle.wait().is_none() && !self.core.is_behind()
+        self.core.log.has_room()
+            && self.core.throttle.wait().is_none()
+            && !self.core.is_behind()
+            && !self.core.waits_for_space()
     }
 
     /// After what time it makes sense to ask [`Db::has_room`] again.
@@ -389,6 +392,9 @@ impl Db {
             level: core.space.level(),
             headroom: core.space.headroom(),
             refused: core.space.refused.load(Relaxed),
+            evictions: core.counters.evicted.load(Relaxed),
+            evicted_segments: core.counters.evicted_segments.load(Relaxed),
+            evictions_spared: core.counters.spared.load(Relaxed),
         }
     }
 }
@@ -452,6 +458,12 @@ pub struct Stats {
     pub headroom: u64,
     /// Values refused for want of room on the disk.
     pub refused: u64,
+    /// Values given up for want of room on the disk.
+    pub evictions: u64,
+    /// Segments given up for it.
+    pub evicted_segments: u64,
+    /// Values in such segments that were kept, because they are read.
+    pub evictions_spared: u64,
 }
 
 thread_local! {

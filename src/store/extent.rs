@@ -11,7 +11,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use super::error::{Error, Result};
@@ -44,6 +44,8 @@ pub(crate) struct Extents {
     files: RwLock<HashMap<u32, Arc<ExtentFile>>>,
     next: Mutex<Next>,
     dirty: Mutex<Vec<Arc<ExtentFile>>>,
+    /// Bytes ever set aside.
+    reserved: AtomicU64,
     leases: Leases,
 }
 
@@ -102,6 +104,7 @@ impl Extents {
             files: RwLock::new(found),
             next: Mutex::new(Next { number, offset: FULL, file: None }),
             dirty: Mutex::default(),
+            reserved: AtomicU64::new(0),
             leases: Leases::default(),
         })
     }
@@ -128,6 +131,7 @@ impl Extents {
     pub fn reserve(self: &Arc<Self>, len: u64) -> Result<Reservation> {
         let room = padded(len);
         let taken = self.space.take(room)?;
+        self.reserved.fetch_add(room, Relaxed);
         let mut next = super::lock(&self.next);
         let file = match &next.file {
             Some(file) if next.offset + room <= FULL => file.clone(),
@@ -159,6 +163,11 @@ impl Extents {
     /// The files that there are on the disk.
     pub fn made(&self) -> Vec<Arc<ExtentFile>> {
         super::read(&self.files).values().filter(|file| file.file.get().is_some()).cloned().collect()
+    }
+
+    /// Bytes that large values have set aside since the opening.
+    pub fn reserved(&self) -> u64 {
+        self.reserved.load(Relaxed)
     }
 
     fn begin_file(&self, next: &mut Next) -> Arc<ExtentFile> {

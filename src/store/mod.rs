@@ -16,6 +16,7 @@ mod core;
 mod db;
 mod dump;
 mod error;
+mod evict;
 mod extent;
 mod flush;
 mod frozen;

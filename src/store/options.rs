@@ -72,6 +72,8 @@ pub struct Options {
     /// With less than this free on the file system, values are refused. Bytes. Default: a 32nd of the file system,
     /// from 2 MiB to 192 MiB.
     pub free_space_floor: Option<u64>,
+    /// Cache mode: where values would be refused, the oldest ones are given up instead. Default: off.
+    pub evict: bool,
     /// With less than this free, on the file system or below `max_size`, compaction hurries. Bytes. Default: an eighth
     /// of either, at most 2 GiB.
     pub survival_threshold: Option<u64>,
@@ -86,7 +88,7 @@ pub struct Options {
 /// How many segments a store should have, at least.
 pub(crate) const SEGMENTS: u64 = 32;
 /// Smallest segment. Bytes.
-const LEAST_SEGMENT: u64 = 1 << 20;
+pub(crate) const LEAST_SEGMENT: u64 = 1 << 20;
 
 impl Options {
     /// Size of a new segment of a store whose records have `live` bytes.
@@ -111,6 +113,7 @@ impl Options {
             incoming_rate: 0,
             max_size: 0,
             free_space_floor: None,
+            evict: false,
             survival_threshold: None,
             polling_interval: Duration::from_secs(5),
             report: Arc::new(|_, _| ()),

@@ -176,6 +176,15 @@ impl Ring {
         }
     }
 
+    /// Takes a read back. `false`: there was none.
+    pub fn cool(&mut self, at: usize) -> bool {
+        let read = self.bytes[at + 5] >> 2 & 3 > 0;
+        if read {
+            self.bytes[at + 5] -= 1 << 2;
+        }
+        read
+    }
+
     /// Puts another record of the same size in an entry's place; its count of reads stays. `false`: the size differs.
     pub fn overwrite(&mut self, at: usize, header: &Header, key: &[u8], value: &[u8]) -> bool {
         let old = self.header(at);

@@ -116,6 +116,15 @@ impl<'a> Round<'a> {
         Ok(self.outcome)
     }
 
+    /// Removes the sources, which must be the oldest segments there are, and of which the index names nothing any more:
+    /// whatever tombstones are in them, nothing is left for them to hide.
+    pub fn give_up(mut self) -> Result<Outcome> {
+        self.consumed = self.sources.len();
+        self.settle()?;
+        self.remove_sources()?;
+        Ok(self.outcome)
+    }
+
     fn copy_all(&mut self) -> Result<()> {
         // A thread that appended to a segment holds the key's stripe until the index has it: once every stripe was free
         // for a moment, the figures of sealed segments are exact.
@@ -341,9 +350,13 @@ fn remove(core: &Core, segment: &Segment) -> Result<()> {
 impl Core {
     /// Whether a segment may be a source: it is full, all of it is on the disk, and nothing in it is damaged.
     pub fn is_eligible(&self, segment: &Segment) -> bool {
+        self.is_sealed(segment) && !segment.is_damaged()
+    }
+
+    /// Whether a segment is full and all of it on the disk.
+    pub fn is_sealed(&self, segment: &Segment) -> bool {
         let sealed = segment.compacted || segment.order < self.log.active_order();
-        let durable = segment.position(super::location::MAX_SEGMENT) <= self.log.progress.durable();
-        sealed && durable && !segment.is_damaged()
+        sealed && segment.position(super::location::MAX_SEGMENT) <= self.log.progress.durable()
     }
 
     /// Makes durable what was appended so far; sleeps.

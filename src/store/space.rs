@@ -10,7 +10,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64};
 use std::sync::{Arc, Mutex};
 
 use super::error::{Error, Result};
@@ -44,12 +44,18 @@ pub(crate) struct Space {
     survival: Option<u64>,
     /// Bytes; 0: none.
     max_size: u64,
+    /// The compactor cannot make room, be it by giving up values in cache mode.
+    exhausted: AtomicBool,
+    /// That values are refused has been told.
+    told: AtomicBool,
     report: Report,
     level: AtomicU8,
     /// Bytes that may be taken before values are refused.
     headroom: AtomicI64,
     /// Bytes that may be taken before nothing at all is left.
     room: AtomicU64,
+    /// Bytes that the store may take in all: of the file system, or of its own limit.
+    capacity: AtomicU64,
     /// Set aside by large values that are on their way in.
     in_flight: AtomicU64,
     /// Values refused for want of room.
@@ -87,10 +93,13 @@ impl Space {
             floor: options.free_space_floor,
             survival: options.survival_threshold,
             max_size: options.max_size,
+            exhausted: AtomicBool::new(false),
+            told: AtomicBool::new(false),
             report: options.report.clone(),
             level: AtomicU8::new(0),
             headroom: AtomicI64::new(i64::MAX),
             room: AtomicU64::new(u64::MAX),
+            capacity: AtomicU64::new(u64::MAX),
             in_flight: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             why: Mutex::new("".into()),
@@ -109,8 +118,26 @@ impl Space {
     pub fn admit(&self) -> Result<()> {
         match self.level.load(Relaxed) == Level::Refusing as u8 {
             false => Ok(()),
+            // Whoever comes now has asked before, when there was room.
+            true if self.makes_room() => Ok(()),
             true => Err(self.refuse()),
         }
+    }
+
+    /// Whether writers must wait until the compactor has made room.
+    pub fn is_waiting(&self) -> bool {
+        (self.headroom() == 0 || self.level() == Level::Refusing) && self.makes_room()
+    }
+
+    fn makes_room(&self) -> bool {
+        !self.exhausted.load(Relaxed)
+    }
+
+    /// Whether the compactor could make room when there was none. As long as it can, nothing is refused.
+    pub fn note_progress(&self, any: bool) {
+        let why = super::lock(&self.why);
+        self.exhausted.store(!any, Relaxed);
+        self.tell(&why);
     }
 
     #[cold]
@@ -126,7 +153,9 @@ impl Space {
     pub fn take(self: &Arc<Self>, bytes: u64) -> Result<Taken> {
         self.admit()?;
         let wanted = i64::try_from(bytes).unwrap_or(i64::MAX);
-        let fits = |left: i64| (left >= wanted).then(|| left - wanted);
+        // What is kept back may be drawn on for a moment where room is on its way.
+        let least = if self.makes_room() { 1 } else { wanted };
+        let fits = |left: i64| (left >= least).then(|| left - wanted);
         if self.headroom.fetch_update(Relaxed, Relaxed, fits).is_err() {
             self.refused.fetch_add(1, Relaxed);
             return Err(Error::Full(format!("there is no room for {} more", show(bytes)).into()));
@@ -138,6 +167,11 @@ impl Space {
     /// Bytes that may be taken before values are refused.
     pub fn headroom(&self) -> u64 {
         u64::try_from(self.headroom.load(Relaxed)).unwrap_or(0)
+    }
+
+    /// Bytes that the store could take on an empty disk.
+    pub fn capacity(&self) -> u64 {
+        self.capacity.load(Relaxed)
     }
 
     /// Bytes that may be taken before nothing is left: for what makes room.
@@ -170,7 +204,16 @@ impl Space {
             *why = short.into();
         }
         self.level.store(level as u8, Relaxed);
-        match (before == Level::Refusing, level == Level::Refusing) {
+        if level != Level::Refusing {
+            self.exhausted.store(false, Relaxed);
+        }
+        self.tell(&why);
+    }
+
+    /// Tells when values begin to be refused, and when that ends.
+    fn tell(&self, why: &str) {
+        let refusing = self.level() == Level::Refusing && !self.makes_room();
+        match (self.told.swap(refusing, Relaxed), refusing) {
             (false, true) => (self.report)(Severity::Error, &format!("out of disk space: values are refused: {why}")),
             (true, false) => (self.report)(Severity::Info, "there is room again: values are accepted"),
             _ => {}
@@ -179,6 +222,8 @@ impl Space {
 
     fn look(&self, needs: &Needs) -> std::io::Result<Found> {
         let disk = file_system(&self.dir)?;
+        let most = if self.max_size == 0 { u64::MAX } else { self.max_size };
+        self.capacity.store(disk.total.min(most), Relaxed);
         let promised = needs.promised + self.in_flight.load(Relaxed);
         let mut found = self.judge_disk(&disk, promised);
         if self.max_size != 0 {

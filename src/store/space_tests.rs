@@ -42,11 +42,16 @@ fn the_tighter_limit_counts() {
 fn what_is_set_aside_counts_until_it_is_measured() {
     let space = space(|_| ());
     space.headroom.store(10, Relaxed);
+    space.note_progress(false);
     let first = space.take(6).unwrap();
     assert!(matches!(space.take(6), Err(Error::Full(_))), "4 are left");
     assert_eq!((space.headroom(), space.in_flight.load(Relaxed)), (4, 6));
     drop(first);
     assert_eq!((space.headroom(), space.in_flight.load(Relaxed)), (4, 0), "its bytes are in the file now");
+    // While the compactor makes room, one may draw on what is kept back; the next one waits.
+    space.note_progress(true);
+    let _second = space.take(6).unwrap();
+    assert!(space.is_waiting() && space.take(1).is_err());
 }
 
 #[test]
@@ -63,11 +68,15 @@ fn values_are_refused_below_the_floor_and_accepted_again_with_a_margin() {
     assert_eq!(level(&space, 57 * MIB), Level::Low);
     assert!(space.admit().is_ok());
     assert_eq!(level(&space, 63 * MIB), Level::Refusing);
+    assert!(space.is_waiting() && space.admit().is_ok(), "until the compactor has given up");
+    space.note_progress(false);
+    assert!(!space.is_waiting());
     assert!(matches!(space.admit(), Err(Error::Full(_))));
     assert_eq!(level(&space, 62 * MIB), Level::Refusing, "as much as the floor, and no margin");
     assert_eq!(level(&space, 61 * MIB), Level::Low);
     let stuck = Needs { promised: 0, stuck: Some("the disk said so".into()) };
     space.measure(&stuck);
+    space.note_progress(false);
     assert!(space.admit().unwrap_err().to_string().contains("the disk said so"));
     assert_eq!(level(&space, 0), Level::Enough);
 }

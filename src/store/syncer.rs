@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::core::Core;
 use super::error::{Error, Result};
 use super::location::Position;
-use super::options::{Options, SEGMENTS, Severity, Sync};
+use super::options::{LEAST_SEGMENT, Options, SEGMENTS, Severity, Sync};
 use super::record::Kind;
 use super::segment::{Plan, Segment};
 use super::segments::Segments;
@@ -25,6 +25,10 @@ const RUSH: u64 = 4 << 20;
 const RETRY: Duration = Duration::from_secs(1);
 /// Pause between two looks at the free space while there is little, and between two attempts to write to a full disk.
 const NEAR: Duration = Duration::from_secs(1);
+/// In cache mode, a segment names large values of one in so many bytes of the disk at most.
+const PARTS: u64 = 32;
+/// Sizes of segments are multiples of this. Bytes.
+const BLOCK: u64 = 4096;
 /// Shortest time between two checkpoint records. (Under `always` every write would otherwise bring one.)
 const CHECKPOINT_PAUSE: Duration = Duration::from_millis(500);
 
@@ -91,10 +95,14 @@ pub(crate) struct Syncer {
     due: Option<Instant>,
     /// When to try again to make a segment.
     retry: Option<Instant>,
+    /// When to try again to write to a full disk.
+    again: Option<Instant>,
     /// When to look at the free space again.
     look: Option<Instant>,
     /// End of the log, and the bytes that were left, at the last look.
     looked: (Position, u64),
+    /// What large values had taken when the log moved on for their sake.
+    reserved: u64,
     /// End and time of the last checkpoint record.
     checkpoint: (Position, Instant),
 }
@@ -102,22 +110,44 @@ pub(crate) struct Syncer {
 impl Syncer {
     pub fn new(core: Arc<Core>) -> Syncer {
         let checkpoint = (core.log.end(), Instant::now());
-        Syncer { core, due: None, retry: None, look: None, looked: (Position(0), 0), checkpoint }
+        Syncer {
+            core,
+            due: None,
+            retry: None,
+            again: None,
+            look: None,
+            looked: (Position(0), 0),
+            reserved: 0,
+            checkpoint,
+        }
     }
 
     /// The thread's body.
     pub fn run(mut self) {
         loop {
-            self.core.log.retry();
+            self.retry_writes();
             self.look_at_space();
+            self.leave_segment();
             let prepared = self.prepare_segment();
             self.core.log.start_write_back();
             self.core.sweep();
             // A failure was reported where it happened, and has ended all writing: reads go on without this thread.
             let failed = prepared.and_then(|()| self.sync_if_due()).is_err();
-            if failed || !self.core.bell.wait([self.due, self.retry, self.look].into_iter().flatten().min()) {
+            if failed || !self.core.bell.wait([self.due, self.retry, self.again, self.look].into_iter().flatten().min())
+            {
                 return;
             }
+        }
+    }
+
+    /// Tries to write what found the disk full, at once and then from time to time.
+    fn retry_writes(&mut self) {
+        let now = Instant::now();
+        if self.core.log.stalled().is_none() {
+            self.again = None;
+        } else if self.again.is_none_or(|again| again <= now) {
+            self.core.log.retry();
+            self.again = Some(now + NEAR);
         }
     }
 
@@ -189,6 +219,16 @@ impl Syncer {
         Ok(())
     }
 
+    /// In cache mode a segment is given up with all the large values that it names: they must not become too many.
+    fn leave_segment(&mut self) {
+        let reserved = self.core.extents.reserved();
+        if self.core.options.evict && reserved - self.reserved >= self.core.space.capacity() / PARTS {
+            self.reserved = reserved;
+            // On a full disk the next one comes later.
+            let _ = self.core.seal_active();
+        }
+    }
+
     fn prepare_segment(&mut self) -> Result<()> {
         let waiting = self.retry.is_some_and(|retry| retry > Instant::now());
         // What is kept back is for compaction first: while values are refused, one segment is enough for long.
@@ -230,11 +270,19 @@ impl Core {
     }
 
     fn make_segment(&self) -> Result<Arc<Segment>> {
-        let size = self.next_size();
-        if self.space.room() < size {
+        let room = self.space.room();
+        if room < LEAST_SEGMENT {
             return Err(Error::Full("there is no room for another segment of the log".into()));
         }
-        next_segment(&self.options, self.home.store, &self.log.segments, self.log.active_order() + 1, size)
+        // Much is not taken where little is left: a segment is given back whole.
+        let size = self.next_size().min(self.space.headroom() / SEGMENTS).max(LEAST_SEGMENT) & !(BLOCK - 1);
+        let order = self.log.active_order() + 1;
+        let make = |size| next_segment(&self.options, self.home.store, &self.log.segments, order, size);
+        match make(size) {
+            // A quota, or a limit on the size of files.
+            Err(Error::Full(_)) if size > LEAST_SEGMENT => make(LEAST_SEGMENT),
+            made => made,
+        }
     }
 
     /// How large the next segment should be: a small part of what the store holds, so that what stands in it cannot

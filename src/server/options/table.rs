@@ -109,6 +109,7 @@ const STORE: &[Row] = &[
     row("", &["db.lane-threads"], "N", "2", "threads for what may wait for the disk", lane_threads),
     row("", &["db.max-size"], "SIZE", "0, no limit", "most space that the store takes on the disk, 8mb or more", max_size),
     row("", &["db.storage.minimum-free-space-accept-orders"], "SIZE", "auto", "free space below which values are refused; auto: a 32nd of\nthe file system, from 2mb to 192mb", free_space_floor),
+    row("", &["db.evict", "evict"], "", "", "a cache: on a full disk, or at --db.max-size, give up the oldest\nvalues rather than refuse new ones", evict),
     row("", &["db.storage.statistics-polling-interval"], "TIME", "5s", "how often the free space is looked at", polling_interval),
     row("", &["db.compaction.filesystem.survival-mode-threshold"], "SIZE", "auto", "free space below which compaction hurries; auto: an eighth\nof the file system, at most 2gb", survival_threshold),
     row("", &["db.compaction.force-interval"], "TIME", "5m", "compact at least this often, if it is worth anything", compaction_interval),
@@ -138,7 +139,7 @@ const MEMCACHED: &[Row] = &[
     row("U", &["udp-port"], "PORT", "0", "UDP is not served", udp_port),
     row("B", &["protocol"], "NAME", "auto", "auto or ascii; binary is not served yet", protocol),
     row("S", &["enable-sasl"], "", "", "refused: there is no SASL yet", sasl),
-    row("M", &["disable-evictions"], "", "", "always so: stored values are never evicted", always_so),
+    row("M", &["disable-evictions"], "", "", "the default: a full disk refuses values, see --db.evict", no_evict),
     row("C", &["disable-cas"], "", "", "no effect", no_effect),
     row("L", &["enable-largepages"], "", "", "no effect", no_effect),
     row("k", &["lock-memory"], "", "", "no effect", no_effect),
@@ -202,6 +203,7 @@ fn default_settings() -> Settings {
         incoming_rate: 0,
         max_size: 0,
         free_space_floor: None,
+        evict: false,
         survival_threshold: None,
         polling_interval: Duration::from_secs(5),
         compaction_interval: Duration::from_secs(300),
@@ -398,6 +400,11 @@ fn free_space_floor(draft: &mut Draft, value: &str) -> Result<(), String> {
     Ok(())
 }
 
+fn evict(draft: &mut Draft, value: &str) -> Result<(), String> {
+    draft.settings().evict = units::truth(value)?;
+    Ok(())
+}
+
 fn survival_threshold(draft: &mut Draft, value: &str) -> Result<(), String> {
     draft.settings().survival_threshold = size_or_auto(value)?;
     Ok(())
@@ -526,7 +533,10 @@ fn sasl(_: &mut Draft, value: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn always_so(_: &mut Draft, _: &str) -> Result<(), String> {
+fn no_evict(draft: &mut Draft, value: &str) -> Result<(), String> {
+    if units::truth(value)? {
+        draft.settings().evict = false;
+    }
     Ok(())
 }
 

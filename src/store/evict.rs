@@ -1,0 +1,123 @@
+//! Cache mode: when the disk is full, the oldest segment is given up, with all that is live in it, rather than values
+//! refused. What the RAM cache knows to be read again and again is appended anew first. For the compactor.
+//!
+//! It is always the segment that comes first in the order of the log: nothing older exists that could come back, so
+//! no tombstone is needed for what goes, and those in it are spent.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::core::Core;
+use super::error::{Error, Result};
+use super::hash::Hash;
+use super::index::{Entry, Stripe, size_class};
+use super::location::Location;
+use super::pace::Pace;
+use super::reader::Reader;
+use super::record::{Fields, Kind};
+use super::round::{Outcome, Round};
+use super::segment::{SEGMENT_HEADER, Segment};
+
+/// Of what is given up, at most one byte in so many is appended anew: room must come of it.
+const KEPT: u64 = 4;
+/// Bytes appended before they are written.
+const PIECE: u64 = 1 << 20;
+
+/// How the eviction of one segment goes.
+struct Eviction<'a> {
+    core: &'a Core,
+    segment: Arc<Segment>,
+    /// Bytes that may still be appended anew.
+    most: u64,
+    unwritten: u64,
+    now: u64,
+}
+
+impl Core {
+    /// Gives up the oldest segment of the log. `None`: there is none but the one that is written to. The caller holds
+    /// `compaction.rounds`.
+    ///
+    /// # Errors
+    /// [`super::Error::ReadOnly`], [`super::Error::Full`] if not even a note can be appended, what the disk said.
+    pub fn evict(&self) -> Result<Option<Outcome>> {
+        self.sync_all()?;
+        let Some(oldest) = self.log.segments.all().into_iter().next() else { return Ok(None) };
+        if !self.is_sealed(&oldest) {
+            return Ok(None);
+        }
+        let live = self.log.segments.usage(oldest.handle).figures().live();
+        let most = live / KEPT;
+        Eviction { core: self, segment: oldest.clone(), most, unwritten: 0, now: self.time.now() }.run()?;
+        self.counters.evicted_segments.fetch_add(1, Relaxed);
+        Round::new(self, vec![oldest], &mut Pace::start(self, None), &|_| ()).give_up().map(Some)
+    }
+}
+
+impl Eviction<'_> {
+    /// Takes all of the segment's records off the index. Afterwards nothing names it.
+    fn run(mut self) -> Result<()> {
+        self.core.index.settle();
+        let segment = self.segment.clone();
+        let (mut reader, mut offset) = (Reader::new(&segment), SEGMENT_HEADER);
+        while reader.next_sound(offset)? == Some(offset) {
+            let (fields, len) = reader.record(offset)?;
+            match fields.kind {
+                Kind::Value | Kind::Large => self.judge(&fields, offset)?,
+                Kind::Seal => break,
+                Kind::Tombstone | Kind::FlushPending | Kind::FlushFired | Kind::Checkpoint => {}
+            }
+            offset += len as u64;
+        }
+        self.core.log.write_all();
+        self.drop_the_rest()
+    }
+
+    fn judge(&mut self, fields: &Fields<'_>, offset: u64) -> Result<()> {
+        let core = self.core;
+        let (hash, here) = (core.home.seed.hash(fields.key), Location::new(self.segment.handle, offset));
+        let mut stripe = core.index.stripe(hash);
+        let Some(entry) = stripe.find(hash.tag).filter(|entry| entry.location == here) else { return Ok(()) };
+        let gone = core.is_flushed(here) || (fields.expires != 0 && fields.expires <= self.now);
+        if !gone && self.append_hot(&mut stripe, hash, fields, &entry) {
+            core.counters.spared.fetch_add(1, Relaxed);
+        } else {
+            stripe.remove(hash.tag);
+            core.cache.remove(hash);
+            core.counters.evicted.fetch_add(u64::from(!gone), Relaxed);
+        }
+        core.note_dead(&entry);
+        drop(stripe);
+        if self.unwritten >= PIECE {
+            self.unwritten = 0;
+            core.log.write_all();
+        }
+        Ok(())
+    }
+
+    /// Appends a record that is read again and again, as it is. `false`: it is not, or there is no room for it.
+    fn append_hot(&mut self, stripe: &mut Stripe, hash: Hash, fields: &Fields<'_>, entry: &Entry) -> bool {
+        let (core, len) = (self.core, fields.encoded_len() as u64);
+        if len > self.most || !core.cache.cool(hash, fields.key) {
+            return false;
+        }
+        let Ok((to, _)) = core.log.append(fields) else { return false };
+        (self.most, self.unwritten) = (self.most - len, self.unwritten + len);
+        stripe.relocate(hash.tag, to);
+        core.cache.relocate(hash, entry.location, to);
+        core.log.segments.usage(to.handle()).note_value(size_class(len as usize), fields.expires);
+        true
+    }
+
+    /// What stands behind damage, or is pointed at it.
+    fn drop_the_rest(&self) -> Result<()> {
+        let (core, handle) = (self.core, self.segment.handle);
+        if core.log.segments.usage(handle).figures().live() > 0 {
+            core.index.retain(|entry| entry.location.handle() != handle);
+            // Whose entries these were is not known: the cache may have some.
+            core.cache
+                .clear()
+                .map_err(|error| Error::other(format!("cannot get memory for the record cache: {error}")))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,159 @@
+//! Small disks under load that never ends: compaction makes room in time, or, in cache mode, the oldest values go. On
+//! small tmpfs mounts, so as root.
+
+mod common;
+
+use common::server::Plan;
+use common::util::{Random, counted, random_bytes, tier, wait_until};
+use common::{Client, Server};
+use std::path::PathBuf;
+use std::process::Command;
+
+const FULL: &str = "SERVER_ERROR out of disk space";
+const MIB: usize = 1 << 20;
+
+/// A tmpfs as a server's data directory, for as long as this lives.
+struct Small(PathBuf);
+
+fn start(mount: &str, args: &[&str]) -> (Server, Small) {
+    let plan = Plan::new(args);
+    let path = plan.data();
+    std::fs::create_dir(&path).expect("make the mount point");
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", mount, "tmpfs"]).arg(&path).status();
+    assert!(mounted.expect("run mount").success(), "mount a tmpfs: this test needs root");
+    let small = Small(path);
+    (plan.start(), small)
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+fn set(c: &mut Client, key: usize, version: u64, len: usize) -> String {
+    c.store("set", &format!("key{key}"), 0, 0, random_bytes(version << 20 | key as u64, len))
+}
+
+fn assert_newest(c: &mut Client, versions: &[u64], len: usize) {
+    for (key, version) in versions.iter().enumerate() {
+        assert!(c.get(&format!("key{key}")) == Some(random_bytes(version << 20 | key as u64, len)), "key{key}");
+    }
+}
+
+/// A board with 64 MB of flash, half of it live data, overwritten again and again at random, with default options.
+#[test]
+fn a_small_board_is_overwritten_and_never_refuses() {
+    for len in [1000, 10_000] {
+        let (server, _small) = start("size=64m", &[]);
+        let mut c = server.client();
+        let (mut random, keys) = (Random::new(7), 32 * MIB / len);
+        let mut versions = vec![0; keys];
+        for key in 0..keys {
+            assert_eq!(set(&mut c, key, 0, len), "STORED", "key{key} of the first {keys}");
+        }
+        let (mut stored, wanted) = (0, tier(4, 10, 50) * keys);
+        for version in 1..=wanted as u64 {
+            let key = random.below(keys);
+            if set(&mut c, key, version, len) == "STORED" {
+                (versions[key], stored) = (version, stored + 1);
+            }
+        }
+        counted(&format!("sets of {len} bytes over 32 MiB of live data on 64 MiB"), stored, wanted);
+        let server = server.kill().start();
+        assert_newest(&mut server.client(), &versions, len);
+    }
+}
+
+/// Filled to the brim: what is removed makes room for as much, again and again.
+#[test]
+fn a_full_disk_recovers_by_itself() {
+    for (mount, len) in [("size=8m", 500), ("size=8m,nr_inodes=40", 20_000), ("size=24m", 3000)] {
+        let (server, _small) = start(mount, &[]);
+        let mut c = server.client();
+        for round in 0..tier(3, 10, 30) {
+            let mut stored = 0;
+            while set(&mut c, stored, round, len) == "STORED" {
+                stored += 1;
+            }
+            println!("{mount}: {stored} values of {len} bytes in round {round}");
+            assert!(stored * len > MIB, "{mount}: only {stored} values of {len} bytes in round {round}");
+            assert_newest(&mut c, &vec![round; stored.min(100)], len);
+            for key in 0..stored {
+                assert_eq!(c.ask(&format!("delete key{key}")), "DELETED", "{mount}: key{key} in round {round}");
+            }
+            wait_until("there is room again", || set(&mut c, 0, round, len) == "STORED");
+        }
+        let server = server.kill().start();
+        assert_eq!(server.client().get("key1"), None);
+    }
+}
+
+/// Cache mode: nothing is refused, the newest values are there, and those that are read stay.
+#[test]
+fn a_cache_gives_up_its_oldest_values() {
+    let (server, _small) = start("size=32m", &["--evict", "-m", "4"]);
+    let mut c = server.client();
+    let (len, hot) = (2000, 50);
+    let mut written = 0;
+    for key in 0..hot {
+        assert_eq!(set(&mut c, key, 0, len), "STORED");
+    }
+    let wanted = tier(100, 300, 1000) * MIB / len;
+    for key in hot..wanted {
+        written += usize::from(set(&mut c, key, 0, len) == "STORED");
+        if key % 20 == 0 {
+            let read = key / 20 % hot;
+            c.get(&format!("key{read}"));
+        }
+    }
+    counted("values stored on a disk of a third of their size", written, wanted - hot);
+    let (evicted, segments, spared) =
+        (c.stat("evictions"), c.stat("db_evicted_segments"), c.stat("db_evictions_spared"));
+    println!("{evicted} values of {segments} segments given up, {spared} spared");
+    assert!(evicted > 0 && segments > 0 && spared > 0);
+    let kept = (0..hot).filter(|key| c.get(&format!("key{key}")).is_some()).count();
+    println!("{kept} of {hot} values that are read are there");
+    assert!(kept * 10 >= hot * 9, "{kept} of {hot}");
+    let newest = (wanted - 2000..wanted).filter(|key| c.get(&format!("key{key}")).is_some()).count();
+    assert_eq!(newest, 2000, "the newest ones are there");
+    assert_eq!(c.get(&format!("key{}", hot + 1)), None, "an old one that nobody reads is not");
+    // What was given up stays so, and what is there is right.
+    let server = server.kill().start();
+    let mut c = server.client();
+    assert_eq!(c.get(&format!("key{}", hot + 1)), None);
+    for key in wanted - 100..wanted {
+        assert!(c.get(&format!("key{key}")) == Some(random_bytes(key as u64, len)), "key{key}");
+    }
+    let sum = c.stat("curr_items") as usize;
+    assert!(sum > 2000 && sum < wanted, "{sum} values");
+    assert_ne!(set(&mut c, 1, 1, len), FULL);
+}
+
+/// Large values come and go like small ones: what was overwritten makes room, and in cache mode the oldest go.
+#[test]
+fn large_values_on_a_small_disk() {
+    let len = 200_000;
+    let (server, _small) = start("size=48m", &[]);
+    let mut c = server.client();
+    let (mut versions, wanted) = (vec![0; 100], tier(600, 2000, 10_000));
+    let mut stored = 0;
+    for version in 1..=wanted as u64 {
+        let key = version as usize % versions.len();
+        if set(&mut c, key, version, len) == "STORED" {
+            (versions[key], stored) = (version, stored + 1);
+        }
+    }
+    counted("sets of 200 kB over 20 MB of live data on 48 MiB", stored, wanted);
+    let server = server.kill().start();
+    assert_newest(&mut server.client(), &versions, len);
+
+    let (server, _small) = start("size=48m", &["--evict"]);
+    let mut c = server.client();
+    let stored = (0..wanted).filter(|key| set(&mut c, *key, 0, len) == "STORED").count();
+    counted("large values stored in a cache of 48 MiB", stored, wanted);
+    let there = (0..wanted).filter(|key| c.get(&format!("key{key}")).is_some()).count();
+    println!("{there} are there, {} given up", c.stat("evictions"));
+    assert!(there * len > 20 * MIB, "only {there} of them are kept");
+    assert!((wanted - 50..wanted).all(|key| c.get(&format!("key{key}")).is_some()), "the newest are there");
+}
