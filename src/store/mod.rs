@@ -51,6 +51,7 @@ mod segments;
 mod snapshot;
 mod space;
 mod start;
+mod stats;
 mod syncer;
 mod table;
 mod tags;
@@ -65,7 +66,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard
 use std::time::Duration;
 
 pub use self::backup::BackedUp;
-pub use self::db::{Db, Stats};
+pub use self::db::Db;
 pub use self::dump::{Tally, dump, load};
 pub use self::error::{Error, Result};
 pub use self::item::{Item, Reader, Value};
@@ -78,6 +79,7 @@ pub use self::options::{Options, Report, Severity, Sync};
 pub use self::progress::{Waiter, Wake};
 pub use self::snapshot::{Snapshot, View};
 pub use self::space::Level;
+pub use self::stats::Stats;
 pub use self::write::{Expect, NewBody, Outcome, Removed, Write};
 pub use self::writer::Writer;
 
