@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::super::options::Options;
 use super::super::round::Step;
+use super::super::segment::Segment;
 use super::super::write::{Expect, NewBody, Outcome, Write};
 use super::Db;
 
@@ -256,6 +257,39 @@ fn spent_tombstones_go_and_those_that_hide_something_stay() {
     compact(&db, &kept);
     assert_eq!(graves(), 0);
     assert_eq!(db.get(b"other").unwrap().unwrap(), b"value");
+}
+
+#[test]
+fn a_segment_that_is_unlinked_already_or_cannot_be_read_is_in_nobodys_way() {
+    let dir = scratch();
+    let db = tame(dir.path());
+    let keys = [&b"unlinked"[..], b"unreadable", b"sound"];
+    let segments: Vec<u32> = keys
+        .iter()
+        .map(|key| {
+            db.put(key, b"old").unwrap();
+            db.put(key, b"new").unwrap();
+            rotate(&db)
+        })
+        .collect();
+    let table = &db.core.log.segments;
+    let of = |number: u32| table.all().into_iter().find(|segment| segment.number == number).unwrap();
+    // As a round leaves it that could not sync the directory.
+    std::fs::remove_file(&of(segments[0]).path).unwrap();
+    // Whatever is read of a directory is an error.
+    let Segment { handle, number, order, salt, .. } = *of(segments[1]);
+    let (path, file) = (of(segments[1]).path.clone(), std::fs::File::open(dir.path()).unwrap());
+    let (compacted, mended, damaged) = (false, false, false.into());
+    let unreadable = Segment { file, path, handle, number, order, salt, compacted, mended, damaged };
+    table.remove(&of(segments[1]));
+    table.add(&Arc::new(unreadable));
+    db.compact().unwrap();
+    let left = numbers(&db);
+    assert!(!left.contains(&segments[0]) && !left.contains(&segments[2]), "{left:?} of {segments:?}");
+    assert!(left.contains(&segments[1]) && of(segments[1]).is_damaged());
+    for key in [&b"unlinked"[..], b"sound"] {
+        assert_eq!(db.get(key).unwrap().unwrap(), b"new");
+    }
 }
 
 #[test]

@@ -167,10 +167,16 @@ impl Core {
     /// Compacts everything of which anything can be given back, until nothing is left. Sleeps.
     pub fn compact(&self) -> Result<Outcome> {
         let mut visited = super::lock(&self.compaction.rounds);
-        self.seal_active()?;
+        match self.seal_active() {
+            // Then the active segment is left as it is: it is the others that give room.
+            Err(Error::Full(_)) => {}
+            sealed => sealed?,
+        }
+        // What is appended from here on is left alone, or this would never end while others write.
+        let last = self.log.active_order();
         let mut total = Outcome::default();
         loop {
-            let pass = self.compact_once(&mut visited)?;
+            let pass = self.compact_once(&mut visited, last)?;
             total.add(&pass);
             if pass.removed <= pass.written {
                 self.reclaim(true)?;
@@ -179,10 +185,9 @@ impl Core {
         }
     }
 
-    /// Looks into every segment that may have something to give back, the oldest first.
-    fn compact_once(&self, visited: &mut Visited) -> Result<Outcome> {
+    /// Looks into every segment before `last` that may have something to give back, the oldest first.
+    fn compact_once(&self, visited: &mut Visited, last: u64) -> Result<Outcome> {
         let mut total = Outcome::default();
-        let last = self.log.active_order();
         let mut done: Vec<u32> = Vec::new();
         loop {
             self.sync_all()?;
@@ -193,10 +198,12 @@ impl Core {
             if sources.is_empty() {
                 return Ok(total);
             }
-            done.extend(sources.iter().map(|source| source.number));
-            let newest = self.log.segments.last_number();
-            total.add(&self.round(sources, visited, Pace::start(self, None), &|_| ())?);
+            let (newest, picked) = (self.log.segments.last_number(), sources.clone());
+            let outcome = self.round(sources, visited, Pace::start(self, None), &|_| ())?;
+            // What comes behind one that had to stay gets another round, without that one.
+            done.extend(picked.iter().take(outcome.segments as usize + 1).map(|source| source.number));
             done.extend(newest + 1..=self.log.segments.last_number());
+            total.add(&outcome);
         }
     }
 
@@ -208,6 +215,7 @@ impl Core {
         mut pace: Pace,
         step: &dyn Fn(Step),
     ) -> Result<Outcome> {
+        pace.check(self)?;
         let outcome = Round::new(self, sources, &mut pace, step).run()?;
         let all = self.log.segments.all();
         let numbers: std::collections::HashSet<u32> = all.iter().map(|segment| segment.number).collect();

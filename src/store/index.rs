@@ -134,8 +134,8 @@ impl Index {
         }
     }
 
-    /// Drops every entry that `keep` refuses, a page at a time, so that no other thread waits longer than a page takes.
-    /// Entries that move between pages meanwhile may be missed; the next sweep finds them.
+    /// Drops every entry that `keep`, asked once about each, refuses: a page at a time, so that no other thread waits
+    /// longer than a page takes. A page that is split meanwhile gives entries to the last one, which is still to come.
     pub fn retain(&self, keep: impl Fn(&Entry) -> bool) {
         for stripe in &self.stripes {
             let mut number = 0;
@@ -267,15 +267,10 @@ impl Stripe {
     /// Drops what `keep` refuses from page `number`. `false`: there is no such page.
     fn retain_page(&mut self, number: usize, keep: impl Fn(&Entry) -> bool) -> bool {
         let Some(page) = self.pages.get(number) else { return false };
-        if page.entries().all(|entry| keep(&entry)) {
-            return true;
-        }
-        let (page, dropped) = page.retain(keep);
-        if !dropped.is_empty() {
-            self.items -= dropped.len();
-            self.bytes -= dropped.iter().map(|entry| size_bound(entry.size_class) as u64).sum::<u64>();
-            *self.page_mut(number) = page;
-        }
+        let Some((page, dropped)) = page.retain(keep) else { return true };
+        self.items -= dropped.len();
+        self.bytes -= dropped.iter().map(|entry| size_bound(entry.size_class) as u64).sum::<u64>();
+        *self.page_mut(number) = page;
         true
     }
 }
@@ -311,6 +306,20 @@ pub(crate) mod tests {
         assert_eq!(index.len(), 1_000_000);
         let largest = index.stripes.iter().flat_map(|s| s.0.lock().unwrap().pages.iter().map(Page::memory).max()).max();
         assert!(largest.unwrap() <= 4096, "{largest:?} bytes");
+    }
+
+    #[test]
+    fn whoever_drops_entries_is_asked_once_about_each() {
+        let (index, asked) = (Index::new(), std::cell::Cell::new(0));
+        for number in 0..300_000_u64 {
+            let tag = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            index.stripe(Hash { place: number, tag }).insert(tag, entry(number));
+        }
+        index.retain(|entry| {
+            asked.set(asked.get() + 1);
+            entry.expires
+        });
+        assert_eq!((asked.get(), index.len()), (300_000, 100_000));
     }
 
     proptest! {

@@ -49,7 +49,8 @@ impl Pace {
         self.check(core)
     }
 
-    fn check(&self, core: &Core) -> Result<()> {
+    /// An error if the store is being closed.
+    pub fn check(&self, core: &Core) -> Result<()> {
         match core.compaction.stopping.load(SeqCst) {
             true => Err(Error::other("the store is being closed")),
             false => Ok(()),

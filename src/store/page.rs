@@ -151,10 +151,19 @@ impl Page {
         entry
     }
 
-    /// What is left without the slots that `keep` refuses, and what those said.
-    pub fn retain(&self, keep: impl Fn(&Entry) -> bool) -> (Page, Vec<Entry>) {
-        let (kept, dropped): (Vec<_>, Vec<_>) = self.used().iter().partition(|slot| keep(&unpack(slot)));
-        (Page::from_slots(&kept), dropped.iter().map(unpack).collect())
+    /// What is left without the slots that `keep`, asked once about each, refuses, and what those said. `None`: it
+    /// refuses none.
+    pub fn retain(&self, keep: impl Fn(&Entry) -> bool) -> Option<(Page, Vec<Entry>)> {
+        let slots = self.used();
+        let first = slots.iter().position(|slot| !keep(&unpack(slot)))?;
+        let (mut kept, mut dropped) = (slots[..first].to_vec(), vec![unpack(&slots[first])]);
+        for slot in &slots[first + 1..] {
+            match unpack(slot) {
+                entry if keep(&entry) => kept.push(*slot),
+                entry => dropped.push(entry),
+            }
+        }
+        Some((Page::from_slots(&kept), dropped))
     }
 
     /// Parts the slots by one bit of the tag; both parts stay sorted.

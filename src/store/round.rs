@@ -10,6 +10,7 @@
 //!   before the next: a tombstone never goes before the value that it hides.
 //! - A tombstone, or an expired record, goes only if no older segment that stays may hold a value of its key.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -126,9 +127,10 @@ impl<'a> Round<'a> {
     }
 
     fn copy_all(&mut self) -> Result<()> {
-        // A thread that appended to a segment holds the key's stripe until the index has it: once every stripe was free
-        // for a moment, the figures of sealed segments are exact.
+        // A thread that appended to a segment holds the key's stripe, or the order of flushes, until that is counted: once
+        // all of these were free for a moment, the figures of sealed segments are exact.
         self.core.index.settle();
+        drop(self.core.flushes.hold());
         for source in self.sources.clone() {
             let dead = self.core.log.segments.usage(source.handle).figures().is_dead();
             if !dead && !self.copy(&source)? {
@@ -143,8 +145,11 @@ impl<'a> Round<'a> {
     fn copy(&mut self, source: &Arc<Segment>) -> Result<bool> {
         let (mut reader, mut offset, mut graves) = (Reader::new(source), SEGMENT_HEADER, Graves::default());
         loop {
-            if reader.next_sound(offset)? != Some(offset) {
-                return Ok(self.leave_damaged(source, offset));
+            match reader.next_sound(offset) {
+                Ok(Some(found)) if found == offset => {}
+                Ok(_) => return Ok(self.leave(source, format_args!("damaged at offset {offset}"))),
+                // Where the disk cannot read one segment, the others are compacted all the same.
+                Err(error) => return Ok(self.leave(source, format_args!("{error}"))),
             }
             let (fields, len) = reader.record(offset)?;
             let kept = match self.judge(source, offset, &fields) {
@@ -247,9 +252,9 @@ impl<'a> Round<'a> {
         Output::begin(self.core, newest, figures.map(|figures| figures.live() + figures.graves).sum())
     }
 
-    fn leave_damaged(&self, source: &Segment, offset: u64) -> bool {
+    fn leave(&self, source: &Segment, why: std::fmt::Arguments<'_>) -> bool {
         source.note_damage();
-        let text = format!("{}: damaged at offset {offset}; it is not compacted", source.path.display());
+        let text = format!("{}: {why}; it is not compacted", source.path.display());
         (self.core.options.report)(Severity::Warning, &text);
         false
     }
@@ -342,7 +347,11 @@ impl<'a> Round<'a> {
 /// Removes a segment's files, for good.
 fn remove(core: &Core, segment: &Segment) -> Result<()> {
     tags::remove(segment);
-    std::fs::remove_file(&segment.path).map_err(|error| Error::io("remove", &segment.path, &error))?;
+    match std::fs::remove_file(&segment.path) {
+        // An earlier round came so far, and then the directory could not be synced.
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        removed => removed.map_err(|error| Error::io("remove", &segment.path, &error))?,
+    }
     let dir = &core.options.path;
     sys::file::sync_directory(dir).map_err(|error| Error::io("sync directory", dir, &error))
 }
