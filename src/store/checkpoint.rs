@@ -274,6 +274,13 @@ pub(crate) fn remove_unfinished(dir: &Path) {
     let _ = std::fs::remove_file(dir.join(FRESH));
 }
 
+/// Removes the index checkpoint, for good.
+pub(crate) fn remove(dir: &Path) -> Result<()> {
+    let path = dir.join(NAME);
+    std::fs::remove_file(&path).map_err(|error| Error::io("remove", &path, &error))?;
+    sys::file::sync_directory(dir).map_err(|error| Error::io("sync directory", dir, &error))
+}
+
 /// Reads the index checkpoint of `store` in `dir`; shows `watch` how much of it was read, in percent, now and then.
 /// `Ok(None)`: there is none. The error says why it cannot be used.
 pub(crate) fn read(dir: &Path, store: u64, watch: &mut dyn FnMut(usize)) -> Result<Option<(Head, Index)>> {

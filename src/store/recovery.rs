@@ -40,7 +40,7 @@ pub(crate) fn recover(options: &Options, home: &Home, extents: &Extents) -> Resu
     let began = Instant::now();
     let table = Segments::new(next_number(&options.path)?);
     let mut segments = open_segments(&options.path, home.store)?;
-    let (index, start) = Start::find(options, home.store, &mut segments, &table);
+    let (index, start) = Start::find(options, home.store, &mut segments, &table)?;
     let segments: Vec<_> = segments.into_iter().map(Arc::new).collect();
     let total = segments.iter().filter_map(|segment| start.unread(segment)).sum();
     let bulk = Bulk::start(index, segments.iter().map(AsRef::as_ref))?;

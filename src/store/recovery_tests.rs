@@ -431,3 +431,29 @@ fn a_checkpoint_with_any_bit_flipped_is_refused() {
     println!("flips: {flips} of {flips}");
     assert!(crate::store::checkpoint::read(dir.path(), !store, &mut |_| ()).is_err(), "another store's");
 }
+
+/// The log was put back to what it had been before, and written on: a checkpoint of what it had become in between must
+/// never count, not even once the log is longer again.
+#[test]
+fn a_checkpoint_of_another_future_of_the_log_is_never_used() {
+    let dir = scratch();
+    let options = || Options { segment_bytes: 16 << 20, ..options(dir.path()) };
+    let log = dir.path().join("00000000.log");
+    let write = |first: u64, count: u64| {
+        let db = Db::open(options()).unwrap();
+        (first..first + count).for_each(|number| db.put(&number.to_le_bytes(), &noise(1000, number)).unwrap());
+        db
+    };
+    write(0, 10).close().unwrap();
+    let before = std::fs::read(&log).unwrap();
+    write(10, 3000).close().unwrap();
+    // The control: there is one, and it is used.
+    assert!(Db::open(options()).unwrap().core().counters.replayed < 1 << 20);
+    std::fs::write(&log, before).unwrap();
+    let db = write(10_000, 6000);
+    let crashed = copy(dir.path());
+    drop(db);
+    let db = Db::open(Options { segment_bytes: 16 << 20, ..self::options(crashed.path()) }).unwrap();
+    let found = (10_000..16_000_u64).filter(|number| db.get(&number.to_le_bytes()).ok().flatten().is_some()).count();
+    assert_eq!((found, db.stats().items), (6000, 6010));
+}

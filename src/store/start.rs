@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use super::checkpoint::{self, Head, Row};
+use super::error::Result;
 use super::index::Index;
 use super::location::Position;
 use super::options::{Options, Severity};
@@ -26,7 +27,10 @@ pub(crate) struct Start {
 impl Start {
     /// The best start there is for these segments, and the index there: gives them the handles by which the start's index knows them, and
     /// `table` what is known of how much of each is of use.
-    pub fn find(options: &Options, store: u64, segments: &mut [Segment], table: &Segments) -> (Index, Start) {
+    ///
+    /// # Errors
+    /// An index checkpoint that is of no use cannot be removed.
+    pub fn find(options: &Options, store: u64, segments: &mut [Segment], table: &Segments) -> Result<(Index, Start)> {
         checkpoint::remove_unfinished(&options.path);
         let mut said = Instant::now();
         let mut watch = |percent| {
@@ -38,12 +42,14 @@ impl Start {
         let read = checkpoint::read(&options.path, store, &mut watch).map_err(|error| error.to_string());
         let found = read.and_then(|read| read.map(|(head, index)| Start::at(head, index, segments, table)).transpose());
         match found {
-            Ok(Some(start)) => start,
-            Ok(None) => Start::beginning(segments),
+            Ok(Some(start)) => Ok(start),
+            Ok(None) => Ok(Start::beginning(segments)),
             Err(why) => {
                 let text = format!("the index checkpoint is of no use, so the whole log is read: {why}");
                 (options.report)(Severity::Warning, &text);
-                Start::beginning(segments)
+                // Where it knew more than the log does, the log may reach as far one day, with other records.
+                checkpoint::remove(&options.path)?;
+                Ok(Start::beginning(segments))
             }
         }
     }
@@ -54,7 +60,12 @@ impl Start {
         (Index::new(), Start { facts, durable: position, position, compacted: HashSet::new() })
     }
 
-    fn at(head: Head, index: Index, segments: &mut [Segment], table: &Segments) -> Result<(Index, Start), String> {
+    fn at(
+        head: Head,
+        index: Index,
+        segments: &mut [Segment],
+        table: &Segments,
+    ) -> std::result::Result<(Index, Start), String> {
         let rows: HashMap<u32, &Row> = head.rows.iter().map(|row| (row.number, row)).collect();
         let listed = |segment: &Segment| rows.get(&segment.number).copied().filter(|row| row.is(segment));
         doubt(&head, segments, &listed)?;
@@ -103,7 +114,11 @@ impl Start {
 }
 
 /// Why these cannot be the files of the store that the checkpoint is of, or of a later state of it.
-fn doubt<'a>(head: &Head, segments: &[Segment], listed: &impl Fn(&Segment) -> Option<&'a Row>) -> Result<(), String> {
+fn doubt<'a>(
+    head: &Head,
+    segments: &[Segment],
+    listed: &impl Fn(&Segment) -> Option<&'a Row>,
+) -> std::result::Result<(), String> {
     let log = || segments.iter().filter(|segment| !segment.compacted);
     let (first, _) = head.position.parts();
     if let Some(unknown) = log().find(|segment| segment.order <= first && listed(segment).is_none()) {
