@@ -280,7 +280,8 @@ fn a_segment_that_is_unlinked_already_or_cannot_be_read_is_in_nobodys_way() {
     let Segment { handle, number, order, salt, .. } = *of(segments[1]);
     let (path, file) = (of(segments[1]).path.clone(), std::fs::File::open(dir.path()).unwrap());
     let (compacted, mended, damaged) = (false, false, false.into());
-    let unreadable = Segment { file, path, handle, number, order, salt, compacted, mended, damaged };
+    let (size, end) = ((1 << 20).into(), 0.into());
+    let unreadable = Segment { file, path, handle, number, order, salt, compacted, mended, size, end, damaged };
     table.remove(&of(segments[1]));
     table.add(&Arc::new(unreadable));
     db.compact().unwrap();
@@ -289,6 +290,33 @@ fn a_segment_that_is_unlinked_already_or_cannot_be_read_is_in_nobodys_way() {
     assert!(left.contains(&segments[1]) && of(segments[1]).is_damaged());
     for key in [&b"unlinked"[..], b"sound"] {
         assert_eq!(db.get(key).unwrap().unwrap(), b"new");
+    }
+}
+
+#[test]
+fn what_was_compacted_outlives_the_loss_of_the_newest_segment() {
+    let dir = scratch();
+    let db = tame(dir.path());
+    let keys = [&b"first"[..], b"second", b"third"];
+    let segments: Vec<u32> = keys
+        .iter()
+        .map(|key| {
+            db.put(key, key).unwrap();
+            rotate(&db)
+        })
+        .collect();
+    compact(&db, &segments[1..]);
+    let active = db.core.log.active_order();
+    let crashed = copied(dir.path());
+    for segment in db.core.log.segments.all().iter().filter(|segment| segment.order >= active) {
+        std::fs::remove_file(crashed.path().join(segment.path.file_name().unwrap())).unwrap();
+    }
+    for _ in 0..2 {
+        let again = open(crashed.path());
+        again.compact().unwrap();
+        for key in keys {
+            assert_eq!(again.get(key).unwrap().as_deref(), Some(key));
+        }
     }
 }
 

@@ -60,11 +60,13 @@ pub(crate) struct CompactionCounters {
 pub(crate) struct Compactor {
     core: Arc<Core>,
     last_round: Instant,
+    /// When everything that large values had to give back was.
+    last_reclaim: Instant,
 }
 
 impl Compactor {
     pub fn new(core: Arc<Core>) -> Compactor {
-        Compactor { core, last_round: Instant::now() }
+        Compactor { core, last_round: Instant::now(), last_reclaim: Instant::now() }
     }
 
     /// The thread's body.
@@ -91,17 +93,34 @@ impl Compactor {
         RETRY
     }
 
-    /// Rounds, as long as one is due.
+    /// Rounds, and what large values give back: that may be the very room that rounds lack.
     fn work(&mut self) -> Result<()> {
+        let rounds = self.rounds();
+        self.core.compaction.behind.store(false, SeqCst);
+        self.reclaim()?;
+        rounds?;
+        self.core.refresh_checkpoint();
+        Ok(())
+    }
+
+    /// Rounds, as long as one is due.
+    fn rounds(&mut self) -> Result<()> {
         while self.progress()? {
             self.last_round = Instant::now();
         }
-        self.core.compaction.behind.store(false, SeqCst);
-        {
-            let _no_round = super::lock(&self.core.compaction.rounds);
-            self.core.reclaim(false)?;
+        Ok(())
+    }
+
+    /// A few values wait until that is worth a sync; but not for ever, and not where room is short.
+    fn reclaim(&mut self) -> Result<()> {
+        let core = &self.core;
+        let long = self.last_reclaim.elapsed() >= core.options.compaction_interval;
+        let all = long || core.space.level() > Level::Enough;
+        let _no_round = super::lock(&core.compaction.rounds);
+        core.reclaim(all)?;
+        if all {
+            self.last_reclaim = Instant::now();
         }
-        self.core.refresh_checkpoint();
         Ok(())
     }
 
@@ -167,6 +186,8 @@ impl Core {
     /// Compacts everything of which anything can be given back, until nothing is left. Sleeps.
     pub fn compact(&self) -> Result<Outcome> {
         let mut visited = super::lock(&self.compaction.rounds);
+        // Nobody is to wait for the compactor while that waits for this.
+        self.compaction.behind.store(false, SeqCst);
         match self.seal_active() {
             // Then the active segment is left as it is: it is the others that give room.
             Err(Error::Full(_)) => {}

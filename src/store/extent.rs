@@ -258,7 +258,9 @@ impl Extents {
     fn remove_if_empty(&self, file: Arc<ExtentFile>) -> Result<()> {
         let next = super::lock(&self.next);
         let mut files = super::write(&self.files);
-        let is_newest = files.keys().all(|&number| number <= file.number);
+        // Of those that are on the disk: by them the next life finds the next number.
+        let mut made = files.values().filter(|other| other.file.get().is_some());
+        let is_newest = made.all(|other| other.number <= file.number);
         let is_current = next.file.as_ref().is_some_and(|current| current.number == file.number);
         let is_empty = super::lock(&file.live).as_ref().is_some_and(HashSet::is_empty);
         // The table has one, and we have one.

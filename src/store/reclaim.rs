@@ -86,12 +86,22 @@ impl Core {
         if ranges.is_empty() {
             return Ok(());
         }
+        let done = self.give_back(&mut ranges);
+        let left = ranges.into_iter().map(|(hash, range)| Item::Range(hash, range));
+        super::lock(&self.reclaim.queue).extend(left);
+        done
+    }
+
+    /// Gives back what can be, and takes it off the list: what is left is to be tried again.
+    fn give_back(&self, ranges: &mut Vec<(Hash, Range)>) -> Result<()> {
         self.settle_log()?;
-        for (hash, range) in ranges {
+        let mut at = 0;
+        while let Some(&(_, range)) = ranges.get(at) {
             // A backup that begins meanwhile is told before it takes the lock.
             let _files = super::lock(&self.maintenance);
-            if self.is_pinned() || !self.extents.give_back(range)? {
-                super::lock(&self.reclaim.queue).push(Item::Range(hash, range));
+            match !self.is_pinned() && self.extents.give_back(range)? {
+                true => drop(ranges.swap_remove(at)),
+                false => at += 1,
             }
         }
         Ok(())

@@ -63,6 +63,43 @@ fn large_values_give_their_space_back_when_they_are_overwritten_or_removed() {
 }
 
 #[test]
+fn a_single_large_value_gives_its_space_back_by_itself() {
+    let dir = scratch();
+    let options = Options { compaction_interval: std::time::Duration::from_millis(50), ..options(dir.path()) };
+    let db = Db::open(options).unwrap();
+    for number in 0..2_u64 {
+        db.put(&number.to_le_bytes(), &noise(LARGE, number)).unwrap();
+    }
+    assert!(on_disk(dir.path(), ".ext") >= 2 * LARGE as u64);
+    db.delete(&0_u64.to_le_bytes()).unwrap();
+    let began = std::time::Instant::now();
+    while on_disk(dir.path(), ".ext") > (LARGE + CHUNK) as u64 {
+        assert!(began.elapsed().as_secs() < 60, "{} bytes", on_disk(dir.path(), ".ext"));
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert_eq!(db.get(&1_u64.to_le_bytes()).unwrap(), Some(noise(LARGE, 1)));
+}
+
+/// The number of a file that is gone must not come back while the log may name it: by the next life, too.
+#[test]
+fn the_greatest_number_of_a_file_stays_on_the_disk() {
+    let dir = scratch();
+    let db = open(dir.path());
+    db.put(b"large", &noise(LARGE, 1)).unwrap();
+    let names =
+        || std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let greatest = || names().filter(|name| name.ends_with(".ext")).max();
+    let before = greatest();
+    db.core.extents.begin_next();
+    // A file that will never be made.
+    drop(db.upload(LARGE as u64).unwrap());
+    db.delete(b"large").unwrap();
+    db.compact().unwrap();
+    assert!(on_disk(dir.path(), ".ext") < CHUNK as u64);
+    assert!(before.is_some() && greatest() == before, "{before:?} {:?}", greatest());
+}
+
+#[test]
 fn a_new_life_gives_back_what_the_one_before_had_no_time_for() {
     let dir = scratch();
     let db = open(dir.path());

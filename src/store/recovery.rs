@@ -77,8 +77,12 @@ fn read(
     start: &Start,
     dir: &Path,
 ) -> Result<Option<(Arc<Segment>, u64)>> {
-    let mut newest = None;
+    let (mut newest, mut log_ended) = (None, false);
     for (number, segment) in segments.iter().enumerate() {
+        // What was compacted counts even where the log that it came from, or what came behind it, is lost.
+        if log_ended && !segment.compacted {
+            continue;
+        }
         replay.notice_gap(number.checked_sub(1).map(|before| &segments[before]), segment);
         let Some(offset) = start.offset(segment) else { continue };
         let following = segments[number + 1..].iter().find(|later| !later.compacted);
@@ -88,7 +92,7 @@ fn read(
         }
         if let Next::LogEnds = next {
             discard(&segments[number + 1..], dir)?;
-            break;
+            log_ended = true;
         }
     }
     Ok(newest)
