@@ -59,7 +59,8 @@ impl Eviction<'_> {
         self.core.index.settle();
         let segment = self.segment.clone();
         let (mut reader, mut offset) = (Reader::new(&segment), SEGMENT_HEADER);
-        while reader.next_sound(offset)? == Some(offset) {
+        // What is damaged, or cannot be read, is given up all the same.
+        while matches!(reader.next_sound(offset), Ok(Some(found)) if found == offset) {
             let (fields, len) = reader.record(offset)?;
             match fields.kind {
                 Kind::Value | Kind::Large => self.judge(&fields, offset)?,
@@ -75,6 +76,8 @@ impl Eviction<'_> {
     fn judge(&mut self, fields: &Fields<'_>, offset: u64) -> Result<()> {
         let core = self.core;
         let (hash, here) = (core.home.seed.hash(fields.key), Location::new(self.segment.handle, offset));
+        // What is appended anew must not get behind a flush that it was subject to.
+        let _no_flush = core.flushes.hold();
         let mut stripe = core.index.stripe(hash);
         let Some(entry) = stripe.find(hash.tag).filter(|entry| entry.location == here) else { return Ok(()) };
         let gone = core.is_flushed(here) || (fields.expires != 0 && fields.expires <= self.now);
