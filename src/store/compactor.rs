@@ -20,12 +20,12 @@ use super::victims::{Survey, Visited};
 use crate::sys;
 
 /// A round is due when this part of the full segments can be given back.
-const DUE: (u64, u64) = (1, 6);
+const DUE: (u64, u64) = (1, 5);
 /// From here on it takes what it needs.
-const LATE: (u64, u64) = (1, 5);
+const LATE: (u64, u64) = (1, 4);
 /// From here on writers wait, lest the store take more than half as much again as what lives in it. (The segments that
 /// are written to, and a round's output, come on top.)
-const BEHIND: (u64, u64) = (1, 4);
+const BEHIND: (u64, u64) = (3, 10);
 /// In small stores they need not wait. Bytes that can be given back.
 const SMALL: u64 = 8 << 20;
 /// Room that a round needs besides its output's records. Bytes.
