@@ -45,6 +45,9 @@ impl Core {
         if !self.is_sealed(&oldest) {
             return Ok(None);
         }
+        if !self.log.has_room_for_notes() {
+            return Err(Error::Full("there is no room in the log for the note that its oldest segment goes".into()));
+        }
         let live = self.log.segments.usage(oldest.handle).figures().live();
         let most = live / KEPT;
         Eviction { core: self, segment: oldest.clone(), most, unwritten: 0, now: self.time.now() }.run()?;

@@ -115,8 +115,14 @@ impl Core {
         let _order = super::lock(&self.flushes.order);
         match self.flushes.due.load(SeqCst) {
             0 => Ok(()),
-            due => self.append_control(Kind::FlushPending, &due.to_le_bytes()).map(drop),
+            due => self.append_needed(Kind::FlushPending, &due.to_le_bytes()).map(drop),
         }
+    }
+
+    /// As [`Core::append_control`], for notes without which compaction cannot make room.
+    pub fn append_needed(&self, kind: Kind, body: &[u8]) -> Result<Position> {
+        let record = Fields::control(kind, body, self.next_sequence());
+        self.log.append_needed(&record).map(|(_, position)| position)
     }
 
     /// Appends a record without a key.

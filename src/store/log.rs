@@ -155,11 +155,27 @@ impl Log {
 
     /// Puts a record at the end of the log. Tells where it lies and the position to wait for.
     pub fn append(&self, record: &Fields<'_>) -> Result<(Location, Position)> {
+        self.append_within(record, Reach::of(record.kind))
+    }
+
+    /// As [`Log::append`], for notes without which compaction cannot make room: there is a little room for them where
+    /// there is none for anything else.
+    pub fn append_needed(&self, record: &Fields<'_>) -> Result<(Location, Position)> {
+        self.append_within(record, Reach::End)
+    }
+
+    /// Whether the notes of a round of compaction could be appended now.
+    pub fn has_room_for_notes(&self) -> bool {
+        let tail = super::lock(&self.tail);
+        tail.spare.is_some() || tail.offset + NOTES / 16 <= tail.active.hard_limit()
+    }
+
+    fn append_within(&self, record: &Fields<'_>, reach: Reach) -> Result<(Location, Position)> {
         let salt = self.salt.load(Relaxed);
         let len = record.encoded_len() as u64;
         let mut head = record.head(salt);
         let mut tail = super::lock(&self.tail);
-        self.make_room(&mut tail, len, record.kind)?;
+        self.make_room(&mut tail, len, reach)?;
         if tail.active.salt != salt {
             head = record.head(tail.active.salt);
         }
@@ -386,7 +402,7 @@ impl Log {
     }
 
     /// Moves on to the spare segment where the active one is full.
-    fn make_room(&self, tail: &mut MutexGuard<'_, Tail>, len: u64, kind: Kind) -> Result<()> {
+    fn make_room(&self, tail: &mut MutexGuard<'_, Tail>, len: u64, reach: Reach) -> Result<()> {
         if let Some(why) = self.progress.failure() {
             return Err(Error::ReadOnly(why));
         }
@@ -400,9 +416,9 @@ impl Log {
         }
         match (tail.spare.take(), &tail.full) {
             (Some(spare), _) => self.rotate(tail, spare),
-            (None, Some(_)) if end <= last_limit(kind, soft, hard) => {}
+            (None, Some(_)) if end <= reach.limit(soft, hard) => {}
             (None, Some(full)) => return Err(full.clone()),
-            (None, None) if end <= last_limit(kind, hard - REMOVALS, hard) => {}
+            (None, None) if end <= reach.limit(hard - REMOVALS, hard) => {}
             (None, None) => return Err(Error::Full("the next segment is not ready yet".into())),
         }
         Ok(())
@@ -527,11 +543,28 @@ impl Log {
 }
 
 /// How far a segment may be filled that has none after it: what makes room may go further than what takes it.
-fn last_limit(kind: Kind, values: u64, hard: u64) -> u64 {
-    match kind {
-        Kind::Value | Kind::Large => values,
-        Kind::Tombstone | Kind::FlushPending | Kind::FlushFired => hard - NOTES,
-        Kind::Checkpoint | Kind::Seal => hard,
+#[derive(Clone, Copy)]
+enum Reach {
+    Values,
+    /// Removals, and notes that can wait.
+    Notes,
+    End,
+}
+
+impl Reach {
+    fn of(kind: Kind) -> Reach {
+        match kind {
+            Kind::Value | Kind::Large => Reach::Values,
+            Kind::Tombstone | Kind::FlushPending | Kind::FlushFired | Kind::Checkpoint | Kind::Seal => Reach::Notes,
+        }
+    }
+
+    fn limit(self, values: u64, hard: u64) -> u64 {
+        match self {
+            Reach::Values => values,
+            Reach::Notes => hard - NOTES,
+            Reach::End => hard,
+        }
     }
 }
 

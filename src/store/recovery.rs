@@ -110,6 +110,7 @@ pub(crate) fn next_number(dir: &Path) -> Result<u32> {
 /// All segments, in the order of replay. Files that were never completed are removed.
 fn open_segments(dir: &Path, store: u64) -> Result<Vec<Segment>> {
     remove_uncommitted(dir)?;
+    super::tags::remove_orphans(dir)?;
     let mut found = Vec::new();
     let mut all = numbers(dir)?;
     all.sort_unstable();

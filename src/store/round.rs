@@ -19,7 +19,7 @@ use super::error::{Error, Result};
 use super::graves::{Graves, tombstone};
 use super::hash::Hash;
 use super::index::size_class;
-use super::location::Location;
+use super::location::{Location, MAX_SEGMENT};
 use super::options::Severity;
 use super::output::Output;
 use super::pace::Pace;
@@ -132,13 +132,19 @@ impl<'a> Round<'a> {
         self.core.index.settle();
         drop(self.core.flushes.hold());
         for source in self.sources.clone() {
-            let dead = self.core.log.segments.usage(source.handle).figures().is_dead();
-            if !dead && !self.copy(&source)? {
+            if !self.was_flushed(&source) && !self.copy(&source)? {
                 break;
             }
             self.consumed += 1;
         }
         Ok(())
+    }
+
+    /// Whether nothing in a source can be of use, whatever it says. Every other one is read: no figure alone decides that
+    /// a segment goes.
+    fn was_flushed(&self, source: &Segment) -> bool {
+        let flushed = source.position(MAX_SEGMENT) <= self.core.flushes.fired();
+        flushed && self.core.log.segments.usage(source.handle).figures().is_dead()
     }
 
     /// Copies what is live in one source. `false`: it has to stay.

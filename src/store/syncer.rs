@@ -251,7 +251,7 @@ impl Syncer {
 impl Core {
     /// Appends a checkpoint record: the log before `durable` is on the disk, and it is now.
     pub fn append_checkpoint(&self, durable: Position) -> Result<Position> {
-        match self.append_checkpoint_for_sure(durable) {
+        match self.append_control(Kind::Checkpoint, self.checkpoint(durable).as_slice()) {
             Err(failed @ Error::ReadOnly(_)) => Err(failed),
             // No room for a note now: recovery goes by the one before, and whoever writes data is told.
             Err(_) => Ok(self.log.end()),
@@ -261,12 +261,14 @@ impl Core {
 
     /// As [`Core::append_checkpoint`], but no room for it is an error.
     pub fn append_checkpoint_for_sure(&self, durable: Position) -> Result<Position> {
-        let mut body = [0; 24];
-        body[..8].copy_from_slice(&durable.0.to_le_bytes());
-        body[8..16].copy_from_slice(&self.time.now().to_le_bytes());
+        self.append_needed(Kind::Checkpoint, self.checkpoint(durable).as_slice())
+    }
+
+    fn checkpoint(&self, durable: Position) -> Vec<u8> {
         let removed = self.removed.load(SeqCst);
-        body[16..].copy_from_slice(&removed.to_le_bytes());
-        self.append_control(Kind::Checkpoint, if removed == 0 { &body[..16] } else { &body })
+        let words = [durable.0, self.time.now(), removed];
+        let known = if removed == 0 { &words[..2] } else { &words };
+        known.iter().flat_map(|word| word.to_le_bytes()).collect()
     }
 
     fn make_segment(&self) -> Result<Arc<Segment>> {

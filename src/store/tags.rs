@@ -2,17 +2,18 @@
 //! `kingdb.5`. It tells the compactor which tombstones are spent. A mere cache of what the segment says: made when first
 //! asked for, made anew when it is absent or not sound. For the compactor.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::error::{Error, Result};
 use super::hash::Seed;
 use super::header::VERSION;
 use super::reader::Reader;
 use super::record::{Kind, le_u32, le_u64};
-use super::segment::{SEGMENT_HEADER, Segment};
+use super::segment::{SEGMENT_HEADER, Segment, files, numbered, numbers};
 
 const MAGIC: &[u8; 8] = b"KDBTAGS\0";
 const HEADER: usize = 64;
+const SUFFIX: &str = "tags";
 
 /// What of a key's hash the list has.
 pub(crate) fn fingerprint(tag: u64) -> u32 {
@@ -44,8 +45,17 @@ pub(crate) fn remove(segment: &Segment) {
     let _ = std::fs::remove_file(path(segment));
 }
 
+/// Removes lists whose segments are gone: a crash may come between the two.
+pub(crate) fn remove_orphans(dir: &Path) -> Result<()> {
+    let segments = numbers(dir)?;
+    for number in files(dir, SUFFIX)?.into_iter().filter(|number| !segments.contains(number)) {
+        let _ = std::fs::remove_file(numbered(dir, number, SUFFIX));
+    }
+    Ok(())
+}
+
 fn path(segment: &Segment) -> PathBuf {
-    segment.path.with_extension("tags")
+    segment.path.with_extension(SUFFIX)
 }
 
 fn scan(segment: &Segment, seed: Seed) -> Result<Vec<u32>> {

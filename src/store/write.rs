@@ -5,7 +5,8 @@
 use super::cache::Facts;
 use super::core::Core;
 use super::error::{Error, Result};
-use super::index::{Entry, size_class};
+use super::hash::Hash;
+use super::index::{Entry, Stripe, size_class};
 use super::large::{Large, Uploaded, compress};
 use super::location::Position;
 use super::lookup::{Key, Scratch, Seen};
@@ -126,7 +127,7 @@ impl Core {
         self.cache.prefetch_entry(hash);
         let mut stripe = self.index.stripe(hash);
         if let Expect::Unchanged(seen) = write.expect
-            && stripe.find(hash.tag).map(|entry| entry.location) != seen.location
+            && !self.is_unchanged(&mut stripe, hash, seen)
         {
             return Ok(None);
         }
@@ -142,6 +143,19 @@ impl Core {
         let facts = Facts { location, client_flags: write.flags, cas: fields.cas, expires: write.expires, large };
         self.cache.insert(hash, write.key.bytes, value, facts);
         Ok(Some(end))
+    }
+
+    /// Whether the slot names what a lookup saw. What was flushed since is taken off it, or it would be written anew
+    /// behind the flush.
+    fn is_unchanged(&self, stripe: &mut Stripe, hash: Hash, seen: Seen) -> bool {
+        let entry = stripe.find(hash.tag);
+        if let Some(gone) = entry.filter(|entry| self.is_flushed(entry.location)) {
+            stripe.remove(hash.tag);
+            self.cache.remove(hash);
+            self.note_dead(&gone);
+            return false;
+        }
+        entry.map(|entry| entry.location) == seen.location
     }
 
     /// See [`super::Db::remove`].
