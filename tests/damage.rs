@@ -11,15 +11,17 @@ use common::{Client, Server};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// All files of the data directory.
+/// All files of the data directory. (A killed server leaves its socket there, too.)
 fn files(plan: &Plan) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut directories = vec![plan.data()];
     while let Some(directory) = directories.pop() {
         for entry in std::fs::read_dir(directory).expect("list the data directory").flatten() {
-            match entry.file_type().expect("its type").is_dir() {
-                true => directories.push(entry.path()),
-                false => found.push(entry.path()),
+            let kind = entry.file_type().expect("its type");
+            if kind.is_dir() {
+                directories.push(entry.path());
+            } else if kind.is_file() {
+                found.push(entry.path());
             }
         }
     }
