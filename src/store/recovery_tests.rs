@@ -435,6 +435,7 @@ fn a_checkpoint_with_any_bit_flipped_is_refused() {
 /// The log was put back to what it had been before, and written on: a checkpoint of what it had become in between must
 /// never count, not even once the log is longer again.
 #[test]
+#[cfg(not(feature = "tiny-tags"))] // Of 410 keys, two may be taken for one another.
 fn a_checkpoint_of_another_future_of_the_log_is_never_used() {
     let dir = scratch();
     let log = dir.path().join("00000000.log");
