@@ -153,6 +153,8 @@ impl Files {
                 Edit::Punch(call.number(2) as u64, call.number(3) as u64)
             }
             "fallocate" => Edit::Extend((call.number(2) + call.number(3)) as u64),
+            // A build with assertions asks whether a descriptor is open before it closes it.
+            "fcntl" => return,
             other => panic!("no rule for {other} on {}", open.path),
         };
         self.edit(call, open.inode, edit);
