@@ -22,6 +22,7 @@ use super::lane::Lane;
 use super::location::{Location, MAX_SEGMENT, Position};
 use super::options::{Options, Sync};
 use super::progress::Progress;
+use super::reach::{NOTES, REMOVALS, Reach};
 use super::record::{Fields, Kind};
 use super::segment::{SEGMENT_HEADER, Segment};
 use super::segments::Segments;
@@ -29,10 +30,6 @@ use super::space::Needs;
 use super::syncer::Bell;
 use crate::sys::{self, clock};
 
-/// What is left of a segment where none can be made after it, for notes: compaction needs one to make room. Bytes.
-const NOTES: u64 = 4 << 10;
-/// The same for removals, which make work for compaction, and notes. Bytes.
-const REMOVALS: u64 = 64 << 10;
 /// A buffer that grew past this is given back to the system.
 const KEPT_BUFFER: usize = 1 << 20;
 /// A write that takes longer is slow; copying a megabyte may take as long again.
@@ -539,32 +536,6 @@ impl Log {
         let mut tail = super::lock(&self.tail);
         let spare = tail.spare.take();
         (tail.active.clone(), tail.offset, spare)
-    }
-}
-
-/// How far a segment may be filled that has none after it: what makes room may go further than what takes it.
-#[derive(Clone, Copy)]
-enum Reach {
-    Values,
-    /// Removals, and notes that can wait.
-    Notes,
-    End,
-}
-
-impl Reach {
-    fn of(kind: Kind) -> Reach {
-        match kind {
-            Kind::Value | Kind::Large => Reach::Values,
-            Kind::Tombstone | Kind::FlushPending | Kind::FlushFired | Kind::Checkpoint | Kind::Seal => Reach::Notes,
-        }
-    }
-
-    fn limit(self, values: u64, hard: u64) -> u64 {
-        match self {
-            Reach::Values => values,
-            Reach::Notes => hard - NOTES,
-            Reach::End => hard,
-        }
     }
 }
 

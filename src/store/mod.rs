@@ -39,6 +39,7 @@ mod output;
 mod pace;
 mod page;
 mod progress;
+mod reach;
 mod reader;
 mod reclaim;
 mod record;
