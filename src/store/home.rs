@@ -5,6 +5,7 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use super::error::{Error, Result};
 use super::hash::Seed;
@@ -97,11 +98,23 @@ fn lock(dir: &Path) -> Result<File> {
     let path = dir.join("LOCK");
     let open = OpenOptions::new().write(true).create(true).truncate(false).mode(FILE_MODE).open(&path);
     let file = open.map_err(|error| Error::io("open", &path, &error))?;
-    match file.try_lock() {
+    match lock_soon(&file) {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(in_use(dir)),
         Err(TryLockError::Error(error)) => Err(Error::io("lock", &path, &error)),
     }
+}
+
+/// Somebody who has just ended, or a child of whoever had the store open that is on its way to another program, may hold
+/// the lock a moment longer.
+fn lock_soon(file: &File) -> std::result::Result<(), TryLockError> {
+    for _ in 0..20 {
+        if file.try_lock().is_ok() {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    file.try_lock()
 }
 
 /// A new store. Where segments are, there was one, and another identity could not read them.
