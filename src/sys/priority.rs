@@ -1,8 +1,8 @@
 //! How much a thread counts beside others: `setpriority(2)` and `ioprio_set(2)`, for threads whose work can wait.
 
-/// Steps of politeness of a thread that others need not wait for. With two busy threads to a processor, such a one gets
-/// a quarter of it.
-const NICE: libc::c_int = 5;
+/// Steps of politeness of a thread that others need not wait for. On a busy processor such a one gets a thirtieth of it:
+/// whoever depends on it must be made to wait for it.
+const NICE: libc::c_int = 15;
 /// "Best effort", the lowest of its eight levels: never starved, last in line.
 const LAST_IN_LINE: libc::c_int = (2 << 13) | 7;
 const THIS_THREAD: libc::c_int = 0;
