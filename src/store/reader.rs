@@ -5,8 +5,9 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::error::{Error, Result};
-use super::record::{ALIGNMENT, Fields, HEADER, MAX_RECORD, padded};
-use super::segment::Segment;
+use super::location::Position;
+use super::record::{ALIGNMENT, Fields, HEADER, Kind, MAX_RECORD, le_u64, padded};
+use super::segment::{SEGMENT_HEADER, Segment};
 
 /// Bytes read at a time.
 const WINDOW: usize = 1 << 20;
@@ -45,6 +46,19 @@ impl<'a> Reader<'a> {
             }
             offset += self.skip(offset)?;
         }
+    }
+
+    /// How far the checkpoint records here say that the log was durable; zero: there is none.
+    pub fn durable_mark(&mut self) -> Result<Position> {
+        let (mut offset, mut mark) = (SEGMENT_HEADER, Position(0));
+        while let Some(found) = self.next_sound(offset)? {
+            let (fields, len) = self.record(found)?;
+            if fields.kind == Kind::Checkpoint && fields.body.len() >= 16 {
+                mark = mark.max(Position(le_u64(fields.body, 0)));
+            }
+            offset = found + len as u64;
+        }
+        Ok(mark)
     }
 
     /// The record at `offset`, where [`Reader::next_sound`] found one.

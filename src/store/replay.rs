@@ -22,7 +22,7 @@ use super::location::{Location, Position};
 use super::options::{Options, Severity};
 use super::reader::Reader;
 use super::record::{Fields, Kind, le_u64};
-use super::segment::{SEGMENT_HEADER, Segment};
+use super::segment::Segment;
 use super::segments::Segments;
 
 /// Time between two progress messages.
@@ -343,14 +343,7 @@ fn durable_mark(segments: &[Arc<Segment>]) -> Result<Position> {
     let compacted = segments.iter().filter(|segment| segment.compacted).map(|segment| segment.position(0));
     let compacted = compacted.max().unwrap_or_default();
     for segment in segments.iter().rev().filter(|segment| !segment.compacted) {
-        let (mut reader, mut offset, mut mark) = (Reader::new(segment), SEGMENT_HEADER, Position(0));
-        while let Some(found) = reader.next_sound(offset)? {
-            let (fields, len) = reader.record(found)?;
-            if fields.kind == Kind::Checkpoint && fields.body.len() >= 16 {
-                mark = mark.max(Position(le_u64(fields.body, 0)));
-            }
-            offset = found + len as u64;
-        }
+        let mark = Reader::new(segment).durable_mark()?;
         if mark > Position(0) {
             return Ok(mark.max(compacted));
         }

@@ -277,15 +277,7 @@ fn durable_mark(sources: &[Source]) -> Result<Position> {
     let compacted = compacted.max().unwrap_or_default();
     for source in sources.iter().rev().filter(|source| !source.is_compacted()) {
         let file = File::open(&source.path).map_err(|error| Error::io("open", &source.path, &error))?;
-        let mut reader = Reader::over(&file, &source.path, source.header.salt);
-        let (mut offset, mut mark) = (SEGMENT_HEADER, Position(0));
-        while let Some(found) = reader.next_sound(offset)? {
-            let (fields, len) = reader.record(found)?;
-            if fields.kind == Kind::Checkpoint && fields.body.len() >= 16 {
-                mark = mark.max(Position(le_u64(fields.body, 0)));
-            }
-            offset = found + len as u64;
-        }
+        let mark = Reader::over(&file, &source.path, source.header.salt).durable_mark()?;
         if mark > Position(0) {
             return Ok(mark.max(compacted));
         }
