@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::super::options::Options;
 use super::{CHUNK, Db};
-use crate::store::Sync;
+use crate::store::{Sync, View};
 
 fn options(dir: &Path) -> Options {
     Options { segment_bytes: 1 << 20, cache_bytes: 1 << 20, compression: false, sync: Sync::None, ..Options::new(dir) }
@@ -120,6 +120,27 @@ fn a_new_life_gives_back_what_the_one_before_had_no_time_for() {
     db.compact().unwrap();
     assert!(!dir.path().join("00000000.ext").exists());
     assert_eq!(db.get(b"another").unwrap().unwrap(), noise(LARGE, 7));
+}
+
+/// The log still names a value that expired, was looked at and gave its space back: the next life must not miss it.
+#[test]
+fn an_expired_value_that_gave_its_file_back_stays_absent() {
+    let dir = scratch();
+    let db = open(dir.path());
+    let mut writer = db.writer(b"expired", LARGE as u64).unwrap().expires(db.now() - 10);
+    writer.write_part(&noise(LARGE, 1)).unwrap();
+    writer.finish().unwrap();
+    db.core.extents.begin_next();
+    db.put(b"lives", &noise(LARGE, 2)).unwrap();
+    assert_eq!(db.get(b"expired").unwrap(), None);
+    db.core.reclaim(true).unwrap();
+    assert!(!dir.path().join("00000000.ext").exists());
+    drop(db);
+    let db = open(dir.path());
+    assert_eq!(db.get(b"expired").unwrap(), None);
+    assert_eq!(db.iter().unwrap().map(Result::unwrap).count(), 1);
+    assert_eq!(db.get(b"lives").unwrap().unwrap(), noise(LARGE, 2));
+    assert_eq!(db.stats().damaged_records, 0);
 }
 
 #[test]
