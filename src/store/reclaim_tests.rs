@@ -230,6 +230,45 @@ fn a_store_that_is_overwritten_takes_no_more_than_half_as_much_again() {
     assert!(written < 12 * live, "as much was written {written} for {live}");
 }
 
+/// A compactor that gets no processor time: writers wait at the limit, and nowhere short of it for good.
+#[test]
+#[cfg(not(feature = "tiny-tags"))]
+fn writers_wait_for_a_compactor_that_does_not_come() {
+    let dir = scratch();
+    let db = Db::open(Options { compression: false, ..Options::new(dir.path()) }).unwrap();
+    let (keys, value) = (40_000_u64, noise(1000, 1));
+    let live = keys * (24 + 8 + 1000);
+    let overwrite = |times: u64| (0..times * keys).for_each(|n| db.put(&(n % keys).to_le_bytes(), &value).unwrap());
+    overwrite(2);
+    let pressure = &db.core.compaction.pressure;
+    // Between a look at the segments and the next one there is a limit, unless nothing can be done.
+    let mut held = Some(db.core.compaction.hold());
+    eventually("there is a limit", || {
+        let is_set = pressure.holds(u64::MAX - 1);
+        if !is_set {
+            held = None;
+            overwrite(1);
+            held = Some(db.core.compaction.hold());
+        }
+        is_set
+    });
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| overwrite(3));
+        eventually("the writer has come to the limit", || db.core.is_behind());
+        let before = db.core.log.end();
+        for _ in 0..20 {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            assert!(on_disk(dir.path(), ".log") * 4 <= live * 7, "{} bytes", on_disk(dir.path(), ".log"));
+        }
+        assert!(db.core.is_behind() && !writer.is_finished());
+        println!("{} bytes live, {} on the disk", live, on_disk(dir.path(), ".log"));
+        assert!(before.0 + 2 * 1040 >= db.core.log.end().0, "it waits");
+        held = None;
+        writer.join().unwrap();
+    });
+    (0..keys).for_each(|number| assert_eq!(db.get(&number.to_le_bytes()).unwrap().unwrap().len(), 1000));
+}
+
 #[test]
 #[cfg(not(feature = "tiny-tags"))]
 fn what_does_not_change_is_not_copied_again_and_again() {
