@@ -36,6 +36,9 @@ use crate::sys;
 /// Shortest and longest pause of a writer that waits for room in the log or for its share of the incoming rate.
 const ROOM_RETRY: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
 
+/// First pause of a thread that waits for room by itself; each one that follows is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_micros(50);
+
 /// An open store. Share it between threads in an `Arc`; all methods take `&self`.
 ///
 /// It has two faces. The blocking one (`get`, `put`, `delete`, `flush`, `close`) is for programs that embed a
@@ -231,10 +234,12 @@ impl Db {
     }
 
     fn wait_for_room(&self) {
+        let mut pause = FIRST_PAUSE;
         while !self.has_room() {
             self.core.log.write_all();
             self.core.bell.ring();
-            std::thread::sleep(self.room_after());
+            std::thread::sleep(pause.min(self.room_after()));
+            pause *= 2;
         }
     }
 }

@@ -8,7 +8,7 @@ use super::error::{Error, Result};
 use super::index::size_class;
 use super::location::MAX_SEGMENT;
 use super::log::seal_record;
-use super::reader::Reader;
+use super::lookup::read_fully;
 use super::record::{Fields, HEADER, Kind};
 use super::segment::{Plan, SEGMENT_HEADER, Segment};
 use crate::sys;
@@ -22,7 +22,8 @@ pub(crate) struct Output {
     buffer: Vec<u8>,
     /// Where the buffer goes.
     offset: u64,
-    records: u64,
+    /// Of what was written from the first record on.
+    crc: u32,
 }
 
 impl Output {
@@ -32,7 +33,7 @@ impl Output {
         let size = (SEGMENT_HEADER + estimate + HEADER as u64).min(MAX_SEGMENT);
         let (dir, store) = (&core.options.path, core.home.store);
         let segment = Plan { dir, store, number, handle, order, size, compacted: true }.create()?;
-        Ok(Output { segment, buffer: Vec::with_capacity(PIECE), offset: SEGMENT_HEADER, records: 0 })
+        Ok(Output { segment, buffer: Vec::with_capacity(PIECE), offset: SEGMENT_HEADER, crc: 0 })
     }
 
     /// Adds a record. `false`: there is no room.
@@ -47,7 +48,6 @@ impl Output {
             Kind::Tombstone => usage.note_grave(len),
             _ => usage.note_value(size_class(len), fields.expires),
         }
-        self.records += 1;
         if self.buffer.len() >= PIECE { self.flush().map(|()| true) } else { Ok(true) }
     }
 
@@ -57,6 +57,7 @@ impl Output {
         written.map_err(|error| Error::io(attempt(), &self.segment.path, &error))?;
         sys::file::start_write_back(&self.segment.file, self.offset, self.buffer.len() as u64);
         self.offset += self.buffer.len() as u64;
+        self.crc = crc32c::crc32c_append(self.crc, &self.buffer);
         self.buffer.clear();
         Ok(())
     }
@@ -81,17 +82,19 @@ impl Output {
         self.segment.file.sync_all().map_err(|error| Error::io("sync", &self.segment.path, &error))
     }
 
-    fn check(&self) -> Result<()> {
-        let (mut reader, mut offset, mut records) = (Reader::new(&self.segment), SEGMENT_HEADER, 0);
-        while reader.next_sound(offset)? == Some(offset) {
-            let (fields, len) = reader.record(offset)?;
-            if fields.kind == Kind::Seal && records == self.records {
-                return Ok(());
-            }
-            records += 1;
-            offset += len as u64;
+    fn check(&mut self) -> Result<()> {
+        let (mut offset, mut crc) = (SEGMENT_HEADER, 0);
+        self.buffer.resize(PIECE, 0);
+        while offset < self.offset {
+            let piece = &mut self.buffer[..PIECE.min((self.offset - offset) as usize)];
+            let count = read_fully(&self.segment, piece, offset)?;
+            crc = crc32c::crc32c_append(crc, &piece[..count]);
+            offset += count.max(1) as u64;
         }
-        Err(Error::damaged(&self.segment.path, offset, "what was written just now is not what is there"))
+        match crc == self.crc {
+            true => Ok(()),
+            false => Err(Error::damaged(&self.segment.path, 0, "what was written just now is not what is there")),
+        }
     }
 
     /// Gives the segment its name, for good, and puts it into the table.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::error::{Error, Result};
 use super::location::Position;
-use super::record::{ALIGNMENT, Defect, Fields, HEADER, Kind, MAX_RECORD, le_u64, padded};
+use super::record::{ALIGNMENT, Defect, Fields, HEADER, Kind, MAX_RECORD, is_whole, le_u64, padded};
 use super::segment::{SEGMENT_HEADER, Segment};
 
 /// Bytes read at a time: nearly twice the longest record, and little enough to stay in the processor's cache.
@@ -68,12 +68,35 @@ impl<'a> Reader<'a> {
         Ok(mark)
     }
 
-    /// The record at `offset`, where [`Reader::next_sound`] found one.
+    /// The record at `offset`, of which it is known that it is sound: its checksum is not looked at.
     pub fn record(&mut self, offset: u64) -> Result<(Fields<'_>, usize)> {
         let path = self.path;
-        // Its checksum was looked at a moment ago.
+        if !is_whole(self.at_least(offset, HEADER)?) {
+            self.bytes(offset)?;
+        }
         Fields::claimed(self.at_least(offset, HEADER)?)
             .ok_or_else(|| Error::damaged(path, offset, "no record is there"))
+    }
+
+    /// Finds the sound records that follow each other from `offset` on, as far as the window has them and at most `most`:
+    /// their offsets and lengths, in place of what was in `found`. None: no sound record is there. All of them can be had by
+    /// [`Reader::record`] without moving the window.
+    pub fn sound_run(&mut self, offset: u64, most: usize, found: &mut Vec<(u64, usize)>) -> Result<()> {
+        found.clear();
+        if self.next_sound(offset)? != Some(offset) {
+            return Ok(());
+        }
+        let mut at = (offset - self.start) as usize;
+        while found.len() < most
+            && let Ok((fields, len)) = Fields::decode(&self.window[at..self.filled], self.salt)
+        {
+            found.push((self.start + at as u64, len));
+            at += len;
+            if fields.kind == Kind::Seal {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Whether nothing was ever written at or after `offset`.
@@ -148,5 +171,69 @@ impl<'a> Reader<'a> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SALT: u32 = 7;
+
+    /// A file of records of the most different lengths, three windows long, and where they are.
+    fn file() -> (File, Vec<(u64, usize)>) {
+        let (mut bytes, mut places) = (vec![0; SEGMENT_HEADER as usize], Vec::new());
+        while bytes.len() < 3 * WINDOW {
+            let (key, body) = (vec![b'k'; places.len() * 7919 % 60_000], vec![b'b'; places.len() * 104_729 % 65_536]);
+            let number = places.len() as u64 + 1;
+            let fields = Fields { key: &key, body: &body, ..Fields::control(Kind::Value, b"", number) };
+            places.push((bytes.len() as u64, fields.encoded_len()));
+            fields.put(&fields.head(SALT), &mut bytes);
+        }
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&bytes, 0).unwrap();
+        (file, places)
+    }
+
+    #[test]
+    fn records_are_found_whole_wherever_the_window_ends_and_in_any_order() {
+        let (file, places) = file();
+        let mut reader = Reader::over(&file, Path::new("file"), SALT);
+        let sequence = |reader: &mut Reader<'_>, (at, len): (u64, usize)| {
+            let (fields, found) = reader.record(at).unwrap();
+            assert_eq!(found, len);
+            fields.sequence
+        };
+        for (number, &place) in (1..).zip(&places) {
+            assert_eq!(reader.next_sound(place.0).unwrap(), Some(place.0));
+            assert_eq!(sequence(&mut reader, place), number);
+        }
+        let mut order: Vec<usize> = (0..places.len()).collect();
+        order.sort_by_key(|number| number * 7 % places.len());
+        for number in order.into_iter().rev() {
+            assert_eq!(sequence(&mut reader, places[number]), number as u64 + 1);
+        }
+        let (end, len) = places[places.len() - 1];
+        assert_eq!(reader.next_sound(end + len as u64).unwrap(), None);
+    }
+
+    #[test]
+    fn runs_follow_each_other_without_a_gap() {
+        let (file, places) = file();
+        let mut reader = Reader::over(&file, Path::new("file"), SALT);
+        for most in [1, 3, 1000] {
+            let (mut all, mut run, mut offset) = (Vec::new(), Vec::new(), SEGMENT_HEADER);
+            loop {
+                reader.sound_run(offset, most, &mut run).unwrap();
+                let Some(&(at, len)) = run.last() else { break };
+                assert!(run.len() <= most);
+                all.extend(run.drain(..));
+                offset = at + len as u64;
+            }
+            assert_eq!(all, places);
+        }
+        let mut run = vec![(1, 1)];
+        reader.sound_run(SEGMENT_HEADER + 8, 9, &mut run).unwrap();
+        assert!(run.is_empty(), "no record begins there");
     }
 }

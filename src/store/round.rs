@@ -32,6 +32,9 @@ use crate::sys;
 /// Pointing the index at the copies costs as much as reading one in so many of their bytes.
 pub(crate) const SWAPPED: u64 = 2;
 
+/// Records that are looked at together.
+const AHEAD: usize = 16;
+
 /// How far a round has come: for tests, which look at what a crash would leave there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Step {
@@ -82,11 +85,38 @@ enum Fate {
     Copy,
     Drop,
     /// It hides what older segments may have of its key.
-    Grave(Hash),
+    Grave,
     /// Nothing follows.
     End,
     /// The segment has to stay.
     Stay,
+}
+
+/// Records of a segment that follow each other, a few at a time, so that their slots are on the way from memory while the
+/// first of them is dealt with.
+#[derive(Default)]
+struct Run {
+    found: Vec<(u64, usize)>,
+    hashes: Vec<Hash>,
+}
+
+impl Run {
+    /// What follows from `offset` on.
+    fn look(&mut self, reader: &mut Reader<'_>, offset: u64, core: &Core) -> Result<()> {
+        reader.sound_run(offset, AHEAD, &mut self.found)?;
+        self.hashes.clear();
+        for &(at, _) in &self.found {
+            let hash = core.home.seed.hash(reader.record(at)?.0.key);
+            core.index.prefetch(hash);
+            self.hashes.push(hash);
+        }
+        Ok(())
+    }
+
+    /// Offset, length, hash of the key.
+    fn records(&self) -> impl Iterator<Item = (u64, usize, Hash)> {
+        self.found.iter().zip(&self.hashes).map(|(&(at, len), &hash)| (at, len, hash))
+    }
 }
 
 impl<'a> Round<'a> {
@@ -152,41 +182,42 @@ impl<'a> Round<'a> {
 
     /// Copies what is live in one source. `false`: it has to stay.
     fn copy(&mut self, source: &Arc<Segment>) -> Result<bool> {
-        let (mut reader, mut offset, mut graves) = (Reader::new(source), SEGMENT_HEADER, Graves::default());
+        let (mut reader, mut run, mut graves) = (Reader::new(source), Run::default(), Graves::default());
+        let mut offset = SEGMENT_HEADER;
         loop {
-            match reader.next_sound(offset) {
-                Ok(Some(found)) if found == offset => {}
-                Ok(_) => return Ok(self.leave(source, format_args!("damaged at offset {offset}"))),
+            match run.look(&mut reader, offset, self.core) {
+                Ok(()) if !run.found.is_empty() => {}
+                Ok(()) => return Ok(self.leave(source, format_args!("damaged at offset {offset}"))),
                 // Where the disk cannot read one segment, the others are compacted all the same.
                 Err(error) => return Ok(self.leave(source, format_args!("{error}"))),
             }
-            let (fields, len) = reader.record(offset)?;
-            let kept = match self.judge(source, offset, &fields) {
-                Fate::Copy => self.put(&fields)?,
-                Fate::Drop => true,
-                Fate::Grave(hash) => graves.add(hash, &fields) || self.put(&tombstone(fields.key, fields.sequence))?,
-                Fate::End => break,
-                Fate::Stay => false,
-            };
-            if !kept {
-                return Ok(false);
+            for (at, len, hash) in run.records() {
+                let (fields, _) = reader.record(at)?;
+                let kept = match self.judge(source, at, &fields, hash) {
+                    Fate::Copy => self.put(&fields)?,
+                    Fate::Drop => true,
+                    Fate::Grave => graves.add(hash, &fields) || self.put(&tombstone(fields.key, fields.sequence))?,
+                    Fate::End => return self.put_graves(source, graves),
+                    Fate::Stay => false,
+                };
+                if !kept {
+                    return Ok(false);
+                }
+                offset = at + len as u64;
+                self.outcome.read += len as u64;
+                self.pace.spend(self.core, len as u64)?;
             }
-            offset += len as u64;
-            self.outcome.read += len as u64;
-            self.pace.spend(self.core, len as u64)?;
         }
-        self.put_graves(source, graves)
     }
 
-    fn judge(&self, source: &Segment, offset: u64, fields: &Fields<'_>) -> Fate {
+    fn judge(&self, source: &Segment, offset: u64, fields: &Fields<'_>, hash: Hash) -> Fate {
         let flushed = || source.position(offset) < self.core.flushes.fired();
         match fields.kind {
-            Kind::Value | Kind::Large => self.judge_value(source, offset, fields),
+            Kind::Value | Kind::Large => self.judge_value(source, offset, fields, hash),
             Kind::Tombstone if flushed() => Fate::Drop,
             Kind::Tombstone => {
-                let hash = self.core.home.seed.hash(fields.key);
                 let superseded = self.core.index.stripe(hash).find(hash.tag).is_some();
-                if superseded { Fate::Drop } else { Fate::Grave(hash) }
+                if superseded { Fate::Drop } else { Fate::Grave }
             }
             // What it flushed must be gone before it, unless a later one does the same.
             Kind::FlushFired if self.is_followed(source, offset, fields) || self.is_oldest(source) => Fate::Drop,
@@ -196,9 +227,8 @@ impl<'a> Round<'a> {
         }
     }
 
-    fn judge_value(&self, source: &Segment, offset: u64, fields: &Fields<'_>) -> Fate {
+    fn judge_value(&self, source: &Segment, offset: u64, fields: &Fields<'_>, hash: Hash) -> Fate {
         let core = self.core;
-        let hash = core.home.seed.hash(fields.key);
         let here = Location::new(source.handle, offset);
         let mut stripe = core.index.stripe(hash);
         let entry = stripe.find(hash.tag);
@@ -211,10 +241,10 @@ impl<'a> Round<'a> {
                 stripe.remove(hash.tag);
                 core.cache.remove(hash);
                 core.note_dead(&entry);
-                if flushed { Fate::Drop } else { Fate::Grave(hash) }
+                if flushed { Fate::Drop } else { Fate::Grave }
             }
             // It may be the key's newest all the same: what has expired leaves the index when somebody looks at it.
-            None if fields.expires != 0 && !flushed => Fate::Grave(hash),
+            None if fields.expires != 0 && !flushed => Fate::Grave,
             None => Fate::Drop,
         }
     }
@@ -289,26 +319,28 @@ impl<'a> Round<'a> {
     fn swap(&mut self, made: &Arc<Segment>) -> Result<()> {
         let mut handles: Vec<u32> = self.sources.iter().map(|source| source.handle).collect();
         handles.sort_unstable();
-        let (mut reader, mut offset) = (Reader::new(made), SEGMENT_HEADER);
+        let (mut reader, mut run, mut offset) = (Reader::new(made), Run::default(), SEGMENT_HEADER);
         loop {
-            if reader.next_sound(offset)? != Some(offset) {
+            run.look(&mut reader, offset, self.core)?;
+            if run.found.is_empty() {
                 made.note_damage();
                 return Err(Error::damaged(&made.path, offset, "what was written just now is not what is there"));
             }
-            let (fields, len) = reader.record(offset)?;
-            match fields.kind {
-                Kind::Seal => return Ok(()),
-                Kind::Value | Kind::Large => self.swap_record(made, offset, fields.key, len, &handles),
-                _ => {}
+            for (at, len, hash) in run.records() {
+                let (fields, _) = reader.record(at)?;
+                match fields.kind {
+                    Kind::Seal => return Ok(()),
+                    Kind::Value | Kind::Large => self.swap_record(made, at, hash, len, &handles),
+                    _ => {}
+                }
+                offset = at + len as u64;
+                self.pace.spend(self.core, len as u64 / SWAPPED)?;
             }
-            offset += len as u64;
-            self.pace.spend(self.core, len as u64 / SWAPPED)?;
         }
     }
 
-    fn swap_record(&self, made: &Segment, offset: u64, key: &[u8], len: usize, sources: &[u32]) {
+    fn swap_record(&self, made: &Segment, offset: u64, hash: Hash, len: usize, sources: &[u32]) {
         let core = self.core;
-        let hash = core.home.seed.hash(key);
         let to = Location::new(made.handle, offset);
         let mut stripe = core.index.stripe(hash);
         match stripe.find(hash.tag) {
