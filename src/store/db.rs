@@ -238,8 +238,8 @@ impl Db {
         while !self.has_room() {
             self.core.log.write_all();
             self.core.bell.ring();
-            std::thread::sleep(pause.min(self.room_after()));
-            pause *= 2;
+            std::thread::sleep(pause);
+            pause = (2 * pause).min(self.room_after());
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::sys;
 /// A segment takes at least what comes in during this time.
 const PREPARING: Duration = Duration::from_millis(20);
 /// But no more than this, or twice the usual part of what lives in the store. Bytes.
-const RUSH: u64 = 4 << 20;
+const RUSH: u64 = 3 << 20;
 /// Pause before another try where no segment could be made.
 const RETRY: Duration = Duration::from_secs(1);
 /// Pause between two looks at the free space while there is little, and between two attempts to write to a full disk.
