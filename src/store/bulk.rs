@@ -1,6 +1,6 @@
-//! Changes on their way into the index during recovery. They are gathered per stripe and applied many at a time by a
-//! thread of their own, so that a stripe is in the processor's caches while it is worked on, and the memory it needs
-//! is asked for ahead.
+//! Changes on their way into the index during recovery. They are gathered by stripe, many thousands at a time, and applied
+//! by a thread of their own while the next ones are gathered: a stripe is in the processor's caches while it is worked on,
+//! and the memory it needs is asked for ahead.
 //!
 //! A change counts only if it lies behind what the index has for the key: replay may then read records in any order,
 //! and those again that an index checkpoint already knew.
@@ -14,24 +14,31 @@ use super::index::{Entry, Index, STRIPES, Stripe};
 use super::location::{Location, MAX_SEGMENT, Position};
 use super::segment::Segment;
 
-/// Changes of one stripe that are applied together.
-const BATCH: usize = 384;
-/// Batches that may wait for the thread.
-const WAITING: usize = 64;
+/// Changes that are applied together: few at first, so that both threads soon have something to do; then a part of what
+/// came before, so that each page of a large index has some of them.
+const BATCH: (usize, usize) = (16 << 10, 384 << 10);
+/// That part: one in so many.
+const PART: usize = 4;
 /// How far ahead of its use memory is asked for. Changes.
 const AHEAD: usize = 8;
 
 /// See the module's head.
 pub(crate) struct Bulk {
-    gathered: Box<[Vec<Change>]>,
+    gathered: Batch,
+    /// Changes in `gathered`, and all before them.
+    count: usize,
+    total: usize,
     orders: SyncSender<Order>,
-    /// Buffers of batches that were applied.
-    emptied: Receiver<Vec<Change>>,
+    /// Batches that were applied.
+    emptied: Receiver<Batch>,
     thread: JoinHandle<Index>,
 }
 
+/// Changes by stripe.
+type Batch = Box<[Vec<Change>]>;
+
 enum Order {
-    Apply(usize, Vec<Change>),
+    Apply(Batch),
     Flush(Position),
 }
 
@@ -39,7 +46,7 @@ enum Order {
 struct Builder {
     index: Index,
     ranks: Ranks,
-    emptied: SyncSender<Vec<Change>>,
+    emptied: SyncSender<Batch>,
 }
 
 #[derive(Clone, Copy)]
@@ -71,11 +78,12 @@ struct Rank {
 impl Bulk {
     /// Goes on with `index`, which may name any of `segments`.
     pub fn start<'a>(index: Index, segments: impl Iterator<Item = &'a Segment>) -> Result<Bulk> {
-        let ((orders, inbox), (back, emptied)) = (sync_channel(WAITING), sync_channel(WAITING));
+        // One batch is gathered, one waits, one is applied.
+        let ((orders, inbox), (back, emptied)) = (sync_channel(1), sync_channel(1));
         let builder = Builder { index, ranks: Ranks::new(segments), emptied: back };
         let thread = std::thread::Builder::new().name("recovery".into()).spawn(move || builder.run(&inbox));
         let thread = thread.map_err(|error| Error::other(format!("cannot start a thread: {error}")))?;
-        Ok(Bulk { gathered: vec![Vec::new(); STRIPES].into(), orders, emptied, thread })
+        Ok(Bulk { gathered: new_batch(), count: 0, total: 0, orders, emptied, thread })
     }
 
     /// The key's newest record, unless a later one is known.
@@ -91,29 +99,30 @@ impl Bulk {
 
     /// Everything before `fired` is gone.
     pub fn flush(&mut self, fired: Position) {
-        (0..STRIPES).for_each(|number| self.send(number));
+        self.send();
         self.order(Order::Flush(fired));
     }
 
     /// The index, with all changes in it.
     pub fn finish(mut self) -> Result<Index> {
-        (0..STRIPES).for_each(|number| self.send(number));
+        self.send();
         drop(self.orders);
         self.thread.join().map_err(|_| Error::other("building the index failed"))
     }
 
     fn push(&mut self, hash: Hash, change: Change) {
-        let number = Index::stripe_of(hash);
-        self.gathered[number].push(change);
-        if self.gathered[number].len() == BATCH {
-            self.send(number);
+        self.gathered[Index::stripe_of(hash)].push(change);
+        self.count += 1;
+        if self.count >= (self.total / PART).clamp(BATCH.0, BATCH.1) {
+            self.send();
         }
     }
 
-    fn send(&mut self, number: usize) {
-        let empty = self.emptied.try_recv().unwrap_or_default();
-        let batch = std::mem::replace(&mut self.gathered[number], empty);
-        self.order(Order::Apply(number, batch));
+    fn send(&mut self) {
+        let empty = self.emptied.try_recv().unwrap_or_else(|_| new_batch());
+        let batch = std::mem::replace(&mut self.gathered, empty);
+        self.total += std::mem::take(&mut self.count);
+        self.order(Order::Apply(batch));
     }
 
     fn order(&self, order: Order) {
@@ -126,7 +135,7 @@ impl Builder {
     fn run(self, inbox: &Receiver<Order>) -> Index {
         for order in inbox {
             match order {
-                Order::Apply(number, batch) => self.apply(number, batch),
+                Order::Apply(batch) => self.apply(batch),
                 Order::Flush(fired) => self.index.retain(|entry| self.ranks.position(entry.location) >= fired),
             }
         }
@@ -134,7 +143,13 @@ impl Builder {
         self.index
     }
 
-    fn apply(&self, number: usize, mut batch: Vec<Change>) {
+    fn apply(&self, mut batch: Batch) {
+        batch.iter_mut().enumerate().for_each(|(number, changes)| self.apply_to(number, changes));
+        // Where another one is there already, it is not needed.
+        let _ = self.emptied.try_send(batch);
+    }
+
+    fn apply_to(&self, number: usize, batch: &mut Vec<Change>) {
         let mut stripe = self.index.stripe_at(number);
         // Page by page. Of one key, the order stays.
         batch.sort_by_key(|change| stripe.page_of(change.tag));
@@ -146,7 +161,6 @@ impl Builder {
             self.change(&mut stripe, *change);
         }
         batch.clear();
-        let _ = self.emptied.try_send(batch);
     }
 
     fn change(&self, stripe: &mut Stripe, change: Change) {
@@ -162,6 +176,10 @@ impl Builder {
             stripe.insert(tag, before);
         }
     }
+}
+
+fn new_batch() -> Batch {
+    vec![Vec::new(); STRIPES].into()
 }
 
 impl Ranks {

@@ -179,6 +179,8 @@ impl Core {
     pub fn refresh_checkpoint(&self) {
         let index = self.index.len() * BYTES_PER_KEY;
         if self.unchecked() > OFTEN.max(index * RARELY) {
+            // No round is under way meanwhile: nobody is to wait for one.
+            self.compaction.pressure.lift();
             self.try_checkpoint();
         }
     }

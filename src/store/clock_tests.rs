@@ -3,7 +3,8 @@
 use super::*;
 use crate::store::db::Db;
 use crate::store::recovery::tests::{copy, copy_to, noise, options, scratch};
-use crate::store::{Expect, NewBody, Options, Scratch, Write};
+use crate::store::{Expect, NewBody, Options, Removed, Scratch, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -119,6 +120,32 @@ fn a_clock_that_jumps_back_brings_nothing_back_and_loses_nothing() {
         board.pass(5000);
         assert!(!board.has("stays"), "{end:?}");
     }
+}
+
+/// A clock that leapt between two lives may be wrong: what has expired by it is not shown, but for a day its bytes stay.
+#[test]
+fn a_large_value_stays_for_a_day_when_the_clock_has_leapt() {
+    let mut board = Clockwork::new(IN_2026);
+    let value = noise(200_000, 1);
+    let mut writer = board.db().writer(b"large", value.len() as u64).unwrap().expires(IN_2026 + 50_000);
+    writer.write_part(&value).unwrap();
+    writer.finish().unwrap();
+    let space = |board: &Clockwork| {
+        board.db().compact().unwrap();
+        std::fs::metadata(board.dir.path().join("00000000.ext")).unwrap().blocks() * 512
+    };
+    assert!(space(&board) > 200_000);
+    board.end(End::Clean);
+    board.start(IN_2026 + 60_000);
+    for (passed, stays) in [(10, true), (40_000, true), (49_000, false)] {
+        board.pass(passed);
+        assert!(!board.has("large"));
+        let key = board.db().key(b"large");
+        assert!(matches!(board.db().remove(&key, Expect::Anything).unwrap(), Removed::Unsure | Removed::Absent { .. }));
+        assert_eq!(space(&board) > 200_000, stays, "after {passed} s");
+    }
+    board.put("large", 0);
+    assert!(board.has("large"));
 }
 
 #[test]

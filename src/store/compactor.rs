@@ -5,11 +5,13 @@
 
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
+use super::backpressure::Backpressure;
 use super::core::Core;
 use super::error::{Error, Result};
+use super::lane::Lane;
 use super::options::Severity;
 use super::pace::Pace;
 use super::round::{Outcome, Round, Step};
@@ -25,7 +27,7 @@ const DUE: (u64, u64) = (1, 5);
 const LATE: (u64, u64) = (1, 4);
 /// From here on writers wait, lest the store take more than half as much again as what lives in it. (The segments that
 /// are written to, and a round's output, come on top.)
-const BEHIND: (u64, u64) = (3, 10);
+const BEHIND: (u64, u64) = (27, 100);
 /// In small stores they need not wait. Bytes that can be given back.
 const SMALL: u64 = 8 << 20;
 /// Room that a round needs besides its output's records. Bytes.
@@ -39,8 +41,8 @@ pub(crate) struct Compaction {
     pub bell: Bell,
     /// The store is being closed: rounds are given up.
     pub stopping: AtomicBool,
-    /// More is overwritten than rounds can give back: writers wait. Only ever set while the compactor works.
-    pub behind: AtomicBool,
+    /// More is overwritten than rounds can give back: writers wait.
+    pub pressure: Backpressure,
     /// Held by whoever carries out rounds, or wants none.
     pub rounds: Mutex<Visited>,
     pub counters: CompactionCounters,
@@ -59,30 +61,37 @@ pub(crate) struct CompactionCounters {
 /// The thread's own memory.
 pub(crate) struct Compactor {
     core: Arc<Core>,
+    /// A thread that does not step back: for rounds that writers wait for.
+    urgent: Lane,
     last_round: Instant,
     /// When everything that large values had to give back was.
     last_reclaim: Instant,
 }
 
 impl Compactor {
-    pub fn new(core: Arc<Core>) -> Compactor {
-        Compactor { core, last_round: Instant::now(), last_reclaim: Instant::now() }
+    pub fn new(core: Arc<Core>, urgent: Lane) -> Compactor {
+        Compactor { core, urgent, last_round: Instant::now(), last_reclaim: Instant::now() }
     }
 
     /// The thread's body.
     pub fn run(mut self) {
         sys::priority::step_back();
-        loop {
-            let worked = self.work();
-            self.core.compaction.behind.store(false, SeqCst);
-            let pause = match worked {
-                Ok(()) => self.core.options.compaction_interval,
-                Err(Error::ReadOnly(_)) => return,
-                Err(error) => self.complain(&error),
-            };
+        self.core.compaction.pressure.begin();
+        while let Some(pause) = self.turn() {
             if !self.core.compaction.bell.wait(Some(Instant::now() + pause)) {
-                return;
+                break;
             }
+        }
+        self.core.compaction.pressure.end();
+        self.urgent.close();
+    }
+
+    /// Does what there is to do; tells how long to sleep then. `None`: there will be nothing more.
+    fn turn(&mut self) -> Option<Duration> {
+        match self.work() {
+            Ok(()) => Some(self.core.options.compaction_interval),
+            Err(Error::ReadOnly(_)) => None,
+            Err(error) => Some(self.complain(&error)),
         }
     }
 
@@ -96,7 +105,10 @@ impl Compactor {
     /// Rounds, and what large values give back: that may be the very room that rounds lack.
     fn work(&mut self) -> Result<()> {
         let rounds = self.rounds();
-        self.core.compaction.behind.store(false, SeqCst);
+        if self.core.is_behind() {
+            // More cannot be done at present.
+            self.core.compaction.pressure.lift();
+        }
         self.reclaim()?;
         rounds?;
         self.core.refresh_checkpoint();
@@ -137,31 +149,15 @@ impl Compactor {
         made
     }
 
+    /// A round that writers wait for is carried out at their priority.
     fn round_if_due(&mut self) -> Result<bool> {
-        let core = &self.core;
-        let mut visited = super::lock(&core.compaction.rounds);
-        let survey = Survey::take(core, &visited, core.time.reclaim());
-        let forced = self.last_round.elapsed() >= core.options.compaction_interval;
-        // A cache would rather lose its oldest values than copy the others again and again.
-        let short = core.space.level() > Level::Enough && !core.options.evict;
-        if !survey.has(DUE) && !forced && !short {
-            return Ok(false);
+        let forced = self.last_round.elapsed() >= self.core.options.compaction_interval;
+        if !self.core.is_behind() {
+            return self.core.round_if_due(forced);
         }
-        let mut sources = survey.best(core.output_bytes());
-        if sources.is_empty() {
-            // What is worth it may only just have been written.
-            core.sync_all()?;
-            sources = Survey::take(core, &visited, core.time.reclaim()).best(core.output_bytes());
-        }
-        if sources.is_empty() {
-            return Ok(false);
-        }
-        core.compaction.behind.store(survey.has(BEHIND) && survey.reclaimable() > SMALL, SeqCst);
-        let hurry = short || survey.has(LATE);
-        let rate = Some(core.options.compaction_rate).filter(|&rate| rate > 0 && !hurry);
-        let outcome = core.round(sources, &mut visited, Pace::start(core, rate), &|_| ())?;
-        core.measure_space();
-        Ok(outcome.removed > outcome.written)
+        let (core, (tell, told)) = (self.core.clone(), mpsc::channel());
+        self.urgent.submit(Box::new(move || drop(tell.send(core.round_if_due(forced)))));
+        told.recv().unwrap_or(Ok(false))
     }
 }
 
@@ -183,11 +179,54 @@ impl Outcome {
 }
 
 impl Core {
+    /// A round over what is most worth it, if one is due or `forced`. Tells whether it gave anything back.
+    fn round_if_due(&self, forced: bool) -> Result<bool> {
+        let mut visited = super::lock(&self.compaction.rounds);
+        let survey = Survey::take(self, &visited, self.time.reclaim());
+        self.bound_writers(&survey);
+        // A cache would rather lose its oldest values than copy the others again and again.
+        let short = self.space.level() > Level::Enough && !self.options.evict;
+        if !survey.has(DUE) && !forced && !short {
+            return Ok(false);
+        }
+        let mut sources = survey.best(self.output_bytes());
+        if sources.is_empty() {
+            // What is worth it may only just have been written.
+            self.sync_all()?;
+            sources = Survey::take(self, &visited, self.time.reclaim()).best(self.output_bytes());
+        }
+        if sources.is_empty() {
+            self.compaction.pressure.lift();
+            return Ok(false);
+        }
+        let hurry = short || survey.has(LATE);
+        let rate = Some(self.options.compaction_rate).filter(|&rate| rate > 0 && !hurry);
+        let pace = Pace::start(self, rate).giving_back(survey.gain(&sources));
+        let outcome = self.round(sources, &mut visited, pace, &|_| ())?;
+        self.measure_space();
+        Ok(outcome.removed > outcome.written)
+    }
+
+    /// Lets writers go on as long as no more can be given back than is bearable.
+    fn bound_writers(&self, survey: &Survey) {
+        let slack = survey.slack(BEHIND).max(SMALL.saturating_sub(survey.worthwhile()));
+        self.compaction.pressure.allow(self.log.bytes.load(Relaxed), slack);
+    }
+
+    /// The same, as things are when the log has moved on to another segment: writers do not depend on when the compactor
+    /// comes to run. For the syncer.
+    pub fn look_behind(&self) {
+        // Whoever carries out a round moves the limit by himself.
+        if let Ok(visited) = self.compaction.rounds.try_lock() {
+            self.bound_writers(&Survey::take(self, &visited, self.time.reclaim()));
+        }
+    }
+
     /// Compacts everything of which anything can be given back, until nothing is left. Sleeps.
     pub fn compact(&self) -> Result<Outcome> {
         let mut visited = super::lock(&self.compaction.rounds);
         // Nobody is to wait for the compactor while that waits for this.
-        self.compaction.behind.store(false, SeqCst);
+        self.compaction.pressure.lift();
         match self.seal_active() {
             // Then the active segment is left as it is: it is the others that give room.
             Err(Error::Full(_)) => {}
@@ -291,7 +330,16 @@ impl Core {
 
     /// Whether writers are to wait until more of what they overwrote was given back.
     pub fn is_behind(&self) -> bool {
-        self.compaction.behind.load(Relaxed) && self.log.progress.failure().is_none()
+        self.compaction.pressure.holds(self.log.bytes.load(Relaxed)) && self.log.progress.failure().is_none()
+    }
+
+    /// The same for a writer, who calls for what he waits for.
+    pub fn waits_for_compaction(&self) -> bool {
+        let waits = self.is_behind();
+        if waits {
+            self.compaction.bell.ring();
+        }
+        waits
     }
 
     /// Gives up the round under way and ends the compactor.

@@ -75,8 +75,7 @@ impl Db {
     pub fn open(options: Options) -> Result<Db> {
         check(&options)?;
         let home = Home::open(&options.path)?;
-        let lane = Lane::start(options.lane_threads);
-        let (lane, mut threads) = lane.map_err(|error| Error::other(format!("cannot start a thread: {error}")))?;
+        let (lane, mut threads) = Lane::start("lane", options.lane_threads).map_err(|error| no_thread(&error))?;
         let started = open_core(options, home, &lane).and_then(|core| Ok((start(&core)?, core)));
         let (started, core) = started.inspect_err(|_| lane.close())?;
         threads.extend(started);
@@ -308,7 +307,7 @@ impl Db {
     pub fn has_room(&self) -> bool {
         self.core.log.has_room()
             && self.core.throttle.wait().is_none()
-            && !self.core.is_behind()
+            && !self.core.waits_for_compaction()
             && !self.core.waits_for_space()
     }
 
@@ -404,7 +403,7 @@ fn check(options: &Options) -> Result<()> {
 }
 
 /// The first records of this life of the store, and its syncer.
-fn start(core: &Arc<Core>) -> Result<[JoinHandle<()>; 2]> {
+fn start(core: &Arc<Core>) -> Result<Vec<JoinHandle<()>>> {
     // Recovery made all of it durable. Said at once, so that a crash is never judged by an older checkpoint.
     core.append_checkpoint(core.log.end())?;
     core.measure_space();
@@ -414,15 +413,24 @@ fn start(core: &Arc<Core>) -> Result<[JoinHandle<()>; 2]> {
         Err(failed) => return Err(failed),
     }
     core.log.write_all();
-    let (syncer, compactor) = (Syncer::new(core.clone()), Compactor::new(core.clone()));
-    let syncer = spawn("syncer", || syncer.run())?;
-    let compactor = spawn("compactor", || compactor.run()).inspect_err(|_| core.bell.stop())?;
-    Ok([syncer, compactor])
+    let (urgent, mut threads) = Lane::start("urgent", 1).map_err(|error| no_thread(&error))?;
+    let (syncer, compactor) = (Syncer::new(core.clone()), Compactor::new(core.clone(), urgent.clone()));
+    let syncer = spawn("syncer", || syncer.run()).inspect_err(|_| urgent.close())?;
+    let ended = |_: &Error| {
+        urgent.close();
+        core.bell.stop();
+    };
+    threads.extend([syncer, spawn("compactor", || compactor.run()).inspect_err(ended)?]);
+    Ok(threads)
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
     let thread = std::thread::Builder::new().name(name.into()).stack_size(256 << 10).spawn(body);
-    thread.map_err(|error| Error::other(format!("cannot start a thread: {error}")))
+    thread.map_err(|error| no_thread(&error))
+}
+
+fn no_thread(error: &std::io::Error) -> Error {
+    Error::other(format!("cannot start a thread: {error}"))
 }
 
 fn open_core(options: Options, home: Home, lane: &Lane) -> Result<Arc<Core>> {

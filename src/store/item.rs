@@ -46,24 +46,29 @@ impl Item {
 
     /// From a sound record at `offset` of `segment`.
     pub(crate) fn decode(fields: &Fields<'_>, segment: &Segment, offset: u64, extents: &Arc<Extents>) -> Result<Item> {
-        let value = match (fields.kind, fields.compressed) {
-            (Kind::Large, _) => Value::Large(Large::decode(fields.body, extents)?),
-            (_, false) => Value::Bytes(fields.body.to_vec()),
-            (_, true) => Value::Bytes(
-                unpacked(fields.body)
-                    .ok_or_else(|| Error::damaged(&segment.path, offset, "the value does not decompress"))?,
-            ),
-        };
-        let Fields { client_flags: flags, cas, expires, .. } = *fields;
-        Ok(Item { key: fields.key.to_vec(), flags, cas, expires, value })
+        let own = |record: Record<'_>| Item::of_record(fields.key, &record);
+        show(fields, segment, offset, extents, &mut Vec::new(), own)
     }
 }
 
-fn unpacked(body: &[u8]) -> Option<Vec<u8>> {
-    let mut raw = Vec::new();
-    let len = decompress(body, &mut raw)?.len();
-    raw.truncate(len);
-    Some(raw)
+/// Shows the value of a sound record at `offset` of `segment` to `visit`. `raw` is memory for a decompressed one.
+pub(crate) fn show<R>(
+    fields: &Fields<'_>,
+    segment: &Segment,
+    offset: u64,
+    extents: &Arc<Extents>,
+    raw: &mut Vec<u8>,
+    visit: impl FnOnce(Record<'_>) -> R,
+) -> Result<R> {
+    let Fields { client_flags: flags, cas, expires, marks, .. } = *fields;
+    let large = (fields.kind == Kind::Large).then(|| Large::decode(fields.body, extents)).transpose()?;
+    let damaged = || Error::damaged(&segment.path, offset, "the value does not decompress");
+    let body = match (&large, fields.compressed) {
+        (Some(large), _) => Body::Large(large),
+        (None, false) => Body::Inline(fields.body),
+        (None, true) => Body::Inline(decompress(fields.body, raw).ok_or_else(damaged)?),
+    };
+    Ok(visit(Record { flags, cas, expires, marks, idle: 0, body }))
 }
 
 impl Value {

@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use super::error::{Error, Result};
 use super::hash::{Hash, Seed};
-use super::item::Item;
+use super::item::{self, Item};
 use super::location::{Location, MAX_SEGMENT, OFFSET_BITS};
+use super::lookup::Record;
+use super::reader::WINDOW;
 use super::record::{ALIGNMENT, Defect, Fields, Kind};
 use super::segment::{SEGMENT_HEADER, Segment};
 use super::snapshot::Inner;
 
-/// Bytes read at a time: nearly twice the longest record, and little enough to stay in the processor's cache.
-const WINDOW: usize = 256 << 10;
 /// How many records ahead the index is asked to bring its slots near.
 const AHEAD: usize = 8;
 
@@ -31,6 +31,8 @@ pub struct Iter {
     /// The first place where bytes are no records.
     damage: Option<String>,
     ended: bool,
+    /// Memory for a decompressed value.
+    raw: Vec<u8>,
 }
 
 impl Iter {
@@ -38,13 +40,24 @@ impl Iter {
         let mut segments: Vec<_> = snapshot.segments.iter().flatten().cloned().collect();
         segments.retain(|segment| limit(segment, &snapshot) > SEGMENT_HEADER);
         segments.sort_by_key(|segment| std::cmp::Reverse(segment.place()));
-        Iter { snapshot, segments, scan: None, met: 0, damage: None, ended: false }
+        Iter { snapshot, segments, scan: None, met: 0, damage: None, ended: false, raw: Vec::new() }
     }
 
-    fn next_item(&mut self) -> Result<Option<Item>> {
+    /// Shows the next record to `visit`, which gets its key and the record and copies what it needs: without a copy that
+    /// it does not make by itself.
+    pub fn next_with<R>(&mut self, visit: impl FnOnce(&[u8], Record<'_>) -> R) -> Option<Result<R>> {
+        if self.ended {
+            return None;
+        }
+        let shown = self.show_next(visit);
+        self.ended = !matches!(shown, Ok(Some(_)));
+        shown.transpose()
+    }
+
+    fn show_next<R>(&mut self, visit: impl FnOnce(&[u8], Record<'_>) -> R) -> Result<Option<R>> {
         loop {
             let Some(scan) = &mut self.scan else {
-                let Some(segment) = self.segments.pop() else { return self.check_end() };
+                let Some(segment) = self.segments.pop() else { return self.check_end().map(|()| None) };
                 let limit = limit(&segment, &self.snapshot);
                 self.scan = Some(Scan::new(segment, limit));
                 continue;
@@ -52,8 +65,10 @@ impl Iter {
             match scan.next_named(&self.snapshot)? {
                 Some(at) => {
                     self.met += 1;
-                    if let Some(item) = scan.item(at, &self.snapshot)? {
-                        return Ok(Some(item));
+                    if let Some((offset, fields)) = scan.live(at, &self.snapshot) {
+                        let visit = |record: Record<'_>| visit(fields.key, record);
+                        let extents = &self.snapshot.core.extents;
+                        return item::show(&fields, &scan.segment, offset, extents, &mut self.raw, visit).map(Some);
                     }
                 }
                 None if scan.is_over() => {
@@ -66,10 +81,10 @@ impl Iter {
     }
 
     /// Nothing more comes. Was that all?
-    fn check_end(&mut self) -> Result<Option<Item>> {
+    fn check_end(&mut self) -> Result<()> {
         let missing = self.snapshot.index.len() - self.met;
         if missing == 0 {
-            return Ok(None);
+            return Ok(());
         }
         let place = self.damage.take().unwrap_or_else(|| "the log's files".into());
         Err(Error::Damaged(format!("{place}: {missing} records that the index names are not to be found").into()))
@@ -80,12 +95,7 @@ impl Iterator for Iter {
     type Item = Result<Item>;
 
     fn next(&mut self) -> Option<Result<Item>> {
-        if self.ended {
-            return None;
-        }
-        let next = self.next_item();
-        self.ended = !matches!(next, Ok(Some(_)));
-        next.transpose()
+        self.next_with(|key, record| Item::of_record(key, &record))
     }
 }
 
@@ -139,12 +149,12 @@ impl Scan {
         Ok(None)
     }
 
-    /// The record at this place of the window, whose checksum was looked at; `None`: it had expired or was flushed.
-    fn item(&self, at: usize, snapshot: &Inner) -> Result<Option<Item>> {
+    /// The record at this place of the window, whose checksum was looked at, and where that is in the segment; `None`: it
+    /// had expired or was flushed.
+    fn live(&self, at: usize, snapshot: &Inner) -> Option<(u64, Fields<'_>)> {
         let offset = self.start + at as u64;
-        let claimed = Fields::claimed(&self.window[at..self.filled]);
-        let live = claimed.filter(|(fields, _)| !snapshot.is_gone(fields, &self.segment, offset));
-        live.map(|(fields, _)| Item::decode(&fields, &self.segment, offset, &snapshot.core.extents)).transpose()
+        let (fields, _) = Fields::claimed(&self.window[at..self.filled])?;
+        (!snapshot.is_gone(&fields, &self.segment, offset)).then_some((offset, fields))
     }
 
     /// Moves the window on, and goes through it.

@@ -28,12 +28,15 @@ struct State {
 }
 
 impl Lane {
-    /// Starts `threads` threads. The error is the system's (out of threads).
-    pub fn start(threads: usize) -> std::io::Result<(Lane, Vec<JoinHandle<()>>)> {
+    /// Starts `threads` threads, called `name` and a number. The error is the system's (out of threads).
+    pub fn start(name: &str, threads: usize) -> std::io::Result<(Lane, Vec<JoinHandle<()>>)> {
         let lane = Lane(Arc::new(Queue { state: Mutex::default(), more: Condvar::new() }));
         let spawn = |number| {
             let queue = lane.0.clone();
-            std::thread::Builder::new().name(format!("lane-{number}")).stack_size(256 << 10).spawn(move || queue.work())
+            std::thread::Builder::new()
+                .name(format!("{name}-{number}"))
+                .stack_size(256 << 10)
+                .spawn(move || queue.work())
         };
         let threads = (0..threads.max(1)).map(spawn).collect::<std::io::Result<Vec<_>>>();
         threads.inspect_err(|_| lane.close()).map(|threads| (lane.clone(), threads))
@@ -95,7 +98,7 @@ mod tests {
 
     #[test]
     fn jobs_run_and_those_submitted_before_the_end_are_not_lost() {
-        let (lane, threads) = Lane::start(2).unwrap();
+        let (lane, threads) = Lane::start("lane", 2).unwrap();
         let (tell, told) = mpsc::channel();
         for number in 0..100 {
             let tell = tell.clone();

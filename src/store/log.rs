@@ -234,7 +234,7 @@ impl Log {
             }
             match self.writer.try_lock() {
                 Ok(turn) => {
-                    pieces += u32::from(self.write_piece());
+                    pieces += u32::from(self.write_timed());
                     drop(turn);
                     fence(SeqCst);
                 }
@@ -302,7 +302,12 @@ impl Log {
         }
         let log = self.clone();
         self.lane.submit_first(Box::new(move || {
-            log.write_all();
+            while !log.is_clean() {
+                let turn = super::lock(&log.writer);
+                log.write_timed();
+                drop(turn);
+                fence(SeqCst);
+            }
             log.handed_over.store(false, SeqCst);
             // Somebody may have appended and relied on us in between.
             fence(SeqCst);
@@ -312,24 +317,30 @@ impl Log {
         }));
     }
 
-    /// Writes the oldest unwritten piece; the caller holds the writer lock. `false`: there is none, or it failed,
-    /// now or before: nothing may be written behind a gap.
-    fn write_piece(&self) -> bool {
-        if self.progress.failure().is_some() {
-            return false;
-        }
-        let Some(piece) = self.next_piece() else {
-            return false;
-        };
+    /// As [`Log::write_piece`], and learns from it how fast the disk is.
+    fn write_timed(&self) -> bool {
         let before = clock::monotonic();
+        let written = self.write_piece();
+        if let Some(len) = written {
+            self.note_speed(len, clock::monotonic() - before);
+        }
+        written.is_some()
+    }
+
+    /// Writes the oldest unwritten piece; the caller holds the writer lock. Tells its length in bytes. `None`: there is
+    /// none, or it failed, now or before: nothing may be written behind a gap.
+    fn write_piece(&self) -> Option<usize> {
+        if self.progress.failure().is_some() {
+            return None;
+        }
+        let piece = self.next_piece()?;
         if let Err(error) = piece.segment.file.write_all_at(&piece.bytes, piece.offset) {
             self.note_unwritten(&piece, &error);
-            return false;
+            return None;
         }
         if self.stalled.load(SeqCst) {
             self.resume();
         }
-        self.note_speed(piece.bytes.len(), clock::monotonic() - before);
         // Only one thread writes at a time.
         self.writes.store(self.writes.load(Relaxed) + 1, Relaxed);
         self.bytes.store(self.bytes.load(Relaxed) + piece.bytes.len() as u64, Relaxed);
@@ -338,7 +349,7 @@ impl Log {
         // Whoever moves the mark calls: another's records may be among those written, and that other is not waiting
         // to see.
         self.call_syncer();
-        true
+        Some(piece.bytes.len())
     }
 
     /// A full disk is no failure: what was not written is in memory, and written when there is room.

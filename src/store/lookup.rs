@@ -144,6 +144,8 @@ enum Shown<R> {
     Hit(R),
     /// Expired or flushed.
     Gone,
+    /// Expired by a clock that may be wrong: it is not shown, and stays.
+    Doubtful,
     /// It is another key's.
     Foreign,
     /// Its bytes cannot be had without sleeping.
@@ -199,6 +201,7 @@ impl Core {
         match shown {
             Shown::Hit(result) => Lookup::Hit(Seen { location: Some(location), depends: depends() }, result),
             Shown::Gone => miss(None, self.forget(key, location).max(self.flushes.fired())),
+            Shown::Doubtful => miss(Some(location), depends().max(self.flushes.fired())),
             Shown::Foreign => miss(Some(location), Position(0)),
             Shown::Cold(job) => Lookup::Cold(job),
         }
@@ -244,8 +247,8 @@ impl Core {
         visit: &mut Option<impl FnOnce(Record<'_>) -> R>,
     ) -> Result<Shown<R>> {
         let Facts { client_flags: flags, cas, expires, large, marks, accessed, .. } = facts;
-        if (expires != 0 && expires <= now) || flushed {
-            return Ok(Shown::Gone);
+        if let Some(gone) = self.judge(now, expires, flushed) {
+            return Ok(gone);
         }
         let large = large.then(|| Large::decode(value, &self.extents)).transpose()?;
         let Some(visit) = visit.take() else { unreachable!("a record is shown once") };
@@ -258,6 +261,17 @@ impl Core {
             idle: second(now).wrapping_sub(accessed) & SECONDS,
             body,
         })))
+    }
+
+    /// Whether a record is not to be shown, and then what becomes of it.
+    fn judge<R>(&self, now: u64, expires: u64, flushed: bool) -> Option<Shown<R>> {
+        let expired = expires != 0 && expires <= now;
+        match (flushed, expired) {
+            (true, _) => Some(Shown::Gone),
+            (false, true) if expires <= self.time.reclaim() => Some(Shown::Gone),
+            (false, true) => Some(Shown::Doubtful),
+            (false, false) => None,
+        }
     }
 
     /// Gets at the record that `entry` names in `segment`, if that takes no sleep; checks it, shows it, and keeps it in
@@ -302,6 +316,10 @@ impl Core {
             accessed: second(now),
         };
         let flushed = segment.position(location.offset()) < self.flushes.fired();
+        // First of all: what is gone may have given its extent back in an earlier life, and still stand in the log.
+        if let Some(gone) = self.judge(now, facts.expires, flushed) {
+            return Ok(gone);
+        }
         // Held until the value was shown: who finds the slot unchanged after this reads what it names.
         let _lease = facts.large.then(|| Large::decode(value, &self.extents)).transpose()?;
         if facts.large && self.has_moved(key, entry, Some(segment)) {

@@ -6,6 +6,7 @@
 //! it all back.
 #![forbid(unsafe_code)]
 
+mod backpressure;
 mod backup;
 mod bulk;
 mod cache;

@@ -23,12 +23,19 @@ pub(crate) struct Pace {
     appended: u64,
     spent: u64,
     unseen: u64,
+    /// For each of the second number of bytes spent, writers may append the first.
+    gain: (u64, u64),
 }
 
 impl Pace {
     /// From now on, `rate` bytes a second; `None`: no limit.
     pub fn start(core: &Core, rate: Option<u64>) -> Pace {
-        Pace { rate, began: Instant::now(), appended: core.log.bytes.load(Relaxed), spent: 0, unseen: 0 }
+        Pace { rate, began: Instant::now(), appended: core.log.bytes.load(Relaxed), spent: 0, unseen: 0, gain: (0, 1) }
+    }
+
+    /// Lets writers that wait for the round go on as it proceeds: it gives back `gain.0` bytes in all and spends `gain.1`.
+    pub fn giving_back(self, gain: (u64, u64)) -> Pace {
+        Pace { gain, ..self }
     }
 
     /// Another `bytes` were read; sleeps if that was too fast.
@@ -40,7 +47,9 @@ impl Pace {
         if self.unseen < LOOK {
             return Ok(());
         }
-        self.spent += std::mem::take(&mut self.unseen);
+        let spent = std::mem::take(&mut self.unseen);
+        self.spent += spent;
+        core.compaction.pressure.credit(spent * self.gain.0 / self.gain.1);
         while let Some(rate) = self.rate.filter(|rate| self.spent > self.allowed(core, *rate)) {
             self.check(core)?;
             let ahead = Duration::from_secs_f64((self.spent - self.allowed(core, rate)) as f64 / rate as f64);

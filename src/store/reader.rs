@@ -6,11 +6,12 @@ use std::path::Path;
 
 use super::error::{Error, Result};
 use super::location::Position;
-use super::record::{ALIGNMENT, Fields, HEADER, Kind, MAX_RECORD, le_u64, padded};
+use super::record::{ALIGNMENT, Defect, Fields, HEADER, Kind, MAX_RECORD, le_u64, padded};
 use super::segment::{SEGMENT_HEADER, Segment};
 
-/// Bytes read at a time.
-const WINDOW: usize = 1 << 20;
+/// Bytes read at a time: nearly twice the longest record, and little enough to stay in the processor's cache.
+pub(crate) const WINDOW: usize = 256 << 10;
+const _: () = assert!(WINDOW > MAX_RECORD);
 
 /// A segment seen through a window of fixed size.
 pub(crate) struct Reader<'a> {
@@ -35,16 +36,22 @@ impl<'a> Reader<'a> {
 
     /// Offset of the first sound record at or after `offset`.
     pub fn next_sound(&mut self, mut offset: u64) -> Result<Option<u64>> {
+        let mut least = HEADER;
         loop {
             let salt = self.salt;
-            let bytes = self.bytes(offset)?;
+            let bytes = self.at_least(offset, least)?;
             if bytes.len() < HEADER {
                 return Ok(None);
             }
-            if Fields::decode(bytes, salt).is_ok() {
-                return Ok(Some(offset));
+            match Fields::decode(bytes, salt) {
+                Ok(_) => return Ok(Some(offset)),
+                // The window ends in it, and not the file.
+                Err(Defect::Short(len)) if bytes.len() >= least => least = len,
+                Err(_) => {
+                    offset += self.skip(offset)?;
+                    least = HEADER;
+                }
             }
-            offset += self.skip(offset)?;
         }
     }
 
@@ -65,7 +72,8 @@ impl<'a> Reader<'a> {
     pub fn record(&mut self, offset: u64) -> Result<(Fields<'_>, usize)> {
         let path = self.path;
         // Its checksum was looked at a moment ago.
-        Fields::claimed(self.bytes(offset)?).ok_or_else(|| Error::damaged(path, offset, "no record is there"))
+        Fields::claimed(self.at_least(offset, HEADER)?)
+            .ok_or_else(|| Error::damaged(path, offset, "no record is there"))
     }
 
     /// Whether nothing was ever written at or after `offset`.
@@ -99,31 +107,44 @@ impl<'a> Reader<'a> {
 
     /// How far to go on where no record starts: past zeros in one step.
     fn skip(&mut self, offset: u64) -> Result<u64> {
-        let bytes = self.bytes(offset)?;
+        let bytes = self.at_least(offset, HEADER)?;
         let zeros = bytes.iter().take_while(|&&byte| byte == 0).count();
         Ok((zeros / ALIGNMENT * ALIGNMENT).max(ALIGNMENT) as u64)
     }
 
     /// The bytes from `offset` on: at least the longest record, or what is left of the file.
     pub fn bytes(&mut self, offset: u64) -> Result<&[u8]> {
-        let skip = offset.checked_sub(self.start).map_or(usize::MAX, |skip| skip as usize);
+        self.at_least(offset, MAX_RECORD)
+    }
+
+    /// The bytes from `offset` on, `least` of them or what is left of the file.
+    fn at_least(&mut self, offset: u64, least: usize) -> Result<&[u8]> {
         let at_end = self.filled > 0 && self.filled < WINDOW;
-        let enough = skip <= self.filled && (at_end || self.filled - skip >= MAX_RECORD);
-        if !enough {
+        let has = self.skip_to(offset).is_some_and(|skip| at_end || self.filled - skip >= least);
+        if !has {
             self.fill(offset)?;
         }
         Ok(&self.window[(offset - self.start) as usize..self.filled])
     }
 
+    /// Where in the window `offset` is, if it is there.
+    fn skip_to(&self, offset: u64) -> Option<usize> {
+        offset.checked_sub(self.start).filter(|&skip| skip <= self.filled as u64).map(|skip| skip as usize)
+    }
+
+    /// Moves the window to `offset`; what it has already is not read again.
     fn fill(&mut self, offset: u64) -> Result<()> {
+        let skip = self.skip_to(offset).unwrap_or(self.filled);
+        self.window.copy_within(skip..self.filled, 0);
+        self.filled -= skip;
         self.start = offset;
-        self.filled = 0;
         while self.filled < WINDOW {
-            match self.file.read_at(&mut self.window[self.filled..], offset + self.filled as u64) {
+            let at = offset + self.filled as u64;
+            match self.file.read_at(&mut self.window[self.filled..], at) {
                 Ok(0) => break,
                 Ok(count) => self.filled += count,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Error::io(format!("read at offset {offset} of"), self.path, &error)),
+                Err(error) => return Err(Error::io(format!("read at offset {at} of"), self.path, &error)),
             }
         }
         Ok(())

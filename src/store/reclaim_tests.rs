@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::super::options::Options;
 use super::{CHUNK, Db};
-use crate::store::Sync;
+use crate::store::{Sync, View};
 
 fn options(dir: &Path) -> Options {
     Options { segment_bytes: 1 << 20, cache_bytes: 1 << 20, compression: false, sync: Sync::None, ..Options::new(dir) }
@@ -122,6 +122,27 @@ fn a_new_life_gives_back_what_the_one_before_had_no_time_for() {
     assert_eq!(db.get(b"another").unwrap().unwrap(), noise(LARGE, 7));
 }
 
+/// The log still names a value that expired, was looked at and gave its space back: the next life must not miss it.
+#[test]
+fn an_expired_value_that_gave_its_file_back_stays_absent() {
+    let dir = scratch();
+    let db = open(dir.path());
+    let mut writer = db.writer(b"expired", LARGE as u64).unwrap().expires(db.now() - 10);
+    writer.write_part(&noise(LARGE, 1)).unwrap();
+    writer.finish().unwrap();
+    db.core.extents.begin_next();
+    db.put(b"lives", &noise(LARGE, 2)).unwrap();
+    assert_eq!(db.get(b"expired").unwrap(), None);
+    db.core.reclaim(true).unwrap();
+    assert!(!dir.path().join("00000000.ext").exists());
+    drop(db);
+    let db = open(dir.path());
+    assert_eq!(db.get(b"expired").unwrap(), None);
+    assert_eq!(db.iter().unwrap().map(Result::unwrap).count(), 1);
+    assert_eq!(db.get(b"lives").unwrap().unwrap(), noise(LARGE, 2));
+    assert_eq!(db.stats().damaged_records, 0);
+}
+
 #[test]
 fn what_a_reader_a_snapshot_or_a_backup_has_is_not_given_back() {
     let dir = scratch();
@@ -215,6 +236,45 @@ fn a_store_that_is_overwritten_takes_no_more_than_half_as_much_again() {
     let (read, written) = (counters.bytes_read.load(Relaxed), counters.bytes_written.load(Relaxed));
     println!("{live} bytes live: {} on the disk; read {read}, written {written}", on_disk(dir.path(), ".log"));
     assert!(written < 12 * live, "as much was written {written} for {live}");
+}
+
+/// A compactor that gets no processor time: writers wait at the limit, and nowhere short of it for good.
+#[test]
+#[cfg(not(feature = "tiny-tags"))]
+fn writers_wait_for_a_compactor_that_does_not_come() {
+    let dir = scratch();
+    let db = Db::open(Options { compression: false, ..Options::new(dir.path()) }).unwrap();
+    let (keys, value) = (40_000_u64, noise(1000, 1));
+    let live = keys * (24 + 8 + 1000);
+    let overwrite = |times: u64| (0..times * keys).for_each(|n| db.put(&(n % keys).to_le_bytes(), &value).unwrap());
+    overwrite(2);
+    let pressure = &db.core.compaction.pressure;
+    // Between a look at the segments and the next one there is a limit, unless nothing can be done.
+    let mut held = Some(db.core.compaction.hold());
+    eventually("there is a limit", || {
+        let is_set = pressure.holds(u64::MAX - 1);
+        if !is_set {
+            held = None;
+            overwrite(1);
+            held = Some(db.core.compaction.hold());
+        }
+        is_set
+    });
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| overwrite(3));
+        eventually("the writer has come to the limit", || db.core.is_behind());
+        let before = db.core.log.end();
+        for _ in 0..20 {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            assert!(on_disk(dir.path(), ".log") * 4 <= live * 7, "{} bytes", on_disk(dir.path(), ".log"));
+        }
+        assert!(db.core.is_behind() && !writer.is_finished());
+        println!("{} bytes live, {} on the disk", live, on_disk(dir.path(), ".log"));
+        assert!(before.0 + 2 * 1040 >= db.core.log.end().0, "it waits");
+        held = None;
+        writer.join().unwrap();
+    });
+    (0..keys).for_each(|number| assert_eq!(db.get(&number.to_le_bytes()).unwrap().unwrap().len(), 1000));
 }
 
 #[test]

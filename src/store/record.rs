@@ -253,10 +253,9 @@ struct Header {
 impl Header {
     fn parse(bytes: &[u8]) -> Result<Header, Defect> {
         let fixed = bytes.get(..HEADER).ok_or(Defect::Short(HEADER))?;
-        if fixed.iter().all(|&byte| byte == 0) {
-            return Err(Defect::Blank);
-        }
-        let kind = kind_of(fixed[4]).ok_or(Defect::Malformed)?;
+        let Some(kind) = kind_of(fixed[4]) else {
+            return Err(if fixed.iter().all(|&byte| byte == 0) { Defect::Blank } else { Defect::Malformed });
+        };
         let flags = fixed[5];
         let key_len = usize::from(u16::from_le_bytes([fixed[6], fixed[7]]));
         let body_len = le_u32(fixed, 8) as usize;
@@ -297,7 +296,10 @@ impl Header {
 
 fn kind_of(byte: u8) -> Option<Kind> {
     use Kind::{Checkpoint, FlushFired, FlushPending, Large, Seal, Tombstone, Value};
-    [Value, Large, Tombstone, FlushPending, FlushFired, Checkpoint, Seal].into_iter().find(|&kind| kind as u8 == byte)
+    const KINDS: [Kind; 7] = [Value, Large, Tombstone, FlushPending, FlushFired, Checkpoint, Seal];
+    let kind = KINDS.get(usize::from(byte).wrapping_sub(1)).copied()?;
+    assert!(kind as u8 == byte, "kinds are listed by their numbers");
+    Some(kind)
 }
 
 /// The little-endian number at `at`. Panics if `bytes` end before it does.

@@ -174,6 +174,8 @@ impl Ring {
         if self.end.is_none() && self.tail == self.head {
             (self.tail, self.head) = (0, 0);
         }
+        // Who takes one off soon takes another.
+        self.bytes.get(self.tail).into_iter().for_each(prefetch);
     }
 
     /// Marks an entry as forgotten; its bytes come free when it is the oldest.
@@ -226,7 +228,7 @@ impl Ring {
         }
     }
 
-    /// Brings an entry near that is about to be read or overwritten.
+    /// Brings an entry near that is about to be read or written.
     pub fn prefetch(&self, at: usize) {
         let end = self.bytes.len().min(at + 3 * 64);
         self.bytes[at..end].iter().step_by(64).for_each(prefetch);
@@ -251,6 +253,8 @@ impl Ring {
         }
         let at = self.head;
         self.head += len;
+        // For the next one. It comes to memory that was not looked at since the ring last went round.
+        self.prefetch(self.head);
         at
     }
 

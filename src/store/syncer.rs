@@ -238,6 +238,7 @@ impl Syncer {
         }
         let made = self.core.prepare_spare();
         self.core.measure_space();
+        self.core.look_behind();
         self.core.compaction.bell.ring();
         self.retry = made.is_err().then(|| Instant::now() + RETRY);
         if let Err(error) = &made {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::core::Core;
+use super::round::SWAPPED;
 use super::segment::{SEGMENT_HEADER, Segment};
 use super::usage::Figures;
 
@@ -58,9 +59,29 @@ impl Survey {
         self.holdings.iter().map(|holding| holding.reclaimable).sum()
     }
 
+    /// What rounds would give back before long: what of it is worth a round by itself. Bytes.
+    pub fn worthwhile(&self) -> u64 {
+        let soon = |holding: &&Holding| holding.is_worth_it() && !holding.segment.is_damaged();
+        self.holdings.iter().filter(soon).map(|holding| holding.reclaimable).sum()
+    }
+
+    /// How many bytes may be appended, each over one that was live, before that is this part of all segments.
+    pub fn slack(&self, (part, of): (u64, u64)) -> u64 {
+        let len: u64 = self.holdings.iter().map(|holding| holding.len).sum();
+        (len * part).saturating_sub(self.worthwhile() * of) / (of - part)
+    }
+
+    /// What a round over `sources` gives back, and what of reading and writing that takes. Bytes.
+    pub fn gain(&self, sources: &[Arc<Segment>]) -> (u64, u64) {
+        let is_source = |holding: &&Holding| sources.iter().any(|source| source.number == holding.segment.number);
+        self.holdings.iter().filter(is_source).fold((0, 1), |(gain, cost), holding| {
+            (gain + holding.reclaimable, cost + holding.len + holding.live / SWAPPED)
+        })
+    }
+
     /// The segments that give back most for what must be copied, as many as fill one output of `most` bytes.
     pub fn best(&self, most: u64) -> Vec<Arc<Segment>> {
-        let worth = |holding: &&Holding| holding.eligible && holding.reclaimable * WORTH >= holding.len;
+        let worth = |holding: &&Holding| holding.eligible && holding.is_worth_it();
         let mut ranked: Vec<&Holding> = self.holdings.iter().filter(worth).collect();
         ranked.sort_by_key(|holding| std::cmp::Reverse(holding.reclaimable * 1000 / holding.len.max(1)));
         self.fill(ranked.into_iter(), most)
@@ -114,6 +135,10 @@ impl Holding {
         let graves = if ask_graves { figures.graves } else { 0 };
         let reclaimable = records.saturating_sub(live) + graves;
         Holding { eligible: core.is_eligible(&segment), segment, figures, len, live, reclaimable }
+    }
+
+    fn is_worth_it(&self) -> bool {
+        self.reclaimable * WORTH >= self.len
     }
 
     /// Whether looking into it may give back anything at all.
