@@ -46,6 +46,8 @@ pub enum Said {
     NotANumber,
     TooLarge,
     BadChunk,
+    /// An option forbids it.
+    NotAllowed,
 }
 
 /// What may be told of a record.
@@ -141,6 +143,7 @@ fn line(said: Said) -> &'static [u8] {
         Said::NotANumber => reply::NOT_A_NUMBER,
         Said::TooLarge => reply::TOO_LARGE,
         Said::BadChunk => reply::BAD_CHUNK,
+        Said::NotAllowed => reply::NO_FLUSH,
     }
 }
 
@@ -154,6 +157,7 @@ fn binary(frame: &Frame, said: Said, cas: u64, out: &mut Vec<u8>) {
         Said::NotANumber => Status::NotANumber,
         Said::TooLarge => Status::TooLarge,
         Said::BadChunk => Status::Invalid,
+        Said::NotAllowed => Status::AuthError,
     };
     frame.refuse(out, status, status.text());
 }
@@ -168,7 +172,7 @@ impl Meta<'_> {
             Said::NotStored => b"NS",
             Said::Exists => b"EX",
             Said::NotFound => b"NF",
-            Said::NotANumber | Said::TooLarge | Said::BadChunk => return ctx.say(line(said)),
+            Said::NotANumber | Said::TooLarge | Said::BadChunk | Said::NotAllowed => return ctx.say(line(said)),
         };
         ctx.say(code);
         let number = if let Said::Number(number) = &said { Some(&number.digits[..number.len]) } else { None };

@@ -40,7 +40,7 @@ struct Request<'a> {
 /// Takes one request from the input.
 pub fn take(input: &mut Input<'_>, supply: &mut Option<Box<Supply>>, lock: &mut Lock, ctx: &mut Context) -> Next {
     if input.rest().first().is_some_and(|first| *first != REQUEST) {
-        return Next::Close;
+        return Next::Close { asked: false };
     }
     let Some(bytes) = input.rest().first_chunk::<HEADER>() else {
         return Next::Wait(Waiting::Input);
@@ -78,7 +78,7 @@ pub fn take(input: &mut Input<'_>, supply: &mut Option<Box<Supply>>, lock: &mut 
 fn give_up(frame: &Frame, status: Status, ctx: &mut Context) -> Next {
     ctx.refused(b"binary request", status.text());
     frame.refuse(&mut ctx.replies, status, status.text());
-    Next::Close
+    Next::Close { asked: false }
 }
 
 fn swallow(value: u64) -> Next {
@@ -153,7 +153,7 @@ impl<'a> Request<'a> {
             }
             op::QUIT => {
                 frame.done(&mut ctx.replies, 0);
-                return Next::Close;
+                return Next::Close { asked: true };
             }
             _ => frame.done(&mut ctx.replies, 0),
         }

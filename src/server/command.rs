@@ -5,7 +5,9 @@
 use super::answer::Said;
 use super::answer::{self, Form};
 use super::context::{Context, Step, Waiting};
+use super::control;
 use super::counters::Counter;
+use super::errand::Errand;
 use super::input::Input;
 use super::log;
 use super::meta;
@@ -17,7 +19,9 @@ use super::stats;
 use super::storage::{More, Store};
 use super::update::{self, Arithmetic, Delete};
 use super::verdict::{Attempt, Supply, Verdict, conclude};
+use super::watch;
 use kingdb::store::CHUNK;
+use std::sync::Arc;
 
 /// The record of a flush, roughly. Bytes.
 pub const FLUSH: usize = 64;
@@ -36,8 +40,12 @@ pub enum Next {
     Stream(Box<Streaming>),
     /// In a data block to be thrown away.
     Swallow(u64),
-    /// At its end: what is unsent goes out, then it is closed.
-    Close,
+    /// Before a long answer that the disk lane makes.
+    Errand(Box<Errand>),
+    /// At its last command: from here on it is a watcher.
+    Watch(Arc<watch::Stream>),
+    /// At its end: what is unsent goes out, then it is closed. `asked`: as the client wants.
+    Close { asked: bool },
     /// Where it stood: see [`Step::Wait`].
     Wait(Waiting),
 }
@@ -61,7 +69,7 @@ pub fn take(input: &mut Input<'_>, supply: &mut Option<Box<Supply>>, ctx: &mut C
             input.advance(used);
             ctx.say(reply);
             match close {
-                true => Next::Close,
+                true => Next::Close { asked: false },
                 false if swallow > 0 => Next::Swallow(swallow),
                 false => Next::Command,
             }
@@ -88,10 +96,18 @@ fn execute(
             log::set_verbosity(u8::try_from(level).unwrap_or(u8::MAX));
             ctx.answer(reply::OK, noreply);
         }
+        Command::Stats { what: b"conns" } => {
+            input.advance(used);
+            return Next::Errand(Errand::census(ctx));
+        }
         Command::Stats { what } => stats::tell(what, ctx),
+        Command::Control { line, noreply } => {
+            input.advance(used);
+            return control::execute(line, noreply, ctx);
+        }
         Command::Quit => {
             input.advance(used);
-            return Next::Close;
+            return Next::Close { asked: true };
         }
         command => return change(command, used, input, supply, ctx),
     }
@@ -100,6 +116,7 @@ fn execute(
 }
 
 /// The commands that write.
+#[inline]
 fn change(
     command: Command<'_>,
     used: usize,
@@ -145,6 +162,10 @@ pub fn finish(
 }
 
 pub fn flush_all(delay: i64, ctx: &mut Context) -> Attempt {
+    if !ctx.settings.flush {
+        ctx.count(Counter::CmdFlush);
+        return Ok(Verdict::say(Said::NotAllowed));
+    }
     let at = text::deadline(delay, ctx.now);
     let position = ctx.db.flush_all((at > ctx.now).then_some(at))?;
     ctx.appended += FLUSH;

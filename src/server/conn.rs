@@ -14,6 +14,7 @@ use super::buffer::{Pool, Queue};
 use super::command::{self, Next};
 use super::context::{Context, Step, UNSENT_LIMIT, Waiting};
 use super::counters::Counter;
+use super::errand::Errand;
 use super::inbox::Answer;
 use super::input::Input;
 use super::proto::binary::REQUEST;
@@ -22,10 +23,14 @@ use super::reply;
 use super::retrieve::{After, Keys, KeysStep, StreamStep, Streaming};
 use super::settings::Dialect;
 use super::verdict::Supply;
+use super::watch;
 use kingdb::store::Position;
 use kingdb::sys::epoll::Event;
 use kingdb::sys::socket::Stream;
+use std::fmt::Write as _;
 use std::io::{ErrorKind, IoSlice};
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
 
 /// Slices of one sendmsg(2): a full queue's chunks and the turn's replies.
 const SLICES: usize = 16;
@@ -52,6 +57,10 @@ enum State {
     Upload(Box<Uploading>),
     /// Not looked at: a large value is going out first.
     Stream(Box<Streaming>),
+    /// Not looked at: a long answer is being made first.
+    Errand(Box<Errand>),
+    /// Thrown away: a watcher says nothing.
+    Watch(Arc<watch::Stream>),
     /// Never looked at: the connection is being closed.
     Closing,
 }
@@ -80,6 +89,10 @@ pub struct Connection {
     lock: Lock,
     /// It speaks the binary dialect.
     binary: bool,
+    /// It asked to be closed.
+    quits: bool,
+    /// The second in which it was last worked on: store time, less what does not fit.
+    active: u32,
 }
 
 /// What reading will find.
@@ -135,6 +148,8 @@ impl Connection {
             state: State::First,
             lock,
             binary: false,
+            quits: false,
+            active: 0,
         }
     }
 
@@ -163,13 +178,20 @@ impl Connection {
 
     /// Whether it is the server's turn, so that the peer's silence means nothing.
     pub fn waits_for_server(&self) -> bool {
-        self.corked || matches!(self.waiting, Waiting::Turn | Waiting::Room | Waiting::Lane | Waiting::Memory)
+        self.corked
+            || matches!(self.state, State::Watch(_))
+            || matches!(self.waiting, Waiting::Turn | Waiting::Room | Waiting::Lane | Waiting::Memory)
     }
 
     /// Whether there is output, or an end, that [`Connection::send`] has to see to.
     #[inline]
     pub fn has_unsent(&self) -> bool {
         !self.output.is_empty() || self.waiting == Waiting::Close
+    }
+
+    /// Its descriptor's number.
+    pub fn fd(&self) -> u64 {
+        u64::from(self.stream.as_fd().as_raw_fd().unsigned_abs())
     }
 
     /// Bytes unsent.
@@ -185,7 +207,9 @@ impl Connection {
             (Answer::Composed(value), _) => self.supply = Some(Box::new(Supply::Composed(value))),
             (Answer::Written(written), State::Upload(upload)) => upload.written(written),
             (Answer::Chunk(chunk), State::Stream(stream)) => stream.came(chunk),
-            (Answer::Written(_) | Answer::Chunk(_), _) => {
+            (Answer::Piece(work), State::Errand(errand)) => errand.came(work),
+            (Answer::Watched | Answer::Census(_), _) => return,
+            (Answer::Written(_) | Answer::Chunk(_) | Answer::Piece(_), _) => {
                 unreachable!("a state outlives the jobs it started")
             }
         }
@@ -205,6 +229,7 @@ impl Connection {
         if matches!(self.waiting, Waiting::Lane | Waiting::Room | Waiting::Memory | Waiting::Close) {
             return Fate::Open;
         }
+        self.active = ctx.now as u32;
         let mut budget = Budget { commands: ctx.settings.commands_per_turn, bytes: ctx.settings.bytes_per_turn };
         let Some(filled) = self.run_held(scratch, &mut budget, ctx) else {
             return Fate::Open;
@@ -357,6 +382,14 @@ impl Connection {
                 let step = streaming.step(ctx);
                 self.after_chunk(step)
             }
+            State::Errand(errand) => {
+                let step = errand.step(ctx);
+                self.command_when_done(step)
+            }
+            State::Watch(stream) => {
+                input.take(usize::MAX);
+                Step::Wait(if stream.say(ctx) { Waiting::Turn } else { Waiting::Input })
+            }
             State::Closing => Step::Wait(Waiting::Close),
         }
     }
@@ -394,8 +427,13 @@ impl Connection {
             Next::Gather(gathering) => State::Gather(gathering),
             Next::Upload(uploading) => State::Upload(uploading),
             Next::Stream(streaming) => State::Stream(streaming),
+            Next::Errand(errand) => State::Errand(errand),
+            Next::Watch(stream) => State::Watch(stream),
             Next::Swallow(left) => State::Swallow(left),
-            Next::Close => State::Closing,
+            Next::Close { asked } => {
+                self.quits = asked;
+                State::Closing
+            }
         };
         self.state = next;
         self.step(input, ctx)
@@ -558,12 +596,47 @@ impl Connection {
         }
     }
 
+    /// `stats conns` of it: lines about its descriptor.
+    pub fn describe(&self, now: u64, out: &mut String) {
+        let state = match (&self.state, self.waiting) {
+            (State::Watch(_), _) => "conn_watch",
+            (State::Swallow(_) | State::SkipLine, _) => "conn_swallow",
+            (State::Gather(_) | State::Upload(_), _) => "conn_nread",
+            (_, Waiting::Peer | Waiting::Close) => "conn_mwrite",
+            (State::Errand(_), _) => "conn_parse_cmd",
+            (_, Waiting::Input) => "conn_read",
+            _ => "conn_io_pending",
+        };
+        let address = |address: std::io::Result<_>| match address {
+            Ok(address) => format!("tcp:{address}"),
+            Err(_) => "unix:".to_owned(),
+        };
+        let (fd, idle) = (self.fd(), (now as u32).wrapping_sub(self.active));
+        // Writing into a String cannot fail.
+        let _ = write!(
+            out,
+            "STAT {fd}:addr {}\r\nSTAT {fd}:listen_addr {}\r\nSTAT {fd}:state {state}\r\nSTAT {fd}:secs_since_last_cmd {idle}\r\n",
+            address(self.stream.peer()),
+            address(self.stream.local()),
+        );
+    }
+
     /// How it came to its end, for messages.
     pub fn ending(&self) -> &'static str {
         match (self.waiting, self.inbound) {
             (Waiting::Close, Inbound::Ended) => "closed by the client",
             (Waiting::Close, _) => "closed after its last reply",
             _ => "lost",
+        }
+    }
+
+    /// The same as watchers are told.
+    pub fn reason(&self) -> &'static str {
+        match (self.waiting, self.inbound) {
+            (Waiting::Close, Inbound::Ended) => "normal",
+            (Waiting::Close, _) if self.quits => "normal",
+            (Waiting::Input, Inbound::Drained) => "idle_timeout",
+            _ => "error",
         }
     }
 

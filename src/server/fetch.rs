@@ -11,6 +11,7 @@ use super::proto::binary::Status;
 use super::reply;
 use super::retrieve::{After, Streaming};
 use super::verdict::{Old, Particulars, Source, Supply, look_as, write};
+use super::watch;
 use kingdb::store::{Access, BINARY_KEY, Body, Expect, FETCHED, Large, Lookup, NewBody, STALE, Seen, WON};
 
 /// See the module's head.
@@ -83,7 +84,7 @@ impl Fetch<'_> {
             match changed {
                 Changed::Done => {
                     *supply = None;
-                    self.count(true, ctx);
+                    self.count(Some(hit.facts.size), ctx);
                     return self.streamed(hit, start, ctx);
                 }
                 Changed::Again => ctx.replies.truncate(start),
@@ -234,7 +235,7 @@ impl Fetch<'_> {
     }
 
     fn say_miss(&self, ctx: &mut Context) {
-        self.count(false, ctx);
+        self.count(None, ctx);
         match &self.form {
             Form::Meta(meta) if !meta.quiet => {
                 ctx.say(b"EN");
@@ -265,8 +266,11 @@ impl Fetch<'_> {
     }
 
     /// As memcached counts: what touches is no get.
-    fn count(&self, hit: bool, ctx: &Context) {
-        let (command, outcome) = match (self.touch, hit) {
+    fn count(&self, hit: Option<u64>, ctx: &Context) {
+        if ctx.observed != 0 {
+            watch::fetched(self.key, hit.is_some(), hit.unwrap_or(0), ctx);
+        }
+        let (command, outcome) = match (self.touch, hit.is_some()) {
             (None, true) => (Counter::CmdGet, Counter::GetHits),
             (None, false) => (Counter::CmdGet, Counter::GetMisses),
             (Some(_), true) => (Counter::CmdTouch, Counter::TouchHits),

@@ -16,7 +16,9 @@ mod buffer;
 mod command;
 mod conn;
 mod context;
+mod control;
 mod counters;
+mod errand;
 mod fetch;
 mod inbox;
 mod input;
@@ -35,6 +37,7 @@ mod storage;
 mod table;
 mod update;
 mod verdict;
+mod watch;
 mod worker;
 
 pub use auth::Users;
@@ -93,7 +96,9 @@ pub fn run(
 ) -> Result<(), String> {
     let fail = |e: io::Error| format!("cannot start: {e}");
     let ended = Arc::new(EventFd::new().map_err(fail)?);
-    let shared = Arc::new(Shared::new(settings, users).map_err(fail)?);
+    let shared = Arc::new(Shared::new(settings, users, ended.clone()).map_err(fail)?);
+    let watched = shared.clone();
+    db.on_eviction(Box::new(move |key, size| watch::evicted(&watched.watch, key, size)));
     let mut workers = Vec::new();
     let started = (0..shared.settings.threads).try_for_each(|number| {
         let door = listeners.door(number);

@@ -11,6 +11,7 @@ use super::log;
 use super::proto::text::{self, NextKey, Retrieval};
 use super::reply;
 use super::verdict::Supply;
+use super::watch;
 use kingdb::Error;
 use kingdb::store::{Body, Expect, FETCHED, Fetched, Large, Lookup, NewBody, Outcome, Record, Seen, Write};
 
@@ -51,6 +52,7 @@ struct Hit {
     flags: u32,
     cas: u64,
     marks: u8,
+    size: u64,
     large: Option<Large>,
 }
 
@@ -106,11 +108,11 @@ impl Keys {
     fn get(&self, key: &[u8], supply: Option<Box<Supply>>, ctx: &mut Context) -> Found {
         match self.look(key, Supply::fetched(&supply), ctx) {
             Ok(Lookup::Hit(seen, hit)) => {
-                self.count(true, ctx);
+                self.count(key, Some(hit.size), ctx);
                 ctx.depend(seen.depends);
                 self.found(key, hit)
             }
-            Ok(Lookup::Miss(seen)) => self.miss(seen, ctx),
+            Ok(Lookup::Miss(seen)) => self.miss(key, seen, ctx),
             Ok(Lookup::Cold(read)) => park(read, ctx),
             Err(error) => fail(&error, ctx),
         }
@@ -125,13 +127,13 @@ impl Keys {
         loop {
             let (seen, hit) = match self.look(key, Supply::fetched(&supply), ctx) {
                 Ok(Lookup::Hit(seen, hit)) => (seen, hit),
-                Ok(Lookup::Miss(seen)) => return self.miss(seen, ctx),
+                Ok(Lookup::Miss(seen)) => return self.miss(key, seen, ctx),
                 Ok(Lookup::Cold(read)) => return park(read, ctx),
                 Err(error) => return fail(&error, ctx),
             };
             match self.touch_seen(key, deadline, seen, &hit, start, ctx) {
                 Ok(Outcome::Done { depends, .. }) => {
-                    self.count(true, ctx);
+                    self.count(key, Some(hit.size), ctx);
                     ctx.depend(depends.max(seen.depends));
                     return self.found(key, hit);
                 }
@@ -181,6 +183,7 @@ impl Keys {
         let Context { db, replies, scratch, now, .. } = ctx;
         let with_cas = self.with_cas;
         db.lookup(&db.key(key), *now, supplied, scratch, |record: Record<'_>| {
+            let size = record.len();
             let large = match record.body {
                 Body::Large(large) => Some(large.clone()),
                 Body::Inline(value) => {
@@ -191,7 +194,7 @@ impl Keys {
                     None
                 }
             };
-            Hit { flags: record.flags, cas: record.cas, marks: record.marks, large }
+            Hit { flags: record.flags, cas: record.cas, marks: record.marks, size, large }
         })
     }
 
@@ -205,16 +208,19 @@ impl Keys {
         Found::Large(Streaming::new(large, header, After::Keys(*self)))
     }
 
-    fn miss(&self, seen: Seen, ctx: &mut Context) -> Found {
-        self.count(false, ctx);
+    fn miss(&self, key: &[u8], seen: Seen, ctx: &mut Context) -> Found {
+        self.count(key, None, ctx);
         ctx.depend(seen.depends);
         Found::Answered
     }
 
     /// As memcached counts: `gat` is a touch that answers, not a get.
     #[inline]
-    fn count(&self, hit: bool, ctx: &Context) {
-        let (command, outcome) = match (self.touch, hit) {
+    fn count(&self, key: &[u8], hit: Option<u64>, ctx: &Context) {
+        if ctx.observed != 0 {
+            watch::fetched(key, hit.is_some(), hit.unwrap_or(0), ctx);
+        }
+        let (command, outcome) = match (self.touch, hit.is_some()) {
             (None, true) => (Counter::CmdGet, Counter::GetHits),
             (None, false) => (Counter::CmdGet, Counter::GetMisses),
             (Some(_), true) => (Counter::CmdTouch, Counter::TouchHits),

@@ -39,6 +39,18 @@ pub struct Settings {
     pub dialect: Dialect,
     /// The users' file. `None`: anybody may use the server.
     pub users: Option<PathBuf>,
+    /// The commands `shutdown`, `flush_all`, key dumps and `watch` are allowed.
+    pub shutdown: bool,
+    /// See `shutdown`.
+    pub flush: bool,
+    /// See `shutdown`.
+    pub dump: bool,
+    /// See `shutdown`.
+    pub watch: bool,
+    /// Tell no CAS uniques.
+    pub hide_cas: bool,
+    /// What ends a prefix in `stats detail`, and whether its counts are on from the start.
+    pub detail: (u8, bool),
     /// Largest value. Bytes.
     pub max_value: u64,
     /// Close a connection that was silent this long. `None`: never.

@@ -7,6 +7,7 @@ use super::counters::Counter;
 use super::inbox::Composed;
 use super::proto::text::Verb;
 use super::verdict::{Attempt, Basis, Old, Particulars, Source, Supply, Verdict, look, write};
+use super::watch;
 use kingdb::store::{BINARY_KEY, CHUNK, Expect, Key, Large, Lookup, NewBody, Part, STALE, Uploaded, WON};
 
 /// A storage command without its value.
@@ -76,10 +77,33 @@ impl Store<'_> {
             Verb::Add | Verb::Replace | Verb::Cas => self.put_if(key, value, &supply, ctx),
             Verb::Append | Verb::Prepend => self.join(key, value, supply, ctx),
         };
-        if matches!(attempt, Ok(Verdict::Say(..))) {
+        if let Ok(Verdict::Say(said, _)) = &attempt {
             ctx.count(Counter::CmdSet);
+            if ctx.observed != 0 {
+                self.observe(*said, value.len(), ctx);
+            }
         }
         attempt
+    }
+
+    #[cold]
+    fn observe(&self, said: Said, size: u64, ctx: &Context) {
+        let status = match said {
+            Said::Stored => "stored",
+            Said::Exists => "exists",
+            Said::NotFound => "not_found",
+            Said::TooLarge => "too_large",
+            _ => "not_stored",
+        };
+        let command = match self.verb {
+            Verb::Set => "set",
+            Verb::Add => "add",
+            Verb::Replace => "replace",
+            Verb::Append => "append",
+            Verb::Prepend => "prepend",
+            Verb::Cas => "cas",
+        };
+        watch::stored(self.key, status, command, self.expires.saturating_sub(ctx.now), size, ctx);
     }
 
     fn marks(&self) -> u8 {

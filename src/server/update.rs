@@ -6,6 +6,7 @@ use super::counters::Counter;
 use super::proto::text;
 use super::reply::decimal;
 use super::verdict::{Attempt, Particulars, Source, Supply, Verdict, look, write};
+use super::watch;
 use kingdb::store::{BINARY_KEY, Expect, FETCHED, Key, Lookup, Removed, STALE, WON};
 
 /// A tombstone, roughly. Bytes.
@@ -27,8 +28,19 @@ pub struct Delete {
 }
 
 impl Delete {
-    /// Blind where the index can tell alone, otherwise after a look.
+    /// Executes the command.
     pub fn execute(&self, key: &[u8], supply: Option<Box<Supply>>, ctx: &mut Context) -> Attempt {
+        let attempt = self.attempt(key, &supply, ctx);
+        if let Ok(Verdict::Say(said, _)) = &attempt
+            && ctx.observed != 0
+        {
+            watch::deleted(key, matches!(said, Said::Deleted), ctx);
+        }
+        attempt
+    }
+
+    /// Blind where the index can tell alone, otherwise after a look.
+    fn attempt(&self, key: &[u8], supply: &Option<Box<Supply>>, ctx: &mut Context) -> Attempt {
         let key = ctx.db.key(key);
         let keeps = self.invalidate || self.remove_value;
         let mut expect = (self.cas.is_none() && !keeps).then_some(Expect::Anything);
@@ -37,7 +49,7 @@ impl Delete {
                 return Ok(Verdict::say(said));
             }
             ctx.value.clear();
-            let (seen, old) = match look(&key, &supply, ctx)? {
+            let (seen, old) = match look(&key, supply, ctx)? {
                 Lookup::Hit(seen, old) => (seen, old),
                 Lookup::Cold(read) => return Ok(Verdict::Cold(read)),
                 Lookup::Miss(_) => {

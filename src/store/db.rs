@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::cache::Cache;
 use super::compactor::{Compaction, Compactor};
-use super::core::{Core, Counters};
+use super::core::{Core, Counters, Evicted};
 use super::error::{Error, Result, is_full};
 use super::extent::Extents;
 use super::flush::Flushes;
@@ -217,6 +217,30 @@ impl Db {
         }
     }
 
+    /// Removes `key` if its CAS unique is still `cas`; tells what the acknowledgement of that waits for. `None`: it is
+    /// not. Sleeps.
+    ///
+    /// # Errors
+    /// As [`Db::delete`].
+    pub fn remove_version(&self, key: &[u8], cas: u64) -> Result<Option<Position>> {
+        self.wait_for_room();
+        let key = self.key(key).with(Access::Peek);
+        let mut fetched: Option<Fetched> = None;
+        SCRATCH.with_borrow_mut(|scratch| {
+            loop {
+                match self.lookup(&key, self.now(), fetched.as_ref(), scratch, |record| record.cas)? {
+                    Lookup::Hit(seen, found) if found == cas => {
+                        if let Removed::Done { depends } = self.remove(&key, Expect::Unchanged(seen))? {
+                            return Ok(Some(depends));
+                        }
+                    }
+                    Lookup::Hit(..) | Lookup::Miss(_) => return Ok(None),
+                    Lookup::Cold(job) => fetched = Some(job.run()),
+                }
+            }
+        })
+    }
+
     /// What is there; or, where nothing is, what saying so waits for.
     fn see(&self, key: &Key<'_>) -> Result<std::result::Result<Seen, Position>> {
         let mut fetched: Option<Fetched> = None;
@@ -369,6 +393,38 @@ impl Db {
 }
 
 impl Db {
+    /// Gives the record cache another size, and empties it; on the lane. `false`: it cannot have that many bytes.
+    pub fn resize_cache(&self, bytes: u64) -> bool {
+        let core = self.core.clone();
+        let fits = core.cache.fits(bytes);
+        if fits {
+            self.core.lane.submit(Box::new(move || {
+                if let Err(error) = core.cache.resize(bytes) {
+                    (core.options.report)(Severity::Warning, &format!("cannot resize the record cache: {error}"));
+                }
+            }));
+        }
+        fits
+    }
+
+    /// From now on `tell` hears of each record that is given up for want of room. Once.
+    pub fn on_eviction(&self, tell: Evicted) {
+        // A second one is ignored: nobody sets it.
+        let _ = self.core.evicted.set(tell);
+    }
+
+    /// Bytes that the record cache may have.
+    pub fn cache_limit(&self) -> u64 {
+        self.core.cache.limit()
+    }
+
+    /// Sets the clock forward by so many seconds, stops it (`p`) or lets it go on (`r`); for tests. `false`: what was
+    /// asked for is none of that.
+    #[cfg(feature = "debugtime")]
+    pub fn debug_time(&self, how: &[u8]) -> bool {
+        self.core.time.debug(how)
+    }
+
     /// The parts.
     pub(crate) fn core(&self) -> &Core {
         &self.core
@@ -466,6 +522,7 @@ fn open_core(options: Options, home: Home, lane: &Lane) -> Result<Arc<Core>> {
         throttle,
         sequence: AtomicU64::new(facts.sequence),
         counters,
+        evicted: std::sync::OnceLock::new(),
         compaction: Compaction::default(),
         reclaim: Reclaim::default(),
         snapshots: AtomicUsize::new(0),

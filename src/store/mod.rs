@@ -68,6 +68,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard
 use std::time::Duration;
 
 pub use self::backup::BackedUp;
+pub use self::core::Evicted;
 pub use self::db::Db;
 pub use self::dump::{Tally, dump, load};
 pub use self::error::{Error, Result};

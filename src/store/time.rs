@@ -16,6 +16,9 @@ pub(crate) struct StoreTime {
     clocks: Clocks,
     /// What [`StoreTime::now`] said last.
     seen: AtomicU64,
+    /// For tests: seconds ahead, and the second at which it was stopped or 0.
+    #[cfg(feature = "debugtime")]
+    moved: (AtomicU64, AtomicU64),
 }
 
 /// A clock that is so far ahead of the greatest time on record may be wrong. (Or the store was closed for so long.)
@@ -69,6 +72,8 @@ impl StoreTime {
             opened,
             clocks,
             seen: AtomicU64::new(wall.as_secs()),
+            #[cfg(feature = "debugtime")]
+            moved: Default::default(),
         }
     }
 
@@ -86,10 +91,39 @@ impl StoreTime {
     /// Whole seconds.
     pub fn now(&self) -> u64 {
         let now = (self.anchor + self.clocks.boot()).as_secs();
+        #[cfg(feature = "debugtime")]
+        let now = self.moved(now);
         if self.seen.load(Relaxed) != now {
             self.seen.store(now, Relaxed);
         }
         now
+    }
+
+    #[cfg(feature = "debugtime")]
+    fn moved(&self, now: u64) -> u64 {
+        match self.moved.1.load(Relaxed) {
+            0 => now + self.moved.0.load(Relaxed),
+            stopped => stopped,
+        }
+    }
+
+    /// See [`super::Db::debug_time`].
+    #[cfg(feature = "debugtime")]
+    pub fn debug(&self, how: &[u8]) -> bool {
+        let (ahead, stopped) = (&self.moved.0, &self.moved.1);
+        match how {
+            b"p" => stopped.store(self.now(), Relaxed),
+            b"r" => {
+                let lost = (self.anchor + self.clocks.boot()).as_secs() + ahead.load(Relaxed);
+                ahead.fetch_sub(lost - stopped.swap(0, Relaxed).min(lost), Relaxed);
+            }
+            how => match std::str::from_utf8(how).map(str::parse) {
+                Ok(Ok(seconds)) if stopped.load(Relaxed) == 0 => drop(ahead.fetch_add(seconds, Relaxed)),
+                Ok(Ok(seconds)) => drop(stopped.fetch_add(seconds, Relaxed)),
+                _ => return false,
+            },
+        }
+        true
     }
 
     /// What [`StoreTime::now`] said last: for where a second more or less makes no difference.

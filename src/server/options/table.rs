@@ -141,7 +141,13 @@ const MEMCACHED: &[Row] = &[
     row("B", &["protocol"], "NAME", "auto", "dialect: auto, ascii (meta included) or binary; auto: as each\nconnection begins", protocol),
     row("S", &["enable-sasl"], "", "", "ask binary clients for a name and password; needs -Y, as text\nclients are asked then too", sasl),
     row("M", &["disable-evictions"], "", "", "the default: a full disk refuses values, see --db.evict", no_evict),
-    row("C", &["disable-cas"], "", "", "no effect", no_effect),
+    row("A", &["enable-shutdown"], "", "", "let clients stop the server (shutdown)", enable_shutdown),
+    row("F", &["disable-flush-all"], "", "", "refuse flush_all", disable_flush),
+    row("X", &["disable-dumping"], "", "", "refuse key dumps and 'stats detail'", disable_dump),
+    row("W", &["disable-watch"], "", "", "refuse watch", disable_watch),
+    row("D", &["prefix-delimiter"], "CHAR", "", "what ends a prefix in 'stats detail'; else a colon; also turns that on", delimiter),
+    row("e", &["memory-file"], "DIR", "", "the data directory, as --db.path", db_path),
+    row("C", &["disable-cas"], "", "", "report CAS as off; CAS uniques are kept all the same", hide_cas),
     row("L", &["enable-largepages"], "", "", "no effect", no_effect),
     row("k", &["lock-memory"], "", "", "no effect", no_effect),
     row("r", &["enable-coredumps"], "", "", "no effect: set the limit in the service's unit", no_effect),
@@ -188,6 +194,12 @@ fn default_settings() -> Settings {
         bytes_per_turn: 256 << 10,
         dialect: Dialect::Auto,
         users: None,
+        shutdown: false,
+        flush: true,
+        dump: true,
+        watch: true,
+        hide_cas: false,
+        detail: (b':', false),
         max_value: MAX_VALUE,
         idle_timeout: None,
         nodelay: true,
@@ -537,6 +549,39 @@ fn protocol(draft: &mut Draft, value: &str) -> Result<(), String> {
 
 fn sasl(draft: &mut Draft, value: &str) -> Result<(), String> {
     draft.sasl = units::truth(value)?;
+    Ok(())
+}
+
+fn enable_shutdown(draft: &mut Draft, value: &str) -> Result<(), String> {
+    draft.settings().shutdown = units::truth(value)?;
+    Ok(())
+}
+
+fn disable_flush(draft: &mut Draft, value: &str) -> Result<(), String> {
+    draft.settings().flush = !units::truth(value)?;
+    Ok(())
+}
+
+fn disable_dump(draft: &mut Draft, value: &str) -> Result<(), String> {
+    draft.settings().dump = !units::truth(value)?;
+    Ok(())
+}
+
+fn disable_watch(draft: &mut Draft, value: &str) -> Result<(), String> {
+    draft.settings().watch = !units::truth(value)?;
+    Ok(())
+}
+
+fn hide_cas(draft: &mut Draft, value: &str) -> Result<(), String> {
+    draft.settings().hide_cas = units::truth(value)?;
+    Ok(())
+}
+
+fn delimiter(draft: &mut Draft, value: &str) -> Result<(), String> {
+    match *value.as_bytes() {
+        [delimiter] if delimiter > b' ' => draft.settings().detail = (delimiter, true),
+        _ => return Err(format!("'{value}' is not one character")),
+    }
     Ok(())
 }
 

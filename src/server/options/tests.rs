@@ -100,7 +100,7 @@ fn a_memcached_unit_works() {
 
 #[test]
 fn what_has_no_effect_is_said() {
-    for args in [&["-U", "11211"][..], &["-k"], &["-f", "1.25"], &["-n", "48"], &["-L"], &["-C"], &["-o", "modern"]] {
+    for args in [&["-U", "11211"][..], &["-k"], &["-f", "1.25"], &["-n", "48"], &["-L"], &["-o", "modern"]] {
         assert_eq!(launch(args).notes.len(), 1, "{args:?}");
     }
 }

@@ -13,7 +13,7 @@ pub mod scan;
 #[cfg(test)]
 mod tests;
 
-use crate::server::reply::{BAD_LINE, ERROR, LINE_TOO_LONG, TOO_LARGE, decimal};
+use crate::server::reply::{BAD_LINE, ERROR, TOO_LARGE, decimal};
 use scan::{key_len, newline, number, signed, spaces, word_len};
 
 /// Longest key. Bytes.
@@ -124,6 +124,11 @@ pub enum Command<'a> {
     /// What follows `stats`, trimmed.
     Stats {
         what: &'a [u8],
+    },
+    /// One for operators; the line is not looked at any further.
+    Control {
+        line: &'a [u8],
+        noreply: bool,
     },
     Quit,
 }
@@ -245,12 +250,12 @@ fn retrieval(input: &[u8]) -> Option<Parse<'_>> {
     Some(Parse::Retrieval { used, retrieval: Retrieval { with_cas, touch } })
 }
 
-/// What to do with a head that has no newline.
+/// What to do with a head that has no newline. One that is too long is junk: the connection is closed without a word.
 fn unfinished(input: &[u8]) -> Parse<'_> {
     if input.len() <= MAX_LINE {
         return Parse::Incomplete;
     }
-    Parse::Refused { used: input.len(), reply: LINE_TOO_LONG, swallow: 0, close: true }
+    Parse::Refused { used: input.len(), reply: b"", swallow: 0, close: true }
 }
 
 /// A line's words, of which no command takes more than seven. A line that begins with a space has none, as with memcached.
@@ -316,6 +321,8 @@ fn command<'a>(line: &Line<'a>, max_value: u64) -> Result<Command<'a>, Refusal> 
         b"verbosity" => verbosity(line),
         b"stats" => Ok(Command::Stats { what: line.text.trim_ascii()[b"stats".len()..].trim_ascii() }),
         b"quit" => Ok(Command::Quit),
+        b"cache_memlimit" | b"debugtime" | b"delete_prefix" | b"lru" | b"lru_crawler" | b"shutdown" | b"slabs"
+        | b"watch" => Ok(Command::Control { line: line.text, noreply: line.noreply() }),
         _ => unknown(line),
     }
 }
