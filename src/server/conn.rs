@@ -8,16 +8,19 @@
 //! edge; but data and FIN that arrive together come with one edge, and then the end of the stream is still to
 //! be read. So an unpipelined request costs one recv(2), not two.
 
+use super::auth::{self, Lock};
+use super::binary;
 use super::buffer::{Pool, Queue};
 use super::command::{self, Next};
 use super::context::{Context, Step, UNSENT_LIMIT, Waiting};
 use super::counters::Counter;
 use super::inbox::Answer;
 use super::input::Input;
-use super::proto::binary;
+use super::proto::binary::REQUEST;
 use super::receive::{Gathering, Uploading};
 use super::reply;
-use super::retrieve::{Keys, KeysStep, StreamStep, Streaming};
+use super::retrieve::{After, Keys, KeysStep, StreamStep, Streaming};
+use super::settings::Dialect;
 use super::verdict::Supply;
 use kingdb::store::Position;
 use kingdb::sys::epoll::Event;
@@ -33,6 +36,10 @@ enum State {
     First,
     /// A command's first.
     Command,
+    /// A binary request's first.
+    Request,
+    /// A command's first, of a client that is not known yet.
+    Login,
     /// In the list of keys of a retrieval.
     Keys(Keys),
     /// In a refused line's rest.
@@ -70,6 +77,9 @@ pub struct Connection {
     /// What the disk lane brought for the command that waits for it.
     supply: Option<Box<Supply>>,
     state: State,
+    lock: Lock,
+    /// It speaks the binary dialect.
+    binary: bool,
 }
 
 /// What reading will find.
@@ -108,8 +118,8 @@ struct Budget {
 }
 
 impl Connection {
-    /// A connection just accepted.
-    pub fn new(stream: Stream) -> Self {
+    /// A connection just accepted. `lock`: whether its client must be known.
+    pub fn new(stream: Stream, lock: Lock) -> Self {
         Self {
             stream,
             inbound: Inbound::Drained,
@@ -123,6 +133,8 @@ impl Connection {
             depends: Position::default(),
             supply: None,
             state: State::First,
+            lock,
+            binary: false,
         }
     }
 
@@ -324,7 +336,9 @@ impl Connection {
                 let step = keys.step(input, &mut self.supply, ctx);
                 self.after_keys(step)
             }
+            State::Request => self.step_request(input, ctx),
             State::First => self.step_first(input, ctx),
+            State::Login => self.step_login(input, ctx),
             State::SkipLine => self.step_skip_line(input),
             State::Swallow(left) => {
                 *left -= input.take(usize::try_from(*left).unwrap_or(usize::MAX)).len() as u64;
@@ -352,7 +366,21 @@ impl Connection {
         if input.is_empty() {
             return Step::Wait(Waiting::Input);
         }
-        let next = match command::take(input, &mut self.supply, ctx) {
+        let next = command::take(input, &mut self.supply, ctx);
+        self.go_on(next, input, ctx)
+    }
+
+    fn step_request(&mut self, input: &mut Input<'_>, ctx: &mut Context) -> Step {
+        if input.is_empty() {
+            return Step::Wait(Waiting::Input);
+        }
+        let next = binary::take(input, &mut self.supply, &mut self.lock, ctx);
+        self.go_on(next, input, ctx)
+    }
+
+    #[inline]
+    fn go_on(&mut self, next: Next, input: &mut Input<'_>, ctx: &mut Context) -> Step {
+        let next = match next {
             Next::Command => return Step::Done,
             Next::Wait(waiting) => return Step::Wait(waiting),
             Next::Keys(mut keys) => {
@@ -365,6 +393,7 @@ impl Connection {
             }
             Next::Gather(gathering) => State::Gather(gathering),
             Next::Upload(uploading) => State::Upload(uploading),
+            Next::Stream(streaming) => State::Stream(streaming),
             Next::Swallow(left) => State::Swallow(left),
             Next::Close => State::Closing,
         };
@@ -385,28 +414,46 @@ impl Connection {
     fn after_chunk(&mut self, step: StreamStep) -> Step {
         self.state = match step {
             StreamStep::Wait(waiting) => return Step::Wait(waiting),
-            StreamStep::End(keys) => State::Keys(keys),
-            StreamStep::Failed => State::SkipLine,
+            StreamStep::End(After::Keys(keys)) => State::Keys(keys),
+            StreamStep::Failed(After::Keys(_)) => State::SkipLine,
+            StreamStep::End(After::Command(_)) | StreamStep::Failed(After::Command(_)) => self.home(),
             StreamStep::Broken => State::Closing,
         };
         Step::Done
     }
 
     fn step_first(&mut self, input: &mut Input<'_>, ctx: &mut Context) -> Step {
-        match input.rest() {
-            [] => return Step::Wait(Waiting::Input),
-            [binary::REQUEST, ..] => {}
-            _ => {
-                self.state = State::Command;
-                return self.step_command(input, ctx);
-            }
-        }
-        let Some(header) = input.rest().first_chunk() else {
+        let Some(first) = input.rest().first() else {
             return Step::Wait(Waiting::Input);
         };
-        ctx.say(&binary::refusal(header));
-        self.state = State::Closing;
-        Step::Done
+        self.binary = match ctx.settings.dialect {
+            Dialect::Auto => *first == REQUEST,
+            Dialect::Text => false,
+            Dialect::Binary => true,
+        };
+        self.state = self.home();
+        self.step(input, ctx)
+    }
+
+    fn step_login(&mut self, input: &mut Input<'_>, ctx: &mut Context) -> Step {
+        let (step, state) = match auth::login(input, ctx) {
+            Err(()) => (Step::Done, State::Closing),
+            Ok((step, lock)) => {
+                self.lock = lock;
+                (step, self.home())
+            }
+        };
+        self.state = state;
+        step
+    }
+
+    /// Where a connection stands between two commands.
+    fn home(&self) -> State {
+        match (self.binary, self.lock) {
+            (true, _) => State::Request,
+            (false, Lock::Open) => State::Command,
+            (false, _) => State::Login,
+        }
     }
 
     fn step_skip_line(&mut self, input: &mut Input<'_>) -> Step {
@@ -417,7 +464,7 @@ impl Connection {
 
     fn command_when_done(&mut self, step: Step) -> Step {
         if let Step::Done = step {
-            self.state = State::Command;
+            self.state = self.home();
         }
         step
     }
@@ -427,7 +474,7 @@ impl Connection {
         if !over {
             return Step::Wait(Waiting::Input);
         }
-        self.state = State::Command;
+        self.state = self.home();
         Step::Done
     }
 

@@ -2,6 +2,7 @@
 //! may be of any length and may arrive in any pieces; with too much unsent the connection pauses between two
 //! keys and goes on later. A value that lives in an extent file goes out one chunk per turn.
 
+use super::answer::{self, Form};
 use super::context::{Context, UNSENT_LIMIT, Waiting};
 use super::counters::Counter;
 use super::inbox::Answer;
@@ -11,7 +12,7 @@ use super::proto::text::{self, NextKey, Retrieval};
 use super::reply;
 use super::verdict::Supply;
 use kingdb::Error;
-use kingdb::store::{Body, Expect, Fetched, Large, Lookup, NewBody, Outcome, Record, Seen, Write};
+use kingdb::store::{Body, Expect, FETCHED, Fetched, Large, Lookup, NewBody, Outcome, Record, Seen, Write};
 
 /// In the list of keys of a retrieval.
 #[derive(Clone, Copy)]
@@ -49,6 +50,7 @@ enum Found {
 struct Hit {
     flags: u32,
     cas: u64,
+    marks: u8,
     large: Option<Large>,
 }
 
@@ -72,7 +74,7 @@ impl Keys {
                 NextKey::Incomplete => return KeysStep::Wait(Waiting::Input),
                 NextKey::End { used } => {
                     input.advance(used);
-                    ctx.say(if self.any { reply::END } else { reply::ERROR });
+                    ctx.say(if self.any { reply::END } else { reply::BAD_LINE });
                     return KeysStep::End;
                 }
                 NextKey::Bad => {
@@ -165,7 +167,7 @@ impl Keys {
             key: ctx.db.key(key),
             flags: hit.flags,
             expires: deadline,
-            marks: 0,
+            marks: hit.marks | FETCHED,
             cas: Some(hit.cas),
             body,
             expect: Expect::Unchanged(seen),
@@ -189,7 +191,7 @@ impl Keys {
                     None
                 }
             };
-            Hit { flags: record.flags, cas: record.cas, large }
+            Hit { flags: record.flags, cas: record.cas, marks: record.marks, large }
         })
     }
 
@@ -200,8 +202,7 @@ impl Keys {
         let mut header = Vec::with_capacity(key.len() + 80);
         let cas = self.with_cas.then_some(hit.cas);
         reply::value_header(&mut header, key, hit.flags, large.len(), cas);
-        let source = Source::Here;
-        Found::Large(Box::new(Streaming { large, next: 0, header, source, keys: *self }))
+        Found::Large(Streaming::new(large, header, After::Keys(*self)))
     }
 
     fn miss(&self, seen: Seen, ctx: &mut Context) -> Found {
@@ -234,7 +235,25 @@ fn fail(error: &Error, ctx: &mut Context) -> Found {
     Found::Failed
 }
 
-/// A large value on its way out; its key's list goes on afterwards.
+/// What a large value belongs to.
+#[derive(Clone, Copy)]
+pub enum After {
+    /// A list of keys, which goes on afterwards.
+    Keys(Keys),
+    /// A command on one key.
+    Command(Form<'static>),
+}
+
+impl After {
+    fn form(&self) -> Form<'static> {
+        match self {
+            After::Keys(_) => Form::Text { noreply: false },
+            After::Command(form) => *form,
+        }
+    }
+}
+
+/// A large value on its way out.
 pub struct Streaming {
     large: Large,
     /// The next chunk to go out.
@@ -242,7 +261,7 @@ pub struct Streaming {
     /// Sent before the first chunk: until that one is there, an error can still be told.
     header: Vec<u8>,
     source: Source,
-    keys: Keys,
+    after: After,
 }
 
 /// Where the next chunk comes from.
@@ -257,10 +276,10 @@ enum Source {
 
 /// What a step of a large value came to.
 pub enum StreamStep {
-    /// All of it is out: back to the keys.
-    End(Keys),
+    /// All of it is out.
+    End(After),
     /// An error was told in its place.
-    Failed,
+    Failed(After),
     /// Some of it is out and the rest cannot follow: nothing the client would understand can be said any more.
     Broken,
     /// See [`Step::Wait`](super::context::Step::Wait).
@@ -268,8 +287,13 @@ pub enum StreamStep {
 }
 
 impl Streaming {
+    /// Of `large`, behind `header`.
+    pub fn new(large: Large, header: Vec<u8>, after: After) -> Box<Self> {
+        Box::new(Self { large, next: 0, header, source: Source::Here, after })
+    }
+
     fn then(mut self: Box<Self>, keys: Keys) -> Box<Self> {
-        self.keys = keys;
+        self.after = After::Keys(keys);
         self
     }
 
@@ -302,8 +326,8 @@ impl Streaming {
                 StreamStep::Wait(Waiting::Lane)
             }
             Err(error) if self.next == 0 => {
-                reply::store_error(&mut ctx.replies, &error);
-                StreamStep::Failed
+                answer::fail(&self.after.form(), &error, ctx);
+                StreamStep::Failed(self.after)
             }
             Err(error) => {
                 log::error(format_args!("a value broke off while it was sent, connection closed: {error}"));
@@ -334,7 +358,7 @@ impl Streaming {
         if self.next < self.large.chunks() {
             return StreamStep::Wait(Waiting::Turn);
         }
-        ctx.say(reply::LINE_END);
-        StreamStep::End(self.keys)
+        ctx.say(&reply::LINE_END[..self.after.form().tail()]);
+        StreamStep::End(self.after)
     }
 }
