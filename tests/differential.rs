@@ -30,7 +30,7 @@ fn compare<S: std::fmt::Debug + Clone>(
     let seed = std::env::var("PROPTEST_RNG_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20150101u64);
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
-    let config = Config { cases: count, failure_persistence: None, max_shrink_iters: 0, ..Config::default() };
+    let config = Config { cases: count, failure_persistence: None, max_shrink_iters: 400, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
     let pair = std::cell::RefCell::new(Pair::start());
     let steps = proptest::collection::vec(step, 1..40);

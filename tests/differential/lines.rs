@@ -54,7 +54,8 @@ pub fn run(pair: &mut Pair, steps: &[Step]) -> Result<(), String> {
     for step in steps {
         let _ = writeln!(sent, "  {step:?}");
         let (wanted, got) = (take(&mut theirs, step), take(&mut ours, step));
-        if wanted != got || wanted.is_err() {
+        let skipped = step.last && matches!((&wanted, &got), (Ok(wanted), Ok(got)) if wanted.took_data_for_a_line(got));
+        if (wanted != got && !skipped) || wanted.is_err() {
             return Err(format!("sent:\n{sent}memcached: {}\n     ours: {}", show(&wanted), show(&got)));
         }
         if step.last || wanted.is_ok_and(|reply| reply.closed) {
@@ -81,6 +82,15 @@ struct Reply {
     closed: bool,
 }
 
+impl Reply {
+    /// Behind some lines that it refuses, memcached takes the data block for a command, where we skip it.
+    fn took_data_for_a_line(&self, other: &Reply) -> bool {
+        const LINE: &[u8] = b"\r\nERROR\r\n";
+        let at = self.text.windows(LINE.len()).position(|window| window == LINE);
+        at.is_some_and(|at| [&self.text[..at + 2], &self.text[at + LINE.len()..]].concat() == other.text)
+    }
+}
+
 fn take(side: &mut Side, step: &Step) -> Result<Reply, String> {
     let unique = match &step.unique_of {
         Some(key) => ask_unique(side, key)?,
@@ -100,6 +110,10 @@ fn read(side: &mut Side, to_the_end: bool) -> Result<Reply, String> {
     let mut text = Vec::new();
     loop {
         let line = side.line()?;
+        if line == b"\r\n" && text.ends_with(b"CLIENT_ERROR bad command line format\r\n") {
+            // memcached says this after a key that is too long for a get; see the table.
+            continue;
+        }
         if line.is_empty() || (line == b"MN\r\n" && !to_the_end) {
             return Ok(Reply { text, closed: line.is_empty() });
         }
@@ -145,7 +159,7 @@ fn normal(side: &mut Side, line: &[u8]) -> Vec<u8> {
 /// `me` tells about the insides of a server; what is left is what both have.
 fn debug(word: &str) -> String {
     match word.split_once('=') {
-        Some(("la" | "cas" | "cls" | "size", _)) => word.split('=').next().expect("a name").to_string(),
+        Some(("la" | "cas" | "cls" | "size" | "fetch", _)) => word.split('=').next().expect("a name").to_string(),
         Some(("exp", seconds)) => format!("exp={}", seconds.parse::<i64>().map_or(-9, |seconds| (seconds + 10) / 100)),
         _ => word.to_string(),
     }

@@ -82,8 +82,8 @@ fn line() -> impl Strategy<Value = String> {
 }
 
 const WORDS: &[&str] = &[
-    "", "-1", "-0", "+5", "007", "0x10", "1.5", "12a", "a12", "noreply", "NOREPLY", "norepl", "0", "1", "key0", "\t", "\"\"",
-    "99999999999999999999999", "18446744073709551616", "-9223372036854775809", "v", "mn", "get", "\u{feff}",
+    "", "-1", "007", "0x10", "1.5", "12a", "a12", "noreply", "NOREPLY", "norepl", "0", "1", "key0", "\"\"",
+    "99999999999999999999999", "18446744073709551616", "v", "mn", "get",
 ];
 
 /// Words that do not belong where they are put.
