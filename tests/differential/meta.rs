@@ -16,7 +16,10 @@ fn flags(of: &'static [&'static str]) -> impl Strategy<Value = String> {
         let filled = expiry().prop_map(move |expiry| {
             // Of T and N, memcached lets the later one say when a new item expires; with us it is always T.
             let both = flags.contains(&"N500");
-            flags.iter().filter(|flag| !both || !flag.starts_with('T')).map(|flag| format!(" {}", flag.replace("{expiry}", expiry))).collect::<String>()
+            // And what is left to live of one that is given a time in the past is a very large number.
+            let past = expiry == "-1" || expiry == "2592001";
+            let wanted = |flag: &&&str| !(both && flag.starts_with('T') || past && **flag == "t");
+            flags.iter().filter(wanted).map(|flag| format!(" {}", flag.replace("{expiry}", expiry))).collect::<String>()
         });
         filled
     })
