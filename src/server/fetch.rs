@@ -188,13 +188,14 @@ impl Fetch<'_> {
             return Ok((Changed::Wait(waiting), hit));
         }
         let base64 = matches!(self.form, Form::Meta(Meta { base64: true, .. }));
-        let marks = WON | FETCHED | if base64 { BINARY_KEY } else { 0 };
+        let key = if base64 { BINARY_KEY } else { 0 };
+        let marks = WON | FETCHED | key;
         let expires = self.touch.unwrap_or(deadline);
         let particulars = Particulars { flags: 0, expires, marks, cas: self.new_cas, expect: Expect::Unchanged(seen) };
         let Some(cas) = self.written(particulars, Source::Given(NewBody::Inline(&[])), ctx)? else {
             return Ok((Changed::Again, hit));
         };
-        hit.facts = Facts { cas, vivified: Some(deadline), touch: self.touch, won: true, ..Facts::default() };
+        hit.facts = Facts { cas, vivified: Some(deadline), touch: self.touch, won: true, marks: key, ..Facts::default() };
         let now = ctx.now;
         self.say_head(&mut hit.facts, value, now, &mut ctx.replies);
         if value {
@@ -211,7 +212,7 @@ impl Fetch<'_> {
                 if value {
                     reply::number(out, facts.size);
                 }
-                let told = Meta { base64: meta.base64 || facts.marks & BINARY_KEY != 0, ..*meta };
+                let told = Meta { base64: facts.marks & BINARY_KEY != 0, ..*meta };
                 told.reflect(b"OkstcflhTNR", self.key, facts, now, out);
                 let sent = facts.marks & WON != 0;
                 let stale = facts.marks & STALE != 0;

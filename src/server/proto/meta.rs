@@ -109,6 +109,10 @@ pub fn parse<'a>(
             _ => return refuse(BAD_LINE, 0),
         }
     }
+    let named = |word: &[u8]| matches!(word[0], b'A'..=b'z' | b'0'..=b'9');
+    if !words(text).all(named) {
+        return refuse(BAD_LINE, swallow);
+    }
     match flags(verb, key, text, room) {
         Ok((flags, decoded)) => {
             let key = if flags.base64 { &room[..decoded] } else { key };
@@ -134,8 +138,7 @@ fn flags<'a>(
     text: &'a [u8],
     room: &mut [u8; MAX_KEY],
 ) -> Result<(Flags<'a>, usize), &'static [u8]> {
-    let named = |word: &[u8]| matches!(word[0], b'A'..=b'z' | b'0'..=b'9');
-    if key.len() > MAX_KEY || !words(text).all(named) {
+    if key.len() > MAX_KEY {
         return Err(BAD_LINE);
     }
     let before = if verb == b's' { 3 } else { 2 };

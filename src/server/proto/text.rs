@@ -364,10 +364,14 @@ fn store_fields<'a>(line: &Line<'a>, verb: Verb, noreply: bool) -> Result<(&'a [
     }
 }
 
-/// `delete <key> [noreply]`
+/// `delete <key> [0] [noreply]`: once a time could stand there, and clients exist that send 0.
 fn delete<'a>(line: &Line<'a>) -> Result<Command<'a>, Refusal> {
     line.want(2)?;
     let noreply = line.noreply();
+    let known = matches!((line.words[2], line.words[3]), (b"" | b"noreply", _) | (b"0", b"" | b"noreply"));
+    if !known || line.count > 4 {
+        return refuse(BAD_LINE, noreply);
+    }
     Ok(Command::Delete { key: line.key(noreply)?, noreply })
 }
 
