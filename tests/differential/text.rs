@@ -40,6 +40,11 @@ pub fn expiry() -> impl Strategy<Value = &'static str> {
     prop_oneof![6 => Just("0"), 3 => Just("500"), 1 => Just("2000"), 1 => Just(NOW), 1 => Just("-1"), 1 => Just("2592001")]
 }
 
+/// And -1 as libmemcached says it.
+fn unsigned_expiry() -> impl Strategy<Value = &'static str> {
+    prop_oneof![12 => expiry(), 1 => Just("4294967295")]
+}
+
 fn flags() -> impl Strategy<Value = u32> {
     prop_oneof![0..10u32, any::<u32>()]
 }
@@ -62,11 +67,13 @@ fn verb() -> impl Strategy<Value = &'static str> {
 }
 
 fn store() -> impl Strategy<Value = Step> {
-    (verb(), any_key(), flags(), expiry(), data(), noreply()).prop_map(|(verb, key, flags, expiry, data, noreply)| {
-        // Spaces and then digits again are a number to memcached as well.
-        let verb = if key.starts_with("count") && verb.ends_with("pend") { "set" } else { verb };
-        Step::with_data(&format!("{verb} {key} {flags} {expiry} {}{noreply}", data.len()), &data)
-    })
+    (verb(), any_key(), flags(), unsigned_expiry(), data(), noreply()).prop_map(
+        |(verb, key, flags, expiry, data, noreply)| {
+            // Spaces and then digits again are a number to memcached as well.
+            let verb = if key.starts_with("count") && verb.ends_with("pend") { "set" } else { verb };
+            Step::with_data(&format!("{verb} {key} {flags} {expiry} {}{noreply}", data.len()), &data)
+        },
+    )
 }
 
 fn cas() -> impl Strategy<Value = Step> {
@@ -92,7 +99,7 @@ fn line() -> impl Strategy<Value = String> {
         2 => (key(), noreply()).prop_map(|(key, noreply)| format!("delete {key}{noreply}")),
         1 => key().prop_map(|key| format!("delete {key} 0")),
         3 => (prop_oneof![Just("incr"), Just("decr")], counter(), delta, noreply()).prop_map(|(verb, key, by, noreply)| format!("{verb} {key} {by}{noreply}")),
-        2 => (key(), expiry(), noreply()).prop_map(|(key, expiry, noreply)| format!("touch {key} {expiry}{noreply}")),
+        2 => (key(), unsigned_expiry(), noreply()).prop_map(|(key, expiry, noreply)| format!("touch {key} {expiry}{noreply}")),
         1 => noreply().prop_map(|noreply| format!("flush_all{noreply}")),
         1 => noreply().prop_map(|noreply| format!("verbosity 0{noreply}")),
     ]

@@ -181,10 +181,11 @@ pub fn next_key(input: &[u8]) -> NextKey<'_> {
 
 /// memcached's `realtime()`: 0 is never, negative is already gone, up to 30 days counts from `now`, more is Unix time.
 /// `now` is store time in seconds, which counts from 1970 too. Returns the store time at which the item is gone: 0 is
-/// never, 1 is already.
+/// never, 1 is already. libmemcached says 2^32 - 1 for -1, and whoever uses it (PHP, Django) means "gone" by that.
 pub fn deadline(exptime: i64, now: u64) -> u64 {
     match u64::try_from(exptime) {
         Err(_) => 1,
+        Ok(minus_one) if minus_one == u64::from(u32::MAX) => 1,
         Ok(0) => 0,
         Ok(distance) if exptime <= MAX_RELATIVE => now.saturating_add(distance),
         Ok(date) if date <= now => 1,
