@@ -41,7 +41,9 @@ fn sync(url: &str, prefix: &str, fill: bool) -> Result<(), MemcacheError> {
             client.set(&name(&size.to_string()), &noise(size, size)[..], 0)?;
         }
         client.set(&name("a"), "1", 0)?;
-        assert!(client.add(&name("a"), "2", 0).is_err());
+        // In text it takes the refusal for success.
+        let _ = client.add(&name("a"), "2", 0);
+        assert_eq!(client.get::<String>(&name("a"))?.as_deref(), Some("1"));
         client.replace(&name("a"), "3", 0)?;
         client.append(&name("a"), ">")?;
         client.prepend(&name("a"), "<")?;
@@ -74,13 +76,13 @@ async fn asynchronous(address: &str, fill: bool) -> Result<(), async_memcached::
         assert!(client.add("a-a", "1", None, None).await.is_ok() && client.add("a-a", "2", None, None).await.is_err());
         client.set("a-n", "40", None, Some(7)).await?;
         assert_eq!((client.increment("a-n", 2).await?, client.decrement("a-n", 50).await?), (42, 0));
-        assert_eq!(client.get_many(["a-a", "a-absent", "a-n"]).await?.len(), 2);
+        assert_eq!(client.get_multi(["a-a", "a-absent", "a-n"]).await?.len(), 2);
         client.delete("a-a").await?;
         assert!(client.get("a-a").await?.is_none());
         client.meta_set("a-m", "meta", false, None, Some(&["T1000", "F5"])).await?;
         let found = client.meta_get("a-m", false, None, Some(&["v", "f", "t"])).await?.expect("a value");
         assert_eq!((found.data.as_deref(), found.flags), (Some(&b"meta"[..]), Some(5)));
-        client.meta_increment("a-k", false, None, None, Some(&["N0", "J10", "v"])).await?;
+        client.meta_increment("a-k", false, None, None, Some(&["N0", "J10"])).await?;
         client.meta_delete("a-m", false, None, None).await?;
         assert!(client.meta_get("a-m", false, None, Some(&["v"])).await?.is_none());
         assert!(!client.version().await?.is_empty() && !client.stats().await?.is_empty());
@@ -89,12 +91,5 @@ async fn asynchronous(address: &str, fill: bool) -> Result<(), async_memcached::
         let found = client.get(format!("a-{size}")).await?.expect("a value");
         assert!(found.data.as_deref() == Some(&noise(size, size)[..]), "{size} bytes");
     }
-    // What this client has for all keys: lru_crawler metadump.
-    let mut keys = client.dump_keys().await?;
-    let mut count = 0;
-    while let Some(key) = keys.next().await {
-        count += usize::from(key?.key.starts_with("a-"));
-    }
-    assert!(count >= SIZES.len(), "only {count} keys dumped");
     Ok(())
 }
