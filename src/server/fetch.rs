@@ -195,7 +195,8 @@ impl Fetch<'_> {
         let Some(cas) = self.written(particulars, Source::Given(NewBody::Inline(&[])), ctx)? else {
             return Ok((Changed::Again, hit));
         };
-        hit.facts = Facts { cas, vivified: Some(deadline), touch: self.touch, won: true, marks: key, ..Facts::default() };
+        hit.facts =
+            Facts { cas, vivified: Some(deadline), touch: self.touch, won: true, marks: key, ..Facts::default() };
         let now = ctx.now;
         self.say_head(&mut hit.facts, value, now, &mut ctx.replies);
         if value {

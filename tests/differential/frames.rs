@@ -154,7 +154,15 @@ fn show(replies: &Result<Replies, String>) -> String {
 }
 
 fn plain(opcode: u8, key: &[u8]) -> Frame {
-    Frame { opcode, extras: Vec::new(), key: key.to_vec(), value: Vec::new(), cas: Cas::None, skew: (0, 0, 0), last: false }
+    Frame {
+        opcode,
+        extras: Vec::new(),
+        key: key.to_vec(),
+        value: Vec::new(),
+        cas: Cas::None,
+        skew: (0, 0, 0),
+        last: false,
+    }
 }
 
 /// One request.
@@ -197,7 +205,8 @@ fn concatenate() -> impl Strategy<Value = Frame> {
 }
 
 fn delete() -> impl Strategy<Value = Frame> {
-    (proptest::sample::select(vec![0x04, 0x14]), key(), cas()).prop_map(|(opcode, key, cas)| Frame { cas, ..plain(opcode, &key) })
+    (proptest::sample::select(vec![0x04, 0x14]), key(), cas())
+        .prop_map(|(opcode, key, cas)| Frame { cas, ..plain(opcode, &key) })
 }
 
 fn arithmetic() -> impl Strategy<Value = Frame> {
@@ -249,5 +258,10 @@ fn other_parts() -> impl Strategy<Value = Frame> {
     (prop_oneof![0..0x1bu8, 0x1cu8..0x1e, 0x23u8..0x25], part(24), key(), part(20), any::<bool>())
         // Their bodies tell who is asked.
         .prop_filter("version and stat", |(opcode, ..)| !matches!(opcode, 0x0b | 0x10))
-        .prop_map(|(opcode, extras, key, value, keyed)| Frame { extras, value, last: true, ..plain(opcode, if keyed { &key } else { &[] }) })
+        .prop_map(|(opcode, extras, key, value, keyed)| Frame {
+            extras,
+            value,
+            last: true,
+            ..plain(opcode, if keyed { &key } else { &[] })
+        })
 }

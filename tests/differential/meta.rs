@@ -6,7 +6,8 @@ use proptest::prelude::*;
 
 /// A key and, if it is in base64, the flag that says so.
 fn named() -> impl Strategy<Value = (String, &'static str)> {
-    let base64 = prop_oneof![Just("a2V5MA=="), Just("AAECAwQFBgcICQ=="), Just("/w==")].prop_map(|key| (key.to_string(), " b"));
+    let base64 =
+        prop_oneof![Just("a2V5MA=="), Just("AAECAwQFBgcICQ=="), Just("/w==")].prop_map(|key| (key.to_string(), " b"));
     prop_oneof![6 => key().prop_map(|key| (key, "")), 1 => base64]
 }
 
@@ -25,11 +26,32 @@ fn flags(of: &'static [&'static str]) -> impl Strategy<Value = String> {
     })
 }
 
-const GET: &[&str] = &["c", "f", "h", "k", "l", "O123", "q", "s", "t", "u", "v", "T{expiry}", "N500", "R1000", "R30", "E77", "Pa", "Lb/c"];
+const GET: &[&str] = &[
+    "c",
+    "f",
+    "h",
+    "k",
+    "l",
+    "O123",
+    "q",
+    "s",
+    "t",
+    "u",
+    "v",
+    "T{expiry}",
+    "N500",
+    "R1000",
+    "R30",
+    "E77",
+    "Pa",
+    "Lb/c",
+];
 const SET: &[&str] = &["c", "C{unique}", "E78", "F5", "I", "k", "Oabc", "q", "s", "T{expiry}", "Pa", "Lb/c"];
-const MODES: &[&str] = &["", " MS", " ME", " MA", " MP", " MR", " Ms", " Me", " Ma", " Mp", " Mr", " MA N500", " MP N500", " MX", " M"];
+const MODES: &[&str] =
+    &["", " MS", " ME", " MA", " MP", " MR", " Ms", " Me", " Ma", " Mp", " Mr", " MA N500", " MP N500", " MX", " M"];
 const DELETE: &[&str] = &["C{unique}", "E79", "I", "k", "O9", "q", "T{expiry}", "x", "Pa", "Lb/c"];
-const ARITHMETIC: &[&str] = &["C{unique}", "E80", "N500", "J13", "D7", "T{expiry}", "q", "t", "c", "v", "k", "Oab", "Pa"];
+const ARITHMETIC: &[&str] =
+    &["C{unique}", "E80", "N500", "J13", "D7", "T{expiry}", "q", "t", "c", "v", "k", "Oab", "Pa"];
 const SIGNS: &[&str] = &["", "", " MI", " M+", " MD", " M-", " Mi", " Md", " MX"];
 
 /// One command.

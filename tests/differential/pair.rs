@@ -17,7 +17,10 @@ pub struct Pair {
 
 impl Pair {
     pub fn start() -> Pair {
-        Pair { theirs: Peer::start(&["-I", "1m", "-m", "256", "-t", "1", "-o", "no_lru_maintainer,no_lru_crawler"]), ours: Server::start(&["-I", "1m", "-t", "1"]) }
+        Pair {
+            theirs: Peer::start(&["-I", "1m", "-m", "256", "-t", "1", "-o", "no_lru_maintainer,no_lru_crawler"]),
+            ours: Server::start(&["-I", "1m", "-t", "1"]),
+        }
     }
 
     /// New connections to both, after everything was flushed.
@@ -40,11 +43,7 @@ impl Side {
         let output = TcpStream::connect(address).expect("connect");
         output.set_nodelay(true).expect("set an option");
         output.set_read_timeout(Some(DEADLINE)).expect("set a timeout");
-        Side {
-            input: BufReader::new(output.try_clone().expect("clone the socket")),
-            output,
-            uniques: BTreeMap::new(),
-        }
+        Side { input: BufReader::new(output.try_clone().expect("clone the socket")), output, uniques: BTreeMap::new() }
     }
 
     /// A server that has closed takes nothing, and reading tells that.

@@ -82,8 +82,25 @@ fn line() -> impl Strategy<Value = String> {
 }
 
 const WORDS: &[&str] = &[
-    "", "-1", "007", "0x10", "1.5", "12a", "a12", "noreply", "NOREPLY", "norepl", "0", "1", "key0", "\"\"",
-    "99999999999999999999999", "18446744073709551616", "v", "mn", "get",
+    "",
+    "-1",
+    "007",
+    "0x10",
+    "1.5",
+    "12a",
+    "a12",
+    "noreply",
+    "NOREPLY",
+    "norepl",
+    "0",
+    "1",
+    "key0",
+    "\"\"",
+    "99999999999999999999999",
+    "18446744073709551616",
+    "v",
+    "mn",
+    "get",
 ];
 
 /// Words that do not belong where they are put.
@@ -132,15 +149,15 @@ impl Damage {
 
 fn odd_line() -> impl Strategy<Value = Step> {
     // A delayed flush comes when it comes, and of more than a key and `noreply` for delete the table speaks.
-    let line = line().prop_filter("of keys", |line| !["flush_all", "verbosity", "delete"].iter().any(|verb| line.starts_with(verb)));
+    let line = line()
+        .prop_filter("of keys", |line| !["flush_all", "verbosity", "delete"].iter().any(|verb| line.starts_with(verb)));
     (line, damage()).prop_map(|(line, damage)| Step::new(&damage.done(&line)))
 }
 
 /// A damaged storage line, or a block of another length than it says.
 fn odd_store() -> impl Strategy<Value = Step> {
-    let damaged = (verb(), key(), damage()).prop_map(|(verb, key, damage)| {
-        Step::with_data(&damage.done(&format!("{verb} {key} 0 0 2")), b"ab").last()
-    });
+    let damaged = (verb(), key(), damage())
+        .prop_map(|(verb, key, damage)| Step::with_data(&damage.done(&format!("{verb} {key} 0 0 2")), b"ab").last());
     let longer = (verb(), key(), 0..5usize, 1..20usize).prop_map(|(verb, key, len, more)| {
         Step::with_data(&format!("{verb} {key} 0 0 {len}"), &vec![b'z'; len + more])
     });
