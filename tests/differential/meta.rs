@@ -29,7 +29,6 @@ fn flags(of: &'static [&'static str]) -> impl Strategy<Value = String> {
 }
 
 // h and l are what the record cache remembers, where it remembers: metaget.t tests them.
-// h and l are what the record cache remembers, where it remembers: metaget.t tests them.
 const GET: &[&str] = &[
     "c",
     "f",
