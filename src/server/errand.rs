@@ -6,7 +6,7 @@ use super::context::{Context, Step, Waiting};
 use super::inbox::{Answer, Census, Letter};
 use super::proto::base64;
 use super::reply;
-use kingdb::store::{BINARY_KEY, Iter, Position, Record, View};
+use kingdb::store::{BINARY_KEY, Item, Iter, Position, View};
 use kingdb::{Db, Error};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
@@ -135,19 +135,15 @@ impl Work {
             if self.text.len() + found.len() * 64 >= PIECE {
                 break;
             }
-            let Self { kind, prefix, text, .. } = self;
-            let shown = records.next_with(|key, record| match kind {
-                _ if !key.starts_with(prefix) => {}
-                Kind::Metadump => metadump(key, &record, text),
-                Kind::Mgdump => mgdump(key, &record, text),
-                Kind::Remove => found.push((key.to_vec(), record.cas)),
-            });
-            match shown {
-                Some(shown) => shown?,
-                None => {
-                    self.over = true;
-                    break;
-                }
+            let Some(item) = records.next().transpose()? else {
+                self.over = true;
+                break;
+            };
+            match self.kind {
+                _ if !item.key.starts_with(&self.prefix) => {}
+                Kind::Metadump => metadump(&item, &mut self.text),
+                Kind::Mgdump => mgdump(&item, &mut self.text),
+                Kind::Remove => found.push((item.key, item.cas)),
             }
         }
         for (key, cas) in found {
@@ -170,9 +166,10 @@ impl Work {
     }
 }
 
-fn mgdump(key: &[u8], record: &Record<'_>, out: &mut Vec<u8>) {
+fn mgdump(item: &Item, out: &mut Vec<u8>) {
+    let key = &item.key;
     out.extend_from_slice(b"mg ");
-    if record.marks & BINARY_KEY != 0 || !is_plain(key) {
+    if item.marks & BINARY_KEY != 0 || !is_plain(key) {
         base64::encode(key, out);
         out.extend_from_slice(b" b");
     } else {
@@ -186,20 +183,20 @@ fn is_plain(key: &[u8]) -> bool {
     key.iter().all(|byte| *byte > b' ' && *byte != 0x7f)
 }
 
-fn metadump(key: &[u8], record: &Record<'_>, out: &mut Vec<u8>) {
+fn metadump(item: &Item, out: &mut Vec<u8>) {
     out.extend_from_slice(b"key=");
-    say_encoded(key, out);
+    say_encoded(&item.key, out);
     out.extend_from_slice(b" exp=");
-    match record.expires {
+    match item.expires {
         0 => out.extend_from_slice(b"-1"),
         expires => reply::number(out, expires),
     }
     out.extend_from_slice(b" la=0 cas=");
-    reply::number(out, record.cas);
+    reply::number(out, item.cas);
     out.extend_from_slice(b" fetch=no cls=1 size=");
-    reply::number(out, key.len() as u64 + record.len());
+    reply::number(out, item.key.len() as u64 + item.value.len());
     out.extend_from_slice(b" flags=");
-    reply::number(out, record.flags.into());
+    reply::number(out, item.flags.into());
     out.extend_from_slice(b" \n");
 }
 

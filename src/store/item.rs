@@ -22,6 +22,8 @@ pub struct Item {
     pub cas: u64,
     /// Store time in seconds from which the record is gone; 0: never.
     pub expires: u64,
+    /// [`STALE`](super::STALE), [`WON`](super::WON), [`BINARY_KEY`](super::BINARY_KEY).
+    pub marks: u8,
     /// The value.
     pub value: Value,
 }
@@ -41,7 +43,14 @@ impl Item {
             Body::Inline(value) => Value::Bytes(value.to_vec()),
             Body::Large(large) => Value::Large(large.clone()),
         };
-        Item { key: key.to_vec(), flags: record.flags, cas: record.cas, expires: record.expires, value }
+        Item {
+            key: key.to_vec(),
+            flags: record.flags,
+            cas: record.cas,
+            expires: record.expires,
+            marks: record.marks,
+            value,
+        }
     }
 
     /// From a sound record at `offset` of `segment`.
