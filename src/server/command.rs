@@ -2,19 +2,26 @@
 //! that need no value are finished in one step, or parked whole: then nothing of the input is consumed and
 //! the same step is taken again later.
 
+use super::answer::Said;
+use super::answer::{self, Form};
 use super::context::{Context, Step, Waiting};
+use super::control;
 use super::counters::Counter;
+use super::errand::Errand;
 use super::input::Input;
 use super::log;
+use super::meta;
 use super::proto::text::{self, Command, Parse, Verb};
 use super::receive::{Gathering, Uploading, store_block};
 use super::reply;
-use super::retrieve::Keys;
+use super::retrieve::{Keys, Streaming};
 use super::stats;
-use super::storage::Store;
-use super::update;
+use super::storage::{More, Store};
+use super::update::{self, Arithmetic, Delete};
 use super::verdict::{Attempt, Supply, Verdict, conclude};
+use super::watch;
 use kingdb::store::CHUNK;
+use std::sync::Arc;
 
 /// The record of a flush, roughly. Bytes.
 pub const FLUSH: usize = 64;
@@ -29,10 +36,16 @@ pub enum Next {
     Gather(Box<Gathering>),
     /// In a large data block.
     Upload(Box<Uploading>),
+    /// Before a large value that is to go out first.
+    Stream(Box<Streaming>),
     /// In a data block to be thrown away.
     Swallow(u64),
-    /// At its end: what is unsent goes out, then it is closed.
-    Close,
+    /// Before a long answer that the disk lane makes.
+    Errand(Box<Errand>),
+    /// At its last command: from here on it is a watcher.
+    Watch(Arc<watch::Stream>),
+    /// At its end: what is unsent goes out, then it is closed. `asked`: as the client wants.
+    Close { asked: bool },
     /// Where it stood: see [`Step::Wait`].
     Wait(Waiting),
 }
@@ -47,6 +60,7 @@ pub fn take(input: &mut Input<'_>, supply: &mut Option<Box<Supply>>, ctx: &mut C
             Next::Keys(Keys::new(retrieval, ctx.now))
         }
         Parse::Command { used, command } => execute(command, used, input, supply, ctx),
+        Parse::Meta { used, verb, line } => meta::take(verb, line, used, input, supply, ctx),
         Parse::Refused { used, reply, swallow, close } => {
             if reply == reply::TOO_LARGE {
                 ctx.count(Counter::StoreTooLarge);
@@ -55,7 +69,7 @@ pub fn take(input: &mut Input<'_>, supply: &mut Option<Box<Supply>>, ctx: &mut C
             input.advance(used);
             ctx.say(reply);
             match close {
-                true => Next::Close,
+                true => Next::Close { asked: false },
                 false if swallow > 0 => Next::Swallow(swallow),
                 false => Next::Command,
             }
@@ -74,7 +88,7 @@ fn execute(
     match command {
         Command::Store { verb, key, flags, exptime, len, cas, noreply } => {
             let expires = text::deadline(exptime, ctx.now);
-            let store = Store { verb, key, flags, expires, cas, noreply };
+            let store = Store { verb, key, flags, expires, cas, more: More::default(), form: Form::Text { noreply } };
             return begin_store(&store, len, used, input, supply, ctx);
         }
         Command::Version => ctx.say(reply::VERSION),
@@ -82,10 +96,18 @@ fn execute(
             log::set_verbosity(u8::try_from(level).unwrap_or(u8::MAX));
             ctx.answer(reply::OK, noreply);
         }
+        Command::Stats { what: b"conns" } => {
+            input.advance(used);
+            return Next::Errand(Errand::census(ctx));
+        }
         Command::Stats { what } => stats::tell(what, ctx),
+        Command::Control { line, noreply } => {
+            input.advance(used);
+            return control::execute(line, noreply, ctx);
+        }
         Command::Quit => {
             input.advance(used);
-            return Next::Close;
+            return Next::Close { asked: true };
         }
         command => return change(command, used, input, supply, ctx),
     }
@@ -94,6 +116,7 @@ fn execute(
 }
 
 /// The commands that write.
+#[inline]
 fn change(
     command: Command<'_>,
     used: usize,
@@ -104,19 +127,32 @@ fn change(
     if let Err(waiting) = ctx.may_write() {
         return Next::Wait(waiting);
     }
-    let (attempt, noreply) = match command {
-        Command::Delete { key, noreply } => (update::delete(key, supply.take(), ctx), noreply),
+    let (attempt, key, noreply) = match command {
+        Command::Delete { key, noreply } => (Delete::default().execute(key, supply.take(), ctx), key, noreply),
         Command::Arithmetic { key, delta, decrement, noreply } => {
-            (update::arithmetic(key, delta, decrement, supply.take(), ctx), noreply)
+            let arithmetic = Arithmetic { delta, decrement, ..Arithmetic::default() };
+            (arithmetic.execute(key, supply.take(), ctx), key, noreply)
         }
         Command::Touch { key, exptime, noreply } => {
             let expires = text::deadline(exptime, ctx.now);
-            (update::touch(key, expires, supply.take(), ctx), noreply)
+            (update::touch(key, expires, supply.take(), ctx), key, noreply)
         }
-        Command::FlushAll { delay, noreply } => (flush_all(delay, ctx), noreply),
+        Command::FlushAll { delay, noreply } => (flush_all(delay, ctx), &b""[..], noreply),
         _ => unreachable!("the others do not write"),
     };
-    match conclude(attempt, noreply, ctx) {
+    finish(attempt, &Form::Text { noreply }, key, used, input, ctx)
+}
+
+/// Answers an executed command; `used` bytes of input are done with unless it waits.
+pub fn finish(
+    attempt: Attempt,
+    form: &Form<'_>,
+    key: &[u8],
+    used: usize,
+    input: &mut Input<'_>,
+    ctx: &mut Context,
+) -> Next {
+    match conclude(attempt, form, key, ctx) {
         Err(waiting) => Next::Wait(waiting),
         Ok(()) => {
             input.advance(used);
@@ -125,18 +161,22 @@ fn change(
     }
 }
 
-fn flush_all(delay: i64, ctx: &mut Context) -> Attempt {
+pub fn flush_all(delay: i64, ctx: &mut Context) -> Attempt {
+    if !ctx.settings.flush {
+        ctx.count(Counter::CmdFlush);
+        return Ok(Verdict::say(Said::NotAllowed));
+    }
     let at = text::deadline(delay, ctx.now);
     let position = ctx.db.flush_all((at > ctx.now).then_some(at))?;
     ctx.appended += FLUSH;
     ctx.depend(position);
     ctx.count(Counter::CmdFlush);
-    Ok(Verdict::Say(reply::OK))
+    Ok(Verdict::say(Said::Ok))
 }
 
 /// A storage command: executed in place if its data block is here whole; otherwise the block is received first.
 #[inline]
-fn begin_store(
+pub fn begin_store(
     store: &Store<'_>,
     len: u64,
     used: usize,
@@ -148,7 +188,7 @@ fn begin_store(
     let Some(len) = usize::try_from(len).ok().filter(|_| in_memory) else {
         return begin_upload(store, len, used, input, ctx);
     };
-    let end = used + len + reply::LINE_END.len();
+    let end = used + len + store.form.tail();
     let Some(block) = input.rest().get(used..end) else {
         input.advance(used);
         return Next::Gather(Box::new(Gathering::new(store, len)));
@@ -170,10 +210,8 @@ fn begin_upload(store: &Store<'_>, len: u64, used: usize, input: &mut Input<'_>,
     match Uploading::new(store, len, ctx) {
         Ok(uploading) => Next::Upload(Box::new(uploading)),
         Err(error) => {
-            if !store.noreply {
-                reply::store_error(&mut ctx.replies, &error);
-            }
-            Next::Swallow(len + reply::LINE_END.len() as u64)
+            answer::fail(&store.form, &error, ctx);
+            Next::Swallow(len + store.form.tail() as u64)
         }
     }
 }

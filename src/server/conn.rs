@@ -8,21 +8,29 @@
 //! edge; but data and FIN that arrive together come with one edge, and then the end of the stream is still to
 //! be read. So an unpipelined request costs one recv(2), not two.
 
+use super::auth::{self, Lock};
+use super::binary;
 use super::buffer::{Pool, Queue};
 use super::command::{self, Next};
 use super::context::{Context, Step, UNSENT_LIMIT, Waiting};
 use super::counters::Counter;
+use super::errand::Errand;
 use super::inbox::Answer;
 use super::input::Input;
-use super::proto::binary;
+use super::proto::binary::REQUEST;
 use super::receive::{Gathering, Uploading};
 use super::reply;
-use super::retrieve::{Keys, KeysStep, StreamStep, Streaming};
+use super::retrieve::{After, Keys, KeysStep, StreamStep, Streaming};
+use super::settings::Dialect;
 use super::verdict::Supply;
+use super::watch;
 use kingdb::store::Position;
 use kingdb::sys::epoll::Event;
 use kingdb::sys::socket::Stream;
+use std::fmt::Write as _;
 use std::io::{ErrorKind, IoSlice};
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
 
 /// Slices of one sendmsg(2): a full queue's chunks and the turn's replies.
 const SLICES: usize = 16;
@@ -33,6 +41,10 @@ enum State {
     First,
     /// A command's first.
     Command,
+    /// A binary request's first.
+    Request,
+    /// A command's first, of a client that is not known yet.
+    Login,
     /// In the list of keys of a retrieval.
     Keys(Keys),
     /// In a refused line's rest.
@@ -45,6 +57,10 @@ enum State {
     Upload(Box<Uploading>),
     /// Not looked at: a large value is going out first.
     Stream(Box<Streaming>),
+    /// Not looked at: a long answer is being made first.
+    Errand(Box<Errand>),
+    /// Thrown away: a watcher says nothing.
+    Watch(Arc<watch::Stream>),
     /// Never looked at: the connection is being closed.
     Closing,
 }
@@ -70,6 +86,13 @@ pub struct Connection {
     /// What the disk lane brought for the command that waits for it.
     supply: Option<Box<Supply>>,
     state: State,
+    lock: Lock,
+    /// It speaks the binary dialect.
+    binary: bool,
+    /// It asked to be closed.
+    quits: bool,
+    /// The second in which it was last worked on: store time, less what does not fit.
+    active: u32,
 }
 
 /// What reading will find.
@@ -108,8 +131,8 @@ struct Budget {
 }
 
 impl Connection {
-    /// A connection just accepted.
-    pub fn new(stream: Stream) -> Self {
+    /// A connection just accepted. `lock`: whether its client must be known.
+    pub fn new(stream: Stream, lock: Lock) -> Self {
         Self {
             stream,
             inbound: Inbound::Drained,
@@ -123,6 +146,10 @@ impl Connection {
             depends: Position::default(),
             supply: None,
             state: State::First,
+            lock,
+            binary: false,
+            quits: false,
+            active: 0,
         }
     }
 
@@ -151,13 +178,20 @@ impl Connection {
 
     /// Whether it is the server's turn, so that the peer's silence means nothing.
     pub fn waits_for_server(&self) -> bool {
-        self.corked || matches!(self.waiting, Waiting::Turn | Waiting::Room | Waiting::Lane | Waiting::Memory)
+        self.corked
+            || matches!(self.state, State::Watch(_))
+            || matches!(self.waiting, Waiting::Turn | Waiting::Room | Waiting::Lane | Waiting::Memory)
     }
 
     /// Whether there is output, or an end, that [`Connection::send`] has to see to.
     #[inline]
     pub fn has_unsent(&self) -> bool {
         !self.output.is_empty() || self.waiting == Waiting::Close
+    }
+
+    /// Its descriptor's number.
+    pub fn fd(&self) -> u64 {
+        u64::from(self.stream.as_fd().as_raw_fd().unsigned_abs())
     }
 
     /// Bytes unsent.
@@ -173,7 +207,9 @@ impl Connection {
             (Answer::Composed(value), _) => self.supply = Some(Box::new(Supply::Composed(value))),
             (Answer::Written(written), State::Upload(upload)) => upload.written(written),
             (Answer::Chunk(chunk), State::Stream(stream)) => stream.came(chunk),
-            (Answer::Written(_) | Answer::Chunk(_), _) => {
+            (Answer::Piece(work), State::Errand(errand)) => errand.came(work),
+            (Answer::Watched | Answer::Census(_), _) => return,
+            (Answer::Written(_) | Answer::Chunk(_) | Answer::Piece(_), _) => {
                 unreachable!("a state outlives the jobs it started")
             }
         }
@@ -193,6 +229,7 @@ impl Connection {
         if matches!(self.waiting, Waiting::Lane | Waiting::Room | Waiting::Memory | Waiting::Close) {
             return Fate::Open;
         }
+        self.active = ctx.now as u32;
         let mut budget = Budget { commands: ctx.settings.commands_per_turn, bytes: ctx.settings.bytes_per_turn };
         let Some(filled) = self.run_held(scratch, &mut budget, ctx) else {
             return Fate::Open;
@@ -324,7 +361,9 @@ impl Connection {
                 let step = keys.step(input, &mut self.supply, ctx);
                 self.after_keys(step)
             }
+            State::Request => self.step_request(input, ctx),
             State::First => self.step_first(input, ctx),
+            State::Login => self.step_login(input, ctx),
             State::SkipLine => self.step_skip_line(input),
             State::Swallow(left) => {
                 *left -= input.take(usize::try_from(*left).unwrap_or(usize::MAX)).len() as u64;
@@ -343,6 +382,14 @@ impl Connection {
                 let step = streaming.step(ctx);
                 self.after_chunk(step)
             }
+            State::Errand(errand) => {
+                let step = errand.step(ctx);
+                self.command_when_done(step)
+            }
+            State::Watch(stream) => {
+                input.take(usize::MAX);
+                Step::Wait(if stream.say(ctx) { Waiting::Turn } else { Waiting::Input })
+            }
             State::Closing => Step::Wait(Waiting::Close),
         }
     }
@@ -352,7 +399,21 @@ impl Connection {
         if input.is_empty() {
             return Step::Wait(Waiting::Input);
         }
-        let next = match command::take(input, &mut self.supply, ctx) {
+        let next = command::take(input, &mut self.supply, ctx);
+        self.go_on(next, input, ctx)
+    }
+
+    fn step_request(&mut self, input: &mut Input<'_>, ctx: &mut Context) -> Step {
+        if input.is_empty() {
+            return Step::Wait(Waiting::Input);
+        }
+        let next = binary::take(input, &mut self.supply, &mut self.lock, ctx);
+        self.go_on(next, input, ctx)
+    }
+
+    #[inline]
+    fn go_on(&mut self, next: Next, input: &mut Input<'_>, ctx: &mut Context) -> Step {
+        let next = match next {
             Next::Command => return Step::Done,
             Next::Wait(waiting) => return Step::Wait(waiting),
             Next::Keys(mut keys) => {
@@ -365,8 +426,14 @@ impl Connection {
             }
             Next::Gather(gathering) => State::Gather(gathering),
             Next::Upload(uploading) => State::Upload(uploading),
+            Next::Stream(streaming) => State::Stream(streaming),
+            Next::Errand(errand) => State::Errand(errand),
+            Next::Watch(stream) => State::Watch(stream),
             Next::Swallow(left) => State::Swallow(left),
-            Next::Close => State::Closing,
+            Next::Close { asked } => {
+                self.quits = asked;
+                State::Closing
+            }
         };
         self.state = next;
         self.step(input, ctx)
@@ -385,28 +452,46 @@ impl Connection {
     fn after_chunk(&mut self, step: StreamStep) -> Step {
         self.state = match step {
             StreamStep::Wait(waiting) => return Step::Wait(waiting),
-            StreamStep::End(keys) => State::Keys(keys),
-            StreamStep::Failed => State::SkipLine,
+            StreamStep::End(After::Keys(keys)) => State::Keys(keys),
+            StreamStep::Failed(After::Keys(_)) => State::SkipLine,
+            StreamStep::End(After::Command(_)) | StreamStep::Failed(After::Command(_)) => self.home(),
             StreamStep::Broken => State::Closing,
         };
         Step::Done
     }
 
     fn step_first(&mut self, input: &mut Input<'_>, ctx: &mut Context) -> Step {
-        match input.rest() {
-            [] => return Step::Wait(Waiting::Input),
-            [binary::REQUEST, ..] => {}
-            _ => {
-                self.state = State::Command;
-                return self.step_command(input, ctx);
-            }
-        }
-        let Some(header) = input.rest().first_chunk() else {
+        let Some(first) = input.rest().first() else {
             return Step::Wait(Waiting::Input);
         };
-        ctx.say(&binary::refusal(header));
-        self.state = State::Closing;
-        Step::Done
+        self.binary = match ctx.settings.dialect {
+            Dialect::Auto => *first == REQUEST,
+            Dialect::Text => false,
+            Dialect::Binary => true,
+        };
+        self.state = self.home();
+        self.step(input, ctx)
+    }
+
+    fn step_login(&mut self, input: &mut Input<'_>, ctx: &mut Context) -> Step {
+        let (step, state) = match auth::login(input, ctx) {
+            Err(()) => (Step::Done, State::Closing),
+            Ok((step, lock)) => {
+                self.lock = lock;
+                (step, self.home())
+            }
+        };
+        self.state = state;
+        step
+    }
+
+    /// Where a connection stands between two commands.
+    fn home(&self) -> State {
+        match (self.binary, self.lock) {
+            (true, _) => State::Request,
+            (false, Lock::Open) => State::Command,
+            (false, _) => State::Login,
+        }
     }
 
     fn step_skip_line(&mut self, input: &mut Input<'_>) -> Step {
@@ -417,7 +502,7 @@ impl Connection {
 
     fn command_when_done(&mut self, step: Step) -> Step {
         if let Step::Done = step {
-            self.state = State::Command;
+            self.state = self.home();
         }
         step
     }
@@ -427,7 +512,7 @@ impl Connection {
         if !over {
             return Step::Wait(Waiting::Input);
         }
-        self.state = State::Command;
+        self.state = self.home();
         Step::Done
     }
 
@@ -511,12 +596,47 @@ impl Connection {
         }
     }
 
+    /// `stats conns` of it: lines about its descriptor.
+    pub fn describe(&self, now: u64, out: &mut String) {
+        let state = match (&self.state, self.waiting) {
+            (State::Watch(_), _) => "conn_watch",
+            (State::Swallow(_) | State::SkipLine, _) => "conn_swallow",
+            (State::Gather(_) | State::Upload(_), _) => "conn_nread",
+            (_, Waiting::Peer | Waiting::Close) => "conn_mwrite",
+            (State::Errand(_), _) => "conn_parse_cmd",
+            (_, Waiting::Input) => "conn_read",
+            _ => "conn_io_pending",
+        };
+        let address = |address: std::io::Result<_>| match address {
+            Ok(address) => format!("tcp:{address}"),
+            Err(_) => "unix:".to_owned(),
+        };
+        let (fd, idle) = (self.fd(), (now as u32).wrapping_sub(self.active));
+        // Writing into a String cannot fail.
+        let _ = write!(
+            out,
+            "STAT {fd}:addr {}\r\nSTAT {fd}:listen_addr {}\r\nSTAT {fd}:state {state}\r\nSTAT {fd}:secs_since_last_cmd {idle}\r\n",
+            address(self.stream.peer()),
+            address(self.stream.local()),
+        );
+    }
+
     /// How it came to its end, for messages.
     pub fn ending(&self) -> &'static str {
         match (self.waiting, self.inbound) {
             (Waiting::Close, Inbound::Ended) => "closed by the client",
             (Waiting::Close, _) => "closed after its last reply",
             _ => "lost",
+        }
+    }
+
+    /// The same as watchers are told.
+    pub fn reason(&self) -> &'static str {
+        match (self.waiting, self.inbound) {
+            (Waiting::Close, Inbound::Ended) => "normal",
+            (Waiting::Close, _) if self.quits => "normal",
+            (Waiting::Input, Inbound::Drained) => "idle_timeout",
+            _ => "error",
         }
     }
 

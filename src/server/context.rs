@@ -76,6 +76,10 @@ pub struct Context {
     pub depends: Position,
     /// Whether that connection may take another chunk of a large value out in this turn.
     pub chunk_left: bool,
+    /// Its descriptor's number.
+    pub fd: u64,
+    /// What is observed, see [`super::watch`].
+    pub observed: u32,
     /// Where its replies begin, less what it had unsent before.
     unsent_base: isize,
 }
@@ -98,6 +102,8 @@ impl Context {
             token: Token::reserved(0),
             depends: Position::default(),
             chunk_left: true,
+            fd: 0,
+            observed: 0,
             unsent_base: 0,
         }
     }
@@ -107,11 +113,12 @@ impl Context {
         self.replies.clear();
         self.value.shrink_to(kingdb::store::CHUNK);
         (self.now, self.appended) = (now, 0);
+        self.observed = self.shared.watch.observed();
     }
 
     /// Turns to another connection, which has `unsent` bytes waiting already.
-    pub fn start_connection(&mut self, token: Token, unsent: usize) {
-        self.token = token;
+    pub fn start_connection(&mut self, token: Token, fd: u64, unsent: usize) {
+        (self.token, self.fd) = (token, fd);
         self.depends = Position::default();
         self.chunk_left = true;
         self.unsent_base = self.replies.len().cast_signed() - unsent.cast_signed();

@@ -2,14 +2,16 @@
 //! order to stop. Each worker has one inbox; anybody may post, the worker alone collects. A bell that rings
 //! already is not rung again.
 
+use super::errand::Work;
 use super::table::Token;
 use super::verdict::Basis;
+use kingdb::Db;
 use kingdb::store::{ChunkWritten, Fetched, Uploaded};
 use kingdb::sys::event::EventFd;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What a job on the disk lane came to.
 pub enum Answer {
@@ -21,6 +23,37 @@ pub enum Answer {
     Written(ChunkWritten),
     /// A chunk of a value on its way out.
     Chunk(kingdb::store::Result<Vec<u8>>),
+    /// A piece of a long answer.
+    Piece(Box<Work>),
+    /// The worker is to tell of its connections. (Another worker's question.)
+    Census(Arc<Census>),
+    /// A watcher has lines to take. (Not the lane's.)
+    Watched,
+}
+
+/// A question of all workers for their connections (`stats conns`). Who answers last sends the sum to whoever asked.
+pub struct Census {
+    /// Who asked.
+    pub token: Token,
+    pub inbox: Arc<Inbox>,
+    pub db: Arc<Db>,
+    /// The answers so far.
+    pub text: Mutex<Vec<u8>>,
+    /// Answers that are missing.
+    pub missing: AtomicUsize,
+}
+
+impl Census {
+    /// A worker's answer.
+    pub fn add(&self, text: &[u8]) {
+        let mut sum = self.text.lock().unwrap_or_else(PoisonError::into_inner);
+        sum.extend_from_slice(text);
+        if self.missing.fetch_sub(1, Ordering::SeqCst) == 1 {
+            sum.extend_from_slice(super::reply::END);
+            let work = Work::done(self.db.clone(), std::mem::take(&mut sum));
+            self.inbox.post(Letter { token: self.token, answer: Answer::Piece(work) });
+        }
+    }
 }
 
 /// A joined value and what it was joined from.

@@ -10,8 +10,10 @@ use kingdb::sys::epoll::{Epoll, Interest};
 use kingdb::sys::resource;
 use kingdb::sys::signal::SignalFd;
 use kingdb::sys::socket::{self, Listener, Stream};
+use std::fmt::Write as _;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,8 +77,14 @@ impl Listeners {
     /// Worker number `worker`'s side. Once for each.
     pub(super) fn door(&mut self, worker: usize) -> Door {
         let own = std::mem::take(&mut self.tcp[worker]);
-        let own = own.into_iter().map(|listener| Entrance { listener: Arc::new(listener), tcp: true });
-        let shared = self.unix.iter().map(|listener| Entrance { listener: listener.clone(), tcp: false });
+        let own = own.into_iter().zip(&self.addresses).map(|(listener, address)| Entrance {
+            listener: Arc::new(listener),
+            address: format!("tcp:{address}"),
+            tcp: true,
+        });
+        let path = self.unix_path.as_ref().map_or(String::new(), |path| format!("unix:{}", path.display()));
+        let shared =
+            self.unix.iter().map(|listener| Entrance { listener: listener.clone(), address: path.clone(), tcp: false });
         Door { entrances: own.chain(shared).collect(), state: State::Open, failures: 0 }
     }
 
@@ -150,6 +158,8 @@ enum State {
 
 struct Entrance {
     listener: Arc<Listener>,
+    /// As `stats conns` tells it.
+    address: String,
     tcp: bool,
 }
 
@@ -166,6 +176,16 @@ pub enum Accepted {
 }
 
 impl Door {
+    /// `stats conns` of the listening sockets.
+    pub fn describe(&self, out: &mut String) {
+        for entrance in &self.entrances {
+            let fd = entrance.listener.as_fd().as_raw_fd();
+            let address = &entrance.address;
+            // Writing into a String cannot fail.
+            let _ = write!(out, "STAT {fd}:addr {address}\r\nSTAT {fd}:state conn_listening\r\n");
+        }
+    }
+
     /// Registers the sockets; entrance `i` has the reserved token `first + i`.
     pub fn open(&mut self, epoll: &Epoll, first: u32) -> io::Result<()> {
         for (token, entrance) in (first..).zip(&self.entrances) {

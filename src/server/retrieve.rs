@@ -2,6 +2,7 @@
 //! may be of any length and may arrive in any pieces; with too much unsent the connection pauses between two
 //! keys and goes on later. A value that lives in an extent file goes out one chunk per turn.
 
+use super::answer::{self, Form};
 use super::context::{Context, UNSENT_LIMIT, Waiting};
 use super::counters::Counter;
 use super::inbox::Answer;
@@ -10,8 +11,9 @@ use super::log;
 use super::proto::text::{self, NextKey, Retrieval};
 use super::reply;
 use super::verdict::Supply;
+use super::watch;
 use kingdb::Error;
-use kingdb::store::{Body, Expect, Fetched, Large, Lookup, NewBody, Outcome, Record, Seen, Write};
+use kingdb::store::{Body, Expect, FETCHED, Fetched, Large, Lookup, NewBody, Outcome, Record, Seen, Write};
 
 /// In the list of keys of a retrieval.
 #[derive(Clone, Copy)]
@@ -49,6 +51,8 @@ enum Found {
 struct Hit {
     flags: u32,
     cas: u64,
+    marks: u8,
+    size: u64,
     large: Option<Large>,
 }
 
@@ -72,7 +76,7 @@ impl Keys {
                 NextKey::Incomplete => return KeysStep::Wait(Waiting::Input),
                 NextKey::End { used } => {
                     input.advance(used);
-                    ctx.say(if self.any { reply::END } else { reply::ERROR });
+                    ctx.say(if self.any { reply::END } else { reply::BAD_LINE });
                     return KeysStep::End;
                 }
                 NextKey::Bad => {
@@ -104,11 +108,11 @@ impl Keys {
     fn get(&self, key: &[u8], supply: Option<Box<Supply>>, ctx: &mut Context) -> Found {
         match self.look(key, Supply::fetched(&supply), ctx) {
             Ok(Lookup::Hit(seen, hit)) => {
-                self.count(true, ctx);
+                self.count(key, Some(hit.size), ctx);
                 ctx.depend(seen.depends);
                 self.found(key, hit)
             }
-            Ok(Lookup::Miss(seen)) => self.miss(seen, ctx),
+            Ok(Lookup::Miss(seen)) => self.miss(key, seen, ctx),
             Ok(Lookup::Cold(read)) => park(read, ctx),
             Err(error) => fail(&error, ctx),
         }
@@ -123,13 +127,13 @@ impl Keys {
         loop {
             let (seen, hit) = match self.look(key, Supply::fetched(&supply), ctx) {
                 Ok(Lookup::Hit(seen, hit)) => (seen, hit),
-                Ok(Lookup::Miss(seen)) => return self.miss(seen, ctx),
+                Ok(Lookup::Miss(seen)) => return self.miss(key, seen, ctx),
                 Ok(Lookup::Cold(read)) => return park(read, ctx),
                 Err(error) => return fail(&error, ctx),
             };
             match self.touch_seen(key, deadline, seen, &hit, start, ctx) {
                 Ok(Outcome::Done { depends, .. }) => {
-                    self.count(true, ctx);
+                    self.count(key, Some(hit.size), ctx);
                     ctx.depend(depends.max(seen.depends));
                     return self.found(key, hit);
                 }
@@ -165,6 +169,7 @@ impl Keys {
             key: ctx.db.key(key),
             flags: hit.flags,
             expires: deadline,
+            marks: hit.marks | FETCHED,
             cas: Some(hit.cas),
             body,
             expect: Expect::Unchanged(seen),
@@ -178,6 +183,7 @@ impl Keys {
         let Context { db, replies, scratch, now, .. } = ctx;
         let with_cas = self.with_cas;
         db.lookup(&db.key(key), *now, supplied, scratch, |record: Record<'_>| {
+            let size = record.len();
             let large = match record.body {
                 Body::Large(large) => Some(large.clone()),
                 Body::Inline(value) => {
@@ -188,7 +194,7 @@ impl Keys {
                     None
                 }
             };
-            Hit { flags: record.flags, cas: record.cas, large }
+            Hit { flags: record.flags, cas: record.cas, marks: record.marks, size, large }
         })
     }
 
@@ -199,20 +205,22 @@ impl Keys {
         let mut header = Vec::with_capacity(key.len() + 80);
         let cas = self.with_cas.then_some(hit.cas);
         reply::value_header(&mut header, key, hit.flags, large.len(), cas);
-        let source = Source::Here;
-        Found::Large(Box::new(Streaming { large, next: 0, header, source, keys: *self }))
+        Found::Large(Streaming::new(large, header, After::Keys(*self)))
     }
 
-    fn miss(&self, seen: Seen, ctx: &mut Context) -> Found {
-        self.count(false, ctx);
+    fn miss(&self, key: &[u8], seen: Seen, ctx: &mut Context) -> Found {
+        self.count(key, None, ctx);
         ctx.depend(seen.depends);
         Found::Answered
     }
 
     /// As memcached counts: `gat` is a touch that answers, not a get.
     #[inline]
-    fn count(&self, hit: bool, ctx: &Context) {
-        let (command, outcome) = match (self.touch, hit) {
+    fn count(&self, key: &[u8], hit: Option<u64>, ctx: &Context) {
+        if ctx.observed != 0 {
+            watch::fetched(key, hit.is_some(), hit.unwrap_or(0), ctx);
+        }
+        let (command, outcome) = match (self.touch, hit.is_some()) {
             (None, true) => (Counter::CmdGet, Counter::GetHits),
             (None, false) => (Counter::CmdGet, Counter::GetMisses),
             (Some(_), true) => (Counter::CmdTouch, Counter::TouchHits),
@@ -233,7 +241,25 @@ fn fail(error: &Error, ctx: &mut Context) -> Found {
     Found::Failed
 }
 
-/// A large value on its way out; its key's list goes on afterwards.
+/// What a large value belongs to.
+#[derive(Clone, Copy)]
+pub enum After {
+    /// A list of keys, which goes on afterwards.
+    Keys(Keys),
+    /// A command on one key.
+    Command(Form<'static>),
+}
+
+impl After {
+    fn form(&self) -> Form<'static> {
+        match self {
+            After::Keys(_) => Form::Text { noreply: false },
+            After::Command(form) => *form,
+        }
+    }
+}
+
+/// A large value on its way out.
 pub struct Streaming {
     large: Large,
     /// The next chunk to go out.
@@ -241,7 +267,7 @@ pub struct Streaming {
     /// Sent before the first chunk: until that one is there, an error can still be told.
     header: Vec<u8>,
     source: Source,
-    keys: Keys,
+    after: After,
 }
 
 /// Where the next chunk comes from.
@@ -256,10 +282,10 @@ enum Source {
 
 /// What a step of a large value came to.
 pub enum StreamStep {
-    /// All of it is out: back to the keys.
-    End(Keys),
+    /// All of it is out.
+    End(After),
     /// An error was told in its place.
-    Failed,
+    Failed(After),
     /// Some of it is out and the rest cannot follow: nothing the client would understand can be said any more.
     Broken,
     /// See [`Step::Wait`](super::context::Step::Wait).
@@ -267,8 +293,13 @@ pub enum StreamStep {
 }
 
 impl Streaming {
+    /// Of `large`, behind `header`.
+    pub fn new(large: Large, header: Vec<u8>, after: After) -> Box<Self> {
+        Box::new(Self { large, next: 0, header, source: Source::Here, after })
+    }
+
     fn then(mut self: Box<Self>, keys: Keys) -> Box<Self> {
-        self.keys = keys;
+        self.after = After::Keys(keys);
         self
     }
 
@@ -301,8 +332,8 @@ impl Streaming {
                 StreamStep::Wait(Waiting::Lane)
             }
             Err(error) if self.next == 0 => {
-                reply::store_error(&mut ctx.replies, &error);
-                StreamStep::Failed
+                answer::fail(&self.after.form(), &error, ctx);
+                StreamStep::Failed(self.after)
             }
             Err(error) => {
                 log::error(format_args!("a value broke off while it was sent, connection closed: {error}"));
@@ -333,7 +364,7 @@ impl Streaming {
         if self.next < self.large.chunks() {
             return StreamStep::Wait(Waiting::Turn);
         }
-        ctx.say(reply::LINE_END);
-        StreamStep::End(self.keys)
+        ctx.say(&reply::LINE_END[..self.after.form().tail()]);
+        StreamStep::End(self.after)
     }
 }

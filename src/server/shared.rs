@@ -1,11 +1,14 @@
 //! What the workers of one server share: the settings, the number of connections, and each other's counters
 //! and inboxes.
 
+use super::auth::{Lock, Users};
 use super::counters::{Counter, Counters, Values, ZERO};
 use super::inbox::Inbox;
 use super::log;
 use super::settings::Settings;
+use super::watch::Watch;
 use kingdb::sys::clock;
+use kingdb::sys::event::EventFd;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +26,11 @@ pub struct Shared {
     pub inboxes: Vec<Arc<Inbox>>,
     /// When the server started, on the monotonic clock.
     pub started: Duration,
+    /// Who may use the server. `None`: anybody.
+    pub users: Option<Users>,
+    pub watch: Watch,
+    /// Rung, it ends the server.
+    ended: Arc<EventFd>,
     connections: AtomicUsize,
     failure_told: AtomicBool,
     /// What the counters' sums were at the last `stats reset`: a reset subtracts, so that no worker writes
@@ -34,18 +42,32 @@ pub struct Shared {
 
 impl Shared {
     /// For a server that starts now.
-    pub fn new(settings: Settings) -> io::Result<Self> {
-        let workers = settings.threads;
+    pub fn new(settings: Settings, users: Option<Users>, ended: Arc<EventFd>) -> io::Result<Self> {
+        let (workers, detail) = (settings.threads, settings.detail);
         Ok(Self {
             settings: Arc::new(settings),
             counters: (0..workers).map(|_| Counters::new()).collect(),
             inboxes: (0..workers).map(|_| Inbox::new().map(Arc::new)).collect::<io::Result<_>>()?,
             started: clock::monotonic(),
+            users,
+            watch: Watch::new(detail),
+            ended,
             connections: AtomicUsize::new(0),
             failure_told: AtomicBool::new(false),
             baseline: Mutex::new(ZERO),
             items_before: AtomicU64::new(0),
         })
+    }
+
+    /// A client has the server stop in good order.
+    pub fn shut_down(&self) {
+        log::info("a client said shutdown");
+        self.ended.ring();
+    }
+
+    /// What a new connection may do.
+    pub fn lock(&self) -> Lock {
+        if self.users.is_some() { Lock::Closed } else { Lock::Open }
     }
 
     /// Takes one of the places that `-c` allows, unless there is none left.

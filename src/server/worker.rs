@@ -18,12 +18,13 @@ use super::command::FLUSH;
 use super::conn::{Connection, Fate, last_words};
 use super::context::{Context, Waiting};
 use super::counters::Counter;
-use super::inbox::Letter;
+use super::inbox::{Answer, Census, Letter};
 use super::listen::{Accepted, Door};
 use super::log::{self, Level};
 use super::reply;
 use super::shared::Shared;
 use super::table::{Table, Token};
+use super::watch::{CONNEVENTS, connected};
 use kingdb::Db;
 use kingdb::store::{Position, Waiter};
 use kingdb::sys::clock;
@@ -226,12 +227,31 @@ impl Worker {
         let mut letters = std::mem::take(&mut self.letters);
         self.ctx.inbox.collect(&mut letters);
         for Letter { token, answer } in letters.drain(..) {
+            if let Answer::Census(census) = answer {
+                self.tell_all(&census);
+                continue;
+            }
             if let Some(connection) = self.table.get(token) {
                 connection.deliver(answer);
                 self.make_ready(token);
             }
         }
         self.letters = letters;
+    }
+
+    /// Tells of this worker's listening sockets and connections.
+    fn tell_all(&mut self, census: &Census) {
+        /// Connections told of at most.
+        const MOST: usize = 4096;
+        let (mut text, now) = (String::new(), self.ctx.now);
+        self.door.describe(&mut text);
+        let tokens: Vec<_> = self.table.tokens().take(MOST).collect();
+        for token in tokens {
+            if let Some(connection) = self.table.get(token) {
+                connection.describe(now, &mut text);
+            }
+        }
+        census.add(text.as_bytes());
     }
 
     // ---- phase 1
@@ -259,7 +279,7 @@ impl Worker {
             return;
         }
         let (start, before) = (self.ctx.replies.len(), connection.waiting());
-        self.ctx.start_connection(token, connection.unsent());
+        self.ctx.start_connection(token, connection.fd(), connection.unsent());
         let fate = connection.run(&mut self.scratch, &mut self.ctx);
         let (end, depends) = (self.ctx.replies.len(), self.ctx.depends);
         if fate == Fate::Closed {
@@ -420,7 +440,7 @@ impl Worker {
         }
         // Options are wishes; a peer that is gone already is found out by reading.
         let _ = stream.configure(&self.stream_options, tcp);
-        let Some(token) = self.table.insert(Connection::new(stream), self.second) else {
+        let Some(token) = self.table.insert(Connection::new(stream, self.ctx.shared.lock()), self.second) else {
             return self.ctx.shared.leave();
         };
         let added = self.table.get(token).map(|new| self.epoll.add(new.stream(), Interest::EDGE, token.pack()));
@@ -428,6 +448,9 @@ impl Worker {
         self.count_connections();
         if log::enabled(Level::Debug) {
             self.tell_opened(token, tcp);
+        }
+        if self.ctx.observed & CONNEVENTS != 0 {
+            self.tell_watchers(token, None);
         }
         if let Some(Err(error)) = added {
             log::warn(format_args!("cannot watch a new connection, closed: {error}"));
@@ -441,6 +464,12 @@ impl Worker {
         log::debug(format_args!("connection {}/{token}: opened from {from}", self.ctx.worker));
     }
 
+    fn tell_watchers(&mut self, token: Token, reason: Option<&str>) {
+        if let Some(connection) = self.table.get(token) {
+            connected(connection.stream().peer().ok(), reason, connection.fd(), &self.ctx.shared.watch);
+        }
+    }
+
     fn turn_away(&mut self, stream: &Stream) {
         log::debug(format_args!("a connection refused: all {} are in use (-c)", self.ctx.settings.max_connections));
         self.ctx.count(Counter::RejectedConnections);
@@ -450,6 +479,10 @@ impl Worker {
     }
 
     fn close(&mut self, token: Token) {
+        if self.ctx.observed & CONNEVENTS != 0 {
+            let reason = self.table.get(token).map(|connection| connection.reason());
+            self.tell_watchers(token, reason);
+        }
         let Some(connection) = self.table.remove(token) else {
             return;
         };

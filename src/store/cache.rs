@@ -17,6 +17,7 @@ use std::sync::Mutex;
 
 use super::hash::Hash;
 use super::location::Location;
+use super::lookup::Access;
 use super::ring::{Header, Ring};
 use super::table::{Place, Tables};
 
@@ -45,13 +46,17 @@ pub(crate) struct Facts {
     pub expires: u64,
     /// The value is the table of an extent.
     pub large: bool,
+    /// The record's marks, [`FETCHED`](super::record::FETCHED) among them.
+    pub marks: u8,
+    /// The second in which it was written or fetched last: store time, the low 24 bits.
+    pub accessed: u32,
 }
 
 /// All shards. Without any, nothing is cached.
 pub(crate) struct Cache {
     shards: Box<[Mutex<Shard>]>,
     /// Bytes of a shard, and whether it lies in huge pages.
-    shape: (u64, bool),
+    shape: Mutex<(u64, bool)>,
 }
 
 struct Shard {
@@ -71,18 +76,25 @@ impl Cache {
     /// The kernel's, when there is no memory.
     pub fn new(bytes: u64) -> std::io::Result<Cache> {
         if bytes < 256 << 10 {
-            return Ok(Cache { shards: Box::default(), shape: (0, false) });
+            return Ok(Cache { shards: Box::default(), shape: Mutex::default() });
         }
         let processors = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
         let (smallest, largest) = SHARD_BYTES;
         let count = (SHARDS * processors).min(bytes / smallest).max(bytes.div_ceil(largest)).max(1);
         let shape = (bytes / count, bytes >= HUGE_FROM);
         let shard = |_| Shard::new(shape).map(Mutex::new);
-        Ok(Cache { shards: (0..count).map(shard).collect::<std::io::Result<_>>()?, shape })
+        Ok(Cache { shards: (0..count).map(shard).collect::<std::io::Result<_>>()?, shape: shape.into() })
     }
 
-    /// Shows the entry of `key`, if it is there, to `visit` (value, facts), under the shard's lock.
-    pub fn get<R>(&self, hash: Hash, key: &[u8], visit: impl FnOnce(&[u8], Facts) -> R) -> Option<R> {
+    /// Shows the entry of `key`, if it is there, to `visit` (value, facts), under the shard's lock, and counts that as
+    /// `access` says. `second`: store time, the low 24 bits.
+    pub fn get<R>(
+        &self,
+        hash: Hash,
+        key: &[u8],
+        (access, second): (Access, u32),
+        visit: impl FnOnce(&[u8], Facts) -> R,
+    ) -> Option<R> {
         let mut shard = self.shard(hash)?;
         let Some(place) = shard.tables.find(hash.tag) else {
             shard.counts.1 += 1;
@@ -92,7 +104,12 @@ impl Cache {
         let (header, found, value) = ring.entry(place.at);
         let shown = (found == key).then(|| visit(value, header.facts));
         if shown.is_some() {
-            ring.touch(place.at, MOST_READS);
+            if access != Access::Peek {
+                ring.touch(place.at, MOST_READS);
+            }
+            if access == Access::Fetch {
+                ring.note_fetch(place.at, second);
+            }
             shard.counts.0 += 1;
         }
         shown
@@ -157,8 +174,9 @@ impl Cache {
     /// # Errors
     /// The kernel's, when there is no memory.
     pub fn clear(&self) -> std::io::Result<()> {
+        let shape = *super::lock(&self.shape);
         for shard in &self.shards {
-            let fresh = Shard::new(self.shape)?;
+            let fresh = Shard::new(shape)?;
             let mut shard = super::lock(shard);
             let counts = shard.counts;
             let old = std::mem::replace(&mut *shard, Shard { counts, ..fresh });
@@ -166,6 +184,26 @@ impl Cache {
             drop(old);
         }
         Ok(())
+    }
+
+    /// Gives it `bytes` bytes, and forgets everything.
+    ///
+    /// # Errors
+    /// The kernel's, when there is no memory.
+    pub fn resize(&self, bytes: u64) -> std::io::Result<()> {
+        *super::lock(&self.shape) = (bytes / self.shards.len().max(1) as u64, bytes >= HUGE_FROM);
+        self.clear()
+    }
+
+    /// Whether [`Cache::resize`] makes sense: the number of shards stays.
+    pub fn fits(&self, bytes: u64) -> bool {
+        let part = bytes / self.shards.len().max(1) as u64;
+        !self.shards.is_empty() && (SHARD_BYTES.0 / 4..=SHARD_BYTES.1).contains(&part)
+    }
+
+    /// Bytes it may have.
+    pub fn limit(&self) -> u64 {
+        super::lock(&self.shape).0 * self.shards.len() as u64
     }
 
     /// How many lookups found their entry, and how many did not.

@@ -25,6 +25,9 @@ use super::time::StoreTime;
 /// Pause of whoever waits for a record that a full disk keeps from being written.
 const STALLED: Duration = Duration::from_millis(10);
 
+/// Takes the key of a record that was given up, and the size of its value. It runs under a lock: it must be short.
+pub type Evicted = Box<dyn Fn(&[u8], u64) + Send + Sync>;
+
 /// See the files of the fields' types.
 pub(crate) struct Core {
     pub options: Options,
@@ -42,6 +45,8 @@ pub(crate) struct Core {
     /// The last version sequence that was given out.
     pub sequence: AtomicU64,
     pub counters: Counters,
+    /// Is told each record that is given up for want of room.
+    pub evicted: std::sync::OnceLock<Evicted>,
     pub compaction: Compaction,
     pub reclaim: Reclaim,
     /// Backups under way: what extents have stays as it is.

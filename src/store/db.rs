@@ -10,16 +10,17 @@ use std::time::Duration;
 
 use super::cache::Cache;
 use super::compactor::{Compaction, Compactor};
-use super::core::{Core, Counters};
+use super::core::{Core, Counters, Evicted};
 use super::error::{Error, Result, is_full};
 use super::extent::Extents;
 use super::flush::Flushes;
+use super::header::VERSION;
 use super::home::Home;
 use super::lane::{Job, Lane};
 use super::large::{Compose, Part, Upload, Uploaded};
 use super::location::{MAX_SEGMENT, Position};
 use super::log::{self, Log};
-use super::lookup::{Body, Fetched, Key, Lookup, Record, Scratch};
+use super::lookup::{Access, Body, Fetched, Key, Lookup, Record, Scratch};
 use super::options::{Options, Severity};
 use super::progress::{Waiter, Wake};
 use super::reclaim::Reclaim;
@@ -173,7 +174,7 @@ impl Db {
         };
         let body = uploaded.as_ref().map_or(NewBody::Inline(value), NewBody::Uploaded);
         let key = self.key(key);
-        let write = Write { key, flags: 0, expires: 0, cas: None, body, expect: Expect::Anything };
+        let write = Write { key, flags: 0, expires: 0, marks: 0, cas: None, body, expect: Expect::Anything };
         let depends = self.write_blocking(&write)?;
         self.core.wait_for(depends)
     }
@@ -219,6 +220,30 @@ impl Db {
         }
     }
 
+    /// Removes `key` if its CAS unique is still `cas`; tells what the acknowledgement of that waits for. `None`: it is
+    /// not. Sleeps.
+    ///
+    /// # Errors
+    /// As [`Db::delete`].
+    pub fn remove_version(&self, key: &[u8], cas: u64) -> Result<Option<Position>> {
+        self.wait_for_room();
+        let key = self.key(key).with(Access::Peek);
+        let mut fetched: Option<Fetched> = None;
+        SCRATCH.with_borrow_mut(|scratch| {
+            loop {
+                match self.lookup(&key, self.now(), fetched.as_ref(), scratch, |record| record.cas)? {
+                    Lookup::Hit(seen, found) if found == cas => {
+                        if let Removed::Done { depends } = self.remove(&key, Expect::Unchanged(seen))? {
+                            return Ok(Some(depends));
+                        }
+                    }
+                    Lookup::Hit(..) | Lookup::Miss(_) => return Ok(None),
+                    Lookup::Cold(job) => fetched = Some(job.run()),
+                }
+            }
+        })
+    }
+
     /// What is there; or, where nothing is, what saying so waits for.
     fn see(&self, key: &Key<'_>) -> Result<std::result::Result<Seen, Position>> {
         let mut fetched: Option<Fetched> = None;
@@ -253,7 +278,7 @@ impl Db {
 
     /// Prepares a key: computes its hash.
     pub fn key<'a>(&self, bytes: &'a [u8]) -> Key<'a> {
-        Key { bytes, hash: self.core.home.seed.hash(bytes) }
+        Key { bytes, hash: self.core.home.seed.hash(bytes), access: Access::Fetch }
     }
 
     /// Finds `key` at store time `now`. `supplied` is what the job of an earlier [`Lookup::Cold`] fetched. `visit`
@@ -373,6 +398,38 @@ impl Db {
 }
 
 impl Db {
+    /// Gives the record cache another size, and empties it; on the lane. `false`: it cannot have that many bytes.
+    pub fn resize_cache(&self, bytes: u64) -> bool {
+        let core = self.core.clone();
+        let fits = core.cache.fits(bytes);
+        if fits {
+            self.core.lane.submit(Box::new(move || {
+                if let Err(error) = core.cache.resize(bytes) {
+                    (core.options.report)(Severity::Warning, &format!("cannot resize the record cache: {error}"));
+                }
+            }));
+        }
+        fits
+    }
+
+    /// From now on `tell` hears of each record that is given up for want of room. Once.
+    pub fn on_eviction(&self, tell: Evicted) {
+        // A second one is ignored: nobody sets it.
+        let _ = self.core.evicted.set(tell);
+    }
+
+    /// Bytes that the record cache may have.
+    pub fn cache_limit(&self) -> u64 {
+        self.core.cache.limit()
+    }
+
+    /// Sets the clock forward by so many seconds, stops it (`p`) or lets it go on (`r`); for tests. `false`: what was
+    /// asked for is none of that.
+    #[cfg(feature = "debugtime")]
+    pub fn debug_time(&self, how: &[u8]) -> bool {
+        self.core.time.debug(how)
+    }
+
     /// The parts.
     pub(crate) fn core(&self) -> &Core {
         &self.core
@@ -470,6 +527,7 @@ fn open_core(options: Options, home: Home, lane: &Lane) -> Result<Arc<Core>> {
         throttle,
         sequence: AtomicU64::new(facts.sequence),
         counters,
+        evicted: std::sync::OnceLock::new(),
         compaction: Compaction::default(),
         reclaim: Reclaim::default(),
         snapshots: AtomicUsize::new(0),
@@ -486,7 +544,8 @@ fn first_segment(recovered: &Recovered, options: &Options, store: u64) -> Result
     let Some((newest, end)) = &recovered.newest else { return begin(recovered, options, store, last + 1) };
     let size = options.segment_size(recovered.index.bytes());
     newest.size.store(size, Relaxed);
-    if *end < newest.soft_limit() && newest.order == last {
+    // An earlier program would take a record of this version for damage where the file is of its own.
+    if *end < newest.soft_limit() && newest.order == last && newest.version == VERSION {
         resume(newest, *end, options)?;
         return Ok((newest.clone(), *end));
     }

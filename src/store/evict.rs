@@ -90,6 +90,9 @@ impl Eviction<'_> {
             stripe.remove(hash.tag);
             core.cache.remove(hash);
             core.counters.evicted.fetch_add(u64::from(!gone), Relaxed);
+            if let Some(tell) = core.evicted.get().filter(|_| !gone) {
+                tell(fields.key, fields.body.len() as u64);
+            }
         }
         core.note_dead(&entry);
         drop(stripe);

@@ -22,6 +22,8 @@ pub struct Item {
     pub cas: u64,
     /// Store time in seconds from which the record is gone; 0: never.
     pub expires: u64,
+    /// [`STALE`](super::STALE), [`WON`](super::WON), [`BINARY_KEY`](super::BINARY_KEY).
+    pub marks: u8,
     /// The value.
     pub value: Value,
 }
@@ -41,7 +43,14 @@ impl Item {
             Body::Inline(value) => Value::Bytes(value.to_vec()),
             Body::Large(large) => Value::Large(large.clone()),
         };
-        Item { key: key.to_vec(), flags: record.flags, cas: record.cas, expires: record.expires, value }
+        Item {
+            key: key.to_vec(),
+            flags: record.flags,
+            cas: record.cas,
+            expires: record.expires,
+            marks: record.marks,
+            value,
+        }
     }
 
     /// From a sound record at `offset` of `segment`.
@@ -60,7 +69,7 @@ pub(crate) fn show<R>(
     raw: &mut Vec<u8>,
     visit: impl FnOnce(Record<'_>) -> R,
 ) -> Result<R> {
-    let Fields { client_flags: flags, cas, expires, .. } = *fields;
+    let Fields { client_flags: flags, cas, expires, marks, .. } = *fields;
     let large = (fields.kind == Kind::Large).then(|| Large::decode(fields.body, extents)).transpose()?;
     let damaged = || Error::damaged(&segment.path, offset, "the value does not decompress");
     let body = match (&large, fields.compressed) {
@@ -68,7 +77,7 @@ pub(crate) fn show<R>(
         (None, false) => Body::Inline(fields.body),
         (None, true) => Body::Inline(decompress(fields.body, raw).ok_or_else(damaged)?),
     };
-    Ok(visit(Record { flags, cas, expires, body }))
+    Ok(visit(Record { flags, cas, expires, marks, idle: 0, body }))
 }
 
 impl Value {

@@ -68,6 +68,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard
 use std::time::Duration;
 
 pub use self::backup::BackedUp;
+pub use self::core::Evicted;
 pub use self::db::Db;
 pub use self::dump::{Tally, dump, load};
 pub use self::error::{Error, Result};
@@ -76,9 +77,10 @@ pub use self::iter::Iter;
 pub use self::lane::Job;
 pub use self::large::{ChunkRead, ChunkWrite, ChunkWritten, Compose, Large, Part, Upload, Uploaded};
 pub use self::location::Position;
-pub use self::lookup::{Body, ColdRead, Fetched, Key, Lookup, Record, Scratch, Seen};
+pub use self::lookup::{Access, Body, ColdRead, Fetched, Key, Lookup, Record, Scratch, Seen};
 pub use self::options::{Options, Report, Severity, Sync};
 pub use self::progress::{Waiter, Wake};
+pub use self::record::{BINARY_KEY, FETCHED, STALE, WON};
 pub use self::snapshot::{Snapshot, View};
 pub use self::space::Level;
 pub use self::stats::Stats;

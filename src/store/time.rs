@@ -2,6 +2,7 @@
 //! goes back, not even over a restart of a board without a clock battery: it starts no earlier than the greatest
 //! time the log recorded. Any thread.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::sys::clock;
@@ -13,6 +14,11 @@ pub(crate) struct StoreTime {
     recorded: Duration,
     opened: Duration,
     clocks: Clocks,
+    /// What [`StoreTime::now`] said last.
+    seen: AtomicU64,
+    /// For tests: seconds ahead, and the second at which it was stopped or 0.
+    #[cfg(feature = "debugtime")]
+    moved: (AtomicU64, AtomicU64),
 }
 
 /// A clock that is so far ahead of the greatest time on record may be wrong. (Or the store was closed for so long.)
@@ -60,7 +66,15 @@ impl StoreTime {
     pub fn start(greatest: u64, clocks: Clocks) -> StoreTime {
         let (recorded, opened) = (Duration::from_secs(greatest), clocks.boot());
         let wall = clocks.wall().max(recorded);
-        StoreTime { anchor: wall.saturating_sub(opened), recorded, opened, clocks }
+        StoreTime {
+            anchor: wall.saturating_sub(opened),
+            recorded,
+            opened,
+            clocks,
+            seen: AtomicU64::new(wall.as_secs()),
+            #[cfg(feature = "debugtime")]
+            moved: Default::default(),
+        }
     }
 
     /// The time by which compaction takes records for expired. If the host's clock leapt forward while the store was
@@ -76,7 +90,45 @@ impl StoreTime {
 
     /// Whole seconds.
     pub fn now(&self) -> u64 {
-        (self.anchor + self.clocks.boot()).as_secs()
+        let now = (self.anchor + self.clocks.boot()).as_secs();
+        #[cfg(feature = "debugtime")]
+        let now = self.moved(now);
+        if self.seen.load(Relaxed) != now {
+            self.seen.store(now, Relaxed);
+        }
+        now
+    }
+
+    #[cfg(feature = "debugtime")]
+    fn moved(&self, now: u64) -> u64 {
+        match self.moved.1.load(Relaxed) {
+            0 => now + self.moved.0.load(Relaxed),
+            stopped => stopped,
+        }
+    }
+
+    /// See [`super::Db::debug_time`].
+    #[cfg(feature = "debugtime")]
+    pub fn debug(&self, how: &[u8]) -> bool {
+        let (ahead, stopped) = (&self.moved.0, &self.moved.1);
+        match how {
+            b"p" => stopped.store(self.now(), Relaxed),
+            b"r" => {
+                let lost = (self.anchor + self.clocks.boot()).as_secs() + ahead.load(Relaxed);
+                ahead.fetch_sub(lost - stopped.swap(0, Relaxed).min(lost), Relaxed);
+            }
+            how => match std::str::from_utf8(how).map(str::parse) {
+                Ok(Ok(seconds)) if stopped.load(Relaxed) == 0 => drop(ahead.fetch_add(seconds, Relaxed)),
+                Ok(Ok(seconds)) => drop(stopped.fetch_add(seconds, Relaxed)),
+                _ => return false,
+            },
+        }
+        true
+    }
+
+    /// What [`StoreTime::now`] said last: for where a second more or less makes no difference.
+    pub fn last_seen(&self) -> u64 {
+        self.seen.load(Relaxed)
     }
 }
 

@@ -131,6 +131,11 @@ impl Stream {
         TcpStream::from(self.0.try_clone()?).peer_addr()
     }
 
+    /// The address that a TCP peer connected to. As [`Stream::peer`].
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        TcpStream::from(self.0.try_clone()?).local_addr()
+    }
+
     /// Reads what there is, at most the buffer's length. 0: the peer has shut down. `WouldBlock`: nothing yet.
     pub fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
         retry(|| {

@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -117,3 +118,16 @@ def restart(request, server):
         server.start()
 
     return again
+
+
+# What is installed below the target directory: tests/setup.
+TARGET = Path(sys.prefix).parent
+# Clients that only the larger tiers install.
+LATER = ["test_async.py", "test_binary_clients.py", "test_django.py", "test_node.py", "test_nutcracker.py", "test_rust.py", "test_sccache.py"]
+collect_ignore = LATER if os.environ.get("TIER", "test") == "test" else []
+
+
+@pytest.fixture
+def modules():
+    """The environment in which node finds its packages."""
+    return {**os.environ, "NODE_PATH": str(TARGET / "npm/node_modules")}

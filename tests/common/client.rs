@@ -141,6 +141,17 @@ impl Client {
         }
     }
 
+    /// Everything before `end`, which is taken too.
+    pub fn until(&mut self, end: &[u8]) -> Vec<u8> {
+        let mut got = Vec::new();
+        while !got.ends_with(end) {
+            let count = self.input.read_until(b'\n', &mut got).expect("read from the server");
+            assert!(count > 0, "closed after {}", got.escape_ascii());
+        }
+        got.truncate(got.len() - end.len());
+        got
+    }
+
     /// Sends `line` (`\r\n` is added) and gives the first line of the reply.
     pub fn ask(&mut self, line: &str) -> String {
         self.try_ask(line).unwrap_or_else(|error| panic!("{line}: {error}"))

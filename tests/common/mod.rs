@@ -1,6 +1,6 @@
 //! What the tests of the real binary share: a server on a free loopback port with a data directory of its own ([`server`]),
 //! a small text-protocol client ([`client`]), its dialogues ([`dialogue`]), strace on a running server ([`strace`]), a disk whose power can be cut ([`disk`]), the load of the crash tests ([`writer`]) and what it may leave ([`history`]),
-//! values for property tests ([`recipe`]), and the counts, values and waits ([`util`]).
+//! memcached itself ([`peer`]), values for property tests ([`recipe`]), and the counts, values and waits ([`util`]).
 //!
 //! Every wait has a deadline: a hang is a failure, shown with what the server wrote to stderr. Servers are ended by process
 //! id, so tests run in parallel, and beside other servers of the same machine.
@@ -13,6 +13,7 @@ pub mod client;
 pub mod dialogue;
 pub mod disk;
 pub mod history;
+pub mod peer;
 pub mod recipe;
 pub mod server;
 pub mod strace;
@@ -20,4 +21,5 @@ pub mod util;
 pub mod writer;
 
 pub use client::Client;
+pub use peer::Peer;
 pub use server::Server;

@@ -9,23 +9,24 @@
 //! storage line is skipped wherever its length could be read and is below 2 GiB, so that data is not taken for
 //! commands.
 
-mod scan;
+pub mod scan;
 #[cfg(test)]
 mod tests;
 
-use crate::server::reply::{BAD_LINE, ERROR, LINE_TOO_LONG, TOO_LARGE, decimal};
+use crate::server::reply::{BAD_LINE, ERROR, TOO_LARGE, decimal};
 use scan::{key_len, newline, number, signed, spaces, word_len};
 
 /// Longest key. Bytes.
 pub const MAX_KEY: usize = 250;
 /// Longest line other than a retrieval's list of keys. Bytes, newline excluded.
 pub const MAX_LINE: usize = 2048;
+/// Shortest line that is looked at, its newline included. Bytes.
+const MIN_LINE: usize = 4;
 /// Longest data block that is swallowed to keep a connection in step: memcached's `INT_MAX - 2`. Bytes.
-const MAX_SWALLOW: u64 = i32::MAX as u64 - 2;
+pub const MAX_SWALLOW: u64 = i32::MAX as u64 - 2;
 /// An expiry time above this is a date, not a distance: 30 days. Seconds.
 const MAX_RELATIVE: i64 = 60 * 60 * 24 * 30;
 
-const BAD_DELETE: &[u8] = b"CLIENT_ERROR bad command line format.  Usage: delete <key> [noreply]\r\n";
 const BAD_DELTA: &[u8] = b"CLIENT_ERROR invalid numeric delta argument\r\n";
 const BAD_EXPTIME: &[u8] = b"CLIENT_ERROR invalid exptime argument\r\n";
 
@@ -36,6 +37,8 @@ pub enum Parse<'a> {
     Incomplete,
     /// One whole command line; `used` bytes of input, its newline included.
     Command { used: usize, command: Command<'a> },
+    /// One whole line of the meta dialect: what follows `m` and `verb`. `used` as above.
+    Meta { used: usize, verb: u8, line: &'a [u8] },
     /// The head of get/gets/gat/gats (verb and, for gat, the exptime): keys follow and are taken with [`next_key`].
     /// `used` covers the head only.
     Retrieval { used: usize, retrieval: Retrieval },
@@ -60,7 +63,7 @@ pub enum NextKey<'a> {
     /// A key; `used` covers it and the spaces before it.
     Key { used: usize, key: &'a [u8] },
     /// The end of the line (`used` takes the newline). `END\r\n` is the reply, or, where the line held no key at all,
-    /// `ERROR\r\n` (the caller counts).
+    /// a `CLIENT_ERROR` (the caller counts).
     End { used: usize },
     /// The key at the end of input is not delimited yet.
     Incomplete,
@@ -122,6 +125,11 @@ pub enum Command<'a> {
     Stats {
         what: &'a [u8],
     },
+    /// One for operators; the line is not looked at any further.
+    Control {
+        line: &'a [u8],
+        noreply: bool,
+    },
     Quit,
 }
 
@@ -134,10 +142,19 @@ pub fn parse(input: &[u8], max_value: u64) -> Parse<'_> {
         return unfinished(input);
     };
     let used = newline + 1;
+    if used < MIN_LINE {
+        return Parse::Refused { used, reply: BAD_LINE, swallow: 0, close: false };
+    }
     let text = match &input[..newline] {
         [text @ .., b'\r'] => text,
         text => text,
     };
+    if let [b'm', verb, line @ ..] = text
+        && matches!(verb, b'g' | b's' | b'd' | b'a' | b'e' | b'n')
+        && matches!(line, [] | [b' ', ..])
+    {
+        return Parse::Meta { used, verb: *verb, line };
+    }
     match command(&Line::split(text), max_value) {
         Ok(command) => Parse::Command { used, command },
         Err(Refusal { reply, swallow, close }) => Parse::Refused { used, reply, swallow, close },
@@ -164,10 +181,11 @@ pub fn next_key(input: &[u8]) -> NextKey<'_> {
 
 /// memcached's `realtime()`: 0 is never, negative is already gone, up to 30 days counts from `now`, more is Unix time.
 /// `now` is store time in seconds, which counts from 1970 too. Returns the store time at which the item is gone: 0 is
-/// never, 1 is already.
+/// never, 1 is already. libmemcached says 2^32 - 1 for -1, and whoever uses it (PHP, Django) means "gone" by that.
 pub fn deadline(exptime: i64, now: u64) -> u64 {
     match u64::try_from(exptime) {
         Err(_) => 1,
+        Ok(minus_one) if minus_one == u64::from(u32::MAX) => 1,
         Ok(0) => 0,
         Ok(distance) if exptime <= MAX_RELATIVE => now.saturating_add(distance),
         Ok(date) if date <= now => 1,
@@ -182,6 +200,8 @@ pub struct Number {
     pub digits: [u8; 20],
     /// How many of `digits` count.
     pub len: usize,
+    /// The same number.
+    pub value: u64,
     /// The new value's length: the digits, padded on the right with spaces to the old value's length.
     pub padded: usize,
 }
@@ -193,7 +213,7 @@ pub fn arithmetic(value: &[u8], delta: u64, decrement: bool) -> Option<Number> {
     let old = number(value.trim_ascii())?;
     let new = if decrement { old.saturating_sub(delta) } else { old.wrapping_add(delta) };
     let (digits, len) = decimal(new);
-    Some(Number { digits, len, padded: len.max(value.len()) })
+    Some(Number { digits, len, value: new, padded: len.max(value.len()) })
 }
 
 /// A line that is not executed: what to answer and how to stay in step.
@@ -211,18 +231,13 @@ fn refuse<T>(reply: &'static [u8], noreply: bool) -> Result<T, Refusal> {
 
 /// The head of a retrieval, if `input` starts with a delimited one. `None`: something else, or not to be told yet.
 fn retrieval(input: &[u8]) -> Option<Parse<'_>> {
-    let start = spaces(input);
-    let (len, with_cas, touch) = match &input[start..] {
+    let (verb_end, with_cas, touch) = match input {
         [b'g', b'e', b't', b' ' | b'\r' | b'\n', ..] => (3, false, false),
         [b'g', b'e', b't', b's', b' ' | b'\r' | b'\n', ..] => (4, true, false),
         [b'g', b'a', b't', b' ', ..] => (3, false, true),
         [b'g', b'a', b't', b's', b' ', ..] => (4, true, true),
         _ => return None,
     };
-    let verb_end = start + len;
-    if start > MAX_LINE {
-        return None;
-    }
     if !touch {
         return Some(Parse::Retrieval { used: verb_end, retrieval: Retrieval { with_cas, touch: None } });
     }
@@ -236,15 +251,15 @@ fn retrieval(input: &[u8]) -> Option<Parse<'_>> {
     Some(Parse::Retrieval { used, retrieval: Retrieval { with_cas, touch } })
 }
 
-/// What to do with a head that has no newline.
+/// What to do with a head that has no newline. One that is too long is junk: the connection is closed without a word.
 fn unfinished(input: &[u8]) -> Parse<'_> {
     if input.len() <= MAX_LINE {
         return Parse::Incomplete;
     }
-    Parse::Refused { used: input.len(), reply: LINE_TOO_LONG, swallow: 0, close: true }
+    Parse::Refused { used: input.len(), reply: b"", swallow: 0, close: true }
 }
 
-/// A line's words. Every command knows how many it takes, and none takes more than seven.
+/// A line's words, of which no command takes more than seven. A line that begins with a space has none, as with memcached.
 struct Line<'a> {
     words: [&'a [u8]; 8],
     /// Words found; stops counting at 8.
@@ -255,7 +270,7 @@ struct Line<'a> {
 impl<'a> Line<'a> {
     fn split(text: &'a [u8]) -> Line<'a> {
         let mut line = Line { words: [&[]; 8], count: 0, text };
-        let mut rest = &text[spaces(text)..];
+        let mut rest = if text.starts_with(b" ") { &[] } else { text };
         while !rest.is_empty() && line.count < line.words.len() {
             let (word, after) = rest.split_at(word_len(rest));
             line.words[line.count] = word;
@@ -265,9 +280,12 @@ impl<'a> Line<'a> {
         line
     }
 
-    /// Whether word `index` is there and says `noreply`.
-    fn noreply(&self, index: usize) -> bool {
-        self.words[index] == b"noreply"
+    /// Whether the last word says `noreply`.
+    fn noreply(&self) -> bool {
+        match self.count {
+            8 => self.text.trim_ascii_end().ends_with(b" noreply"),
+            count => self.words[count - 1] == b"noreply",
+        }
     }
 
     /// The key, always the second word.
@@ -279,12 +297,9 @@ impl<'a> Line<'a> {
         Ok(key)
     }
 
-    /// Fails with `ERROR`, as memcached does, unless there are `least` to `most` words.
-    fn want(&self, least: usize, most: usize) -> Result<(), Refusal> {
-        if self.count < least || self.count > most {
-            return refuse(ERROR, false);
-        }
-        Ok(())
+    /// Fails unless there are so many words. More than a command takes are passed over, as memcached does.
+    fn want(&self, least: usize) -> Result<(), Refusal> {
+        if self.count < least { refuse(BAD_LINE, false) } else { Ok(()) }
     }
 }
 
@@ -307,16 +322,17 @@ fn command<'a>(line: &Line<'a>, max_value: u64) -> Result<Command<'a>, Refusal> 
         b"verbosity" => verbosity(line),
         b"stats" => Ok(Command::Stats { what: line.text.trim_ascii()[b"stats".len()..].trim_ascii() }),
         b"quit" => Ok(Command::Quit),
+        b"cache_memlimit" | b"debugtime" | b"delete_prefix" | b"lru" | b"lru_crawler" | b"shutdown" | b"slabs"
+        | b"watch" => Ok(Command::Control { line: line.text, noreply: line.noreply() }),
         _ => unknown(line),
     }
 }
 
 /// `<verb> <key> <flags> <exptime> <bytes> [<cas unique>] [noreply]`
 fn store<'a>(line: &Line<'a>, verb: Verb, max_value: u64) -> Result<Command<'a>, Refusal> {
-    let last = if verb == Verb::Cas { 6 } else { 5 };
-    line.want(last, last + 1)?;
-    let noreply = line.noreply(last);
-    let len = block_len(line.words[4], max_value, noreply)?;
+    line.want(5)?;
+    let len = block_len(line.words[4], max_value)?;
+    let noreply = line.noreply();
     let fields = store_fields(line, verb, noreply);
     let refusal = match fields {
         Ok((key, flags, exptime, cas)) if len <= max_value => {
@@ -330,10 +346,10 @@ fn store<'a>(line: &Line<'a>, verb: Verb, max_value: u64) -> Result<Command<'a>,
 
 /// The length of a data block. One that could neither be stored nor skipped in reasonable time is refused as memcached
 /// does: what follows counts as the next line.
-fn block_len(word: &[u8], max_value: u64, noreply: bool) -> Result<u64, Refusal> {
+fn block_len(word: &[u8], max_value: u64) -> Result<u64, Refusal> {
     match number(word) {
         Some(len) if len <= MAX_SWALLOW.max(max_value) => Ok(len),
-        _ => refuse(BAD_LINE, noreply),
+        _ => refuse(BAD_LINE, false),
     }
 }
 
@@ -349,21 +365,21 @@ fn store_fields<'a>(line: &Line<'a>, verb: Verb, noreply: bool) -> Result<(&'a [
     }
 }
 
-/// `delete <key> [0] [noreply]`: the 0 is a hold time that old clients still send.
+/// `delete <key> [0] [noreply]`: once a time could stand there, and clients exist that send 0.
 fn delete<'a>(line: &Line<'a>) -> Result<Command<'a>, Refusal> {
-    line.want(2, 4)?;
-    let noreply = match (line.count, line.words[2], line.words[3]) {
-        (2, ..) | (3, b"0", _) => false,
-        (3, b"noreply", _) | (4, b"0", b"noreply") => true,
-        _ => return refuse(BAD_DELETE, line.noreply(line.count - 1)),
-    };
+    line.want(2)?;
+    let noreply = line.noreply();
+    let known = matches!((line.words[2], line.words[3]), (b"" | b"noreply", _) | (b"0", b"" | b"noreply"));
+    if !known || line.count > 4 {
+        return refuse(BAD_LINE, noreply);
+    }
     Ok(Command::Delete { key: line.key(noreply)?, noreply })
 }
 
 /// `incr|decr <key> <delta> [noreply]`
 fn increment<'a>(line: &Line<'a>, decrement: bool) -> Result<Command<'a>, Refusal> {
-    line.want(3, 4)?;
-    let noreply = line.noreply(3);
+    line.want(3)?;
+    let noreply = line.noreply();
     let key = line.key(noreply)?;
     match number(line.words[2]) {
         Some(delta) => Ok(Command::Arithmetic { key, delta, decrement, noreply }),
@@ -373,8 +389,8 @@ fn increment<'a>(line: &Line<'a>, decrement: bool) -> Result<Command<'a>, Refusa
 
 /// `touch <key> <exptime> [noreply]`
 fn touch<'a>(line: &Line<'a>) -> Result<Command<'a>, Refusal> {
-    line.want(3, 4)?;
-    let noreply = line.noreply(3);
+    line.want(3)?;
+    let noreply = line.noreply();
     let key = line.key(noreply)?;
     match signed(line.words[2]) {
         Some(exptime) => Ok(Command::Touch { key, exptime, noreply }),
@@ -384,18 +400,14 @@ fn touch<'a>(line: &Line<'a>) -> Result<Command<'a>, Refusal> {
 
 /// A whole gat/gats line that [`retrieval`] would not have: its exptime is missing or no number.
 fn refused_gat<'a>(line: &Line<'a>) -> Result<Command<'a>, Refusal> {
-    line.want(2, usize::MAX)?;
+    line.want(3)?;
     refuse(BAD_EXPTIME, false)
 }
 
 /// `flush_all [delay] [noreply]`
 fn flush_all<'a>(line: &Line<'a>) -> Result<Command<'a>, Refusal> {
-    line.want(1, 3)?;
-    let (delay, noreply) = match line.count {
-        1 => (Some(0), false),
-        2 if line.noreply(1) => (Some(0), true),
-        _ => (signed(line.words[1]), line.noreply(2)),
-    };
+    let noreply = line.noreply();
+    let delay = if line.count == 1 + usize::from(noreply) { Some(0) } else { signed(line.words[1]) };
     match delay {
         Some(delay) => Ok(Command::FlushAll { delay, noreply }),
         None => refuse(BAD_EXPTIME, noreply),
@@ -404,8 +416,7 @@ fn flush_all<'a>(line: &Line<'a>) -> Result<Command<'a>, Refusal> {
 
 /// `verbosity <level> [noreply]`
 fn verbosity<'a>(line: &Line<'a>) -> Result<Command<'a>, Refusal> {
-    line.want(2, 3)?;
-    let noreply = line.noreply(2);
+    let noreply = line.noreply();
     match number(line.words[1]).and_then(|n| u32::try_from(n).ok()) {
         Some(level) => Ok(Command::Verbosity { level, noreply }),
         None => refuse(BAD_LINE, noreply),
@@ -415,6 +426,8 @@ fn verbosity<'a>(line: &Line<'a>) -> Result<Command<'a>, Refusal> {
 /// No such command. A web browser, or a web page's script in one, is sent away before its body could be taken for
 /// commands.
 fn unknown<'a>(line: &Line<'a>) -> Result<Command<'a>, Refusal> {
-    let http = line.words[1..].iter().any(|word| word.starts_with(b"HTTP/"));
-    Err(Refusal { reply: ERROR, swallow: 0, close: http })
+    match line.words[1..].iter().any(|word| word.starts_with(b"HTTP/")) {
+        true => Err(Refusal { reply: b"", swallow: 0, close: true }),
+        false => refuse(ERROR, line.count > 0 && line.noreply()),
+    }
 }
