@@ -6,10 +6,11 @@ use super::context::{Context, Step, Waiting};
 use super::counters::Counter;
 use super::input::Input;
 use super::log;
-use super::proto::text::{self, Command, Parse, Verb};
+use super::proto::text::{self, Command, Parse};
+use super::range::{self, RangeStep};
 use super::receive::{Gathering, Uploading, store_block};
 use super::reply;
-use super::retrieve::Keys;
+use super::retrieve::{Keys, Streaming};
 use super::stats;
 use super::storage::Store;
 use super::update;
@@ -29,6 +30,8 @@ pub enum Next {
     Gather(Box<Gathering>),
     /// In a large data block.
     Upload(Box<Uploading>),
+    /// Behind a value on its way out.
+    Stream(Box<Streaming>),
     /// In a data block to be thrown away.
     Swallow(u64),
     /// At its end: what is unsent goes out, then it is closed.
@@ -77,6 +80,14 @@ fn execute(
             let store = Store { verb, key, flags, expires, cas, noreply };
             return begin_store(&store, len, used, input, supply, ctx);
         }
+        Command::GetRange { key, offset, len } => match range::get(key, offset, len, supply.take(), ctx) {
+            RangeStep::Wait(waiting) => return Next::Wait(waiting),
+            RangeStep::Stream(streaming) => {
+                input.advance(used);
+                return Next::Stream(streaming);
+            }
+            RangeStep::Done => {}
+        },
         Command::Version => ctx.say(reply::VERSION),
         Command::Verbosity { level, noreply } => {
             log::set_verbosity(u8::try_from(level).unwrap_or(u8::MAX));
@@ -144,10 +155,10 @@ fn begin_store(
     supply: &mut Option<Box<Supply>>,
     ctx: &mut Context,
 ) -> Next {
-    let in_memory = len <= CHUNK as u64 || matches!(store.verb, Verb::Append | Verb::Prepend);
-    let Some(len) = usize::try_from(len).ok().filter(|_| in_memory) else {
+    if len > CHUNK as u64 {
         return begin_upload(store, len, used, input, ctx);
-    };
+    }
+    let len = len as usize;
     let end = used + len + reply::LINE_END.len();
     let Some(block) = input.rest().get(used..end) else {
         input.advance(used);

@@ -17,7 +17,7 @@ use super::input::Input;
 use super::proto::binary;
 use super::receive::{Gathering, Uploading};
 use super::reply;
-use super::retrieve::{Keys, KeysStep, StreamStep, Streaming};
+use super::retrieve::{After, Keys, KeysStep, StreamStep, Streaming};
 use super::verdict::Supply;
 use kingdb::store::Position;
 use kingdb::sys::epoll::Event;
@@ -365,6 +365,7 @@ impl Connection {
             }
             Next::Gather(gathering) => State::Gather(gathering),
             Next::Upload(uploading) => State::Upload(uploading),
+            Next::Stream(streaming) => State::Stream(streaming),
             Next::Swallow(left) => State::Swallow(left),
             Next::Close => State::Closing,
         };
@@ -385,8 +386,9 @@ impl Connection {
     fn after_chunk(&mut self, step: StreamStep) -> Step {
         self.state = match step {
             StreamStep::Wait(waiting) => return Step::Wait(waiting),
-            StreamStep::End(keys) => State::Keys(keys),
-            StreamStep::Failed => State::SkipLine,
+            StreamStep::End(After::Keys(keys)) => State::Keys(keys),
+            StreamStep::Failed(After::Keys(_)) => State::SkipLine,
+            StreamStep::End(After::Command(_)) | StreamStep::Failed(After::Command(_)) => State::Command,
             StreamStep::Broken => State::Closing,
         };
         Step::Done

@@ -20,6 +20,7 @@ mod listen;
 pub mod log;
 pub mod options;
 mod proto;
+mod range;
 mod receive;
 mod reply;
 mod retrieve;

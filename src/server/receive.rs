@@ -1,7 +1,6 @@
-//! Values on their way in. A value of up to one chunk is gathered in a buffer of its own, and so is the
-//! operand of append and prepend; any larger one goes to an extent file chunk by chunk as it arrives, with at
-//! most two chunks on the disk lane: while both are, nothing more is read and TCP holds the client back. So a
-//! transfer takes the same memory whatever its size.
+//! Values on their way in. A value of up to one chunk is gathered in a buffer of its own; any larger one goes to
+//! an extent file chunk by chunk as it arrives, with at most two chunks on the disk lane: while both are, nothing
+//! more is read and TCP holds the client back. So a transfer takes the same memory whatever its size.
 
 use super::budget::Share;
 use super::context::{Context, Step, Waiting};

@@ -21,6 +21,7 @@ pub const NOT_A_NUMBER: &[u8] = b"CLIENT_ERROR cannot increment or decrement non
 pub const TOO_LARGE: &[u8] = b"SERVER_ERROR object too large for cache\r\n";
 pub const TOO_MANY: &[u8] = b"ERROR Too many open connections\r\n";
 pub const LINE_END: &[u8] = b"\r\n";
+pub const LINE_END_AND_END: &[u8] = b"\r\nEND\r\n";
 
 /// Longest text of a store's error that a reply carries. Bytes.
 const LONGEST_ERROR: usize = 1024;

@@ -11,7 +11,7 @@ use super::proto::text::{self, NextKey, Retrieval};
 use super::reply;
 use super::verdict::Supply;
 use kingdb::Error;
-use kingdb::store::{Body, Expect, Fetched, Large, Lookup, NewBody, Outcome, Record, Seen, Write};
+use kingdb::store::{Body, Expect, Fetched, Large, Lookup, NewBody, Outcome, Record, Seen, TableBlock, Write};
 
 /// In the list of keys of a retrieval.
 #[derive(Clone, Copy)]
@@ -41,7 +41,8 @@ enum Found {
     Answered,
     /// Answered with an error: the client takes that for the reply's end.
     Failed,
-    Large(Box<Streaming>),
+    /// To be streamed, behind this header.
+    Large(Large, Vec<u8>),
     Wait(Waiting),
 }
 
@@ -90,10 +91,10 @@ impl Keys {
                 Found::Wait(waiting) => return KeysStep::Wait(waiting),
                 Found::Answered => input.advance(used),
                 Found::Failed => return KeysStep::Skip,
-                Found::Large(streaming) => {
+                Found::Large(large, header) => {
                     input.advance(used);
                     self.any = true;
-                    return KeysStep::Stream(streaming.then(*self));
+                    return KeysStep::Stream(Streaming::new(large, header, After::Keys(*self)));
                 }
             }
             self.any = true;
@@ -199,8 +200,7 @@ impl Keys {
         let mut header = Vec::with_capacity(key.len() + 80);
         let cas = self.with_cas.then_some(hit.cas);
         reply::value_header(&mut header, key, hit.flags, large.len(), cas);
-        let source = Source::Here;
-        Found::Large(Box::new(Streaming { large, next: 0, header, source, keys: *self }))
+        Found::Large(large, header)
     }
 
     fn miss(&self, seen: Seen, ctx: &mut Context) -> Found {
@@ -233,15 +233,27 @@ fn fail(error: &Error, ctx: &mut Context) -> Found {
     Found::Failed
 }
 
-/// A large value on its way out; its key's list goes on afterwards.
+/// A large value, or a part of one, on its way out. Of any length: at most one chunk of it is in memory.
 pub struct Streaming {
     large: Large,
-    /// The next chunk to go out.
+    /// Offset in the value of the next byte to go out, and where it ends.
     next: u64,
-    /// Sent before the first chunk: until that one is there, an error can still be told.
+    end: u64,
+    /// Sent before the first byte: until that one is there, an error can still be told.
     header: Vec<u8>,
     source: Source,
-    keys: Keys,
+    /// The part of the value's table that was read last.
+    block: TableBlock,
+    after: After,
+}
+
+/// Where a connection goes on when a large value is out.
+#[derive(Clone, Copy)]
+pub enum After {
+    /// In its list of keys, behind the line end.
+    Keys(Keys),
+    /// At the next command; this is said first.
+    Command(&'static [u8]),
 }
 
 /// Where the next chunk comes from.
@@ -256,10 +268,10 @@ enum Source {
 
 /// What a step of a large value came to.
 pub enum StreamStep {
-    /// All of it is out: back to the keys.
-    End(Keys),
+    /// All of it is out.
+    End(After),
     /// An error was told in its place.
-    Failed,
+    Failed(After),
     /// Some of it is out and the rest cannot follow: nothing the client would understand can be said any more.
     Broken,
     /// See [`Step::Wait`](super::context::Step::Wait).
@@ -267,9 +279,16 @@ pub enum StreamStep {
 }
 
 impl Streaming {
-    fn then(mut self: Box<Self>, keys: Keys) -> Box<Self> {
-        self.keys = keys;
-        self
+    /// All of `large`, behind `header`.
+    pub fn new(large: Large, header: Vec<u8>, after: After) -> Box<Self> {
+        let part = (0, large.len());
+        Self::part(large, part, header, after)
+    }
+
+    /// What `large` has from one offset to another, at most its length, behind `header`.
+    pub fn part(large: Large, (next, end): (u64, u64), header: Vec<u8>, after: After) -> Box<Self> {
+        assert!(next < end && end <= large.len(), "there is something to send");
+        Box::new(Self { large, next, end, header, source: Source::Here, block: TableBlock::default(), after })
     }
 
     /// The lane's answer to a fetch.
@@ -283,57 +302,59 @@ impl Streaming {
         if !ctx.chunk_left {
             return StreamStep::Wait(Waiting::Turn);
         }
+        let start = ctx.replies.len();
+        ctx.replies.extend_from_slice(&self.header);
+        let before = ctx.replies.len();
         let sent = match std::mem::replace(&mut self.source, Source::Here) {
             Source::Asked => unreachable!("a connection that waits for the lane takes no step"),
-            Source::Came(Ok(chunk)) => {
-                self.say(&chunk, ctx);
-                Ok(Some(()))
-            }
-            Source::Came(Err(error)) => Err(error),
+            Source::Came(chunk) => chunk.map(|chunk| {
+                ctx.say(&chunk);
+                true
+            }),
             Source::Here => self.read(ctx),
         };
         match sent {
-            Ok(Some(())) => self.sent(ctx),
-            Ok(None) => {
+            Ok(true) => self.sent(before, ctx),
+            Ok(false) => {
+                ctx.replies.truncate(start);
                 let fetch = self.large.fetch(self.next);
                 ctx.submit(move || Answer::Chunk(fetch.run()));
                 self.source = Source::Asked;
                 StreamStep::Wait(Waiting::Lane)
             }
-            Err(error) if self.next == 0 => {
-                reply::store_error(&mut ctx.replies, &error);
-                StreamStep::Failed
-            }
-            Err(error) => {
-                log::error(format_args!("a value broke off while it was sent, connection closed: {error}"));
-                StreamStep::Broken
-            }
+            Err(error) => self.fail(&error, start, ctx),
         }
     }
 
-    fn read(&self, ctx: &mut Context) -> kingdb::store::Result<Option<()>> {
+    fn read(&mut self, ctx: &mut Context) -> kingdb::store::Result<bool> {
         let Context { replies, scratch, .. } = ctx;
-        let header = if self.next == 0 { &self.header[..] } else { &[] };
-        self.large.read_nowait(self.next, scratch, |chunk| {
-            replies.extend_from_slice(header);
-            replies.extend_from_slice(chunk);
-        })
+        self.large.read_nowait(self.next, &mut self.block, scratch, replies)
     }
 
-    fn say(&self, chunk: &[u8], ctx: &mut Context) {
-        if self.next == 0 {
-            ctx.say(&self.header);
-        }
-        ctx.say(chunk);
-    }
-
-    fn sent(&mut self, ctx: &mut Context) -> StreamStep {
-        self.next += 1;
+    /// What the replies have from `before` on is the value's next bytes, and perhaps some too many.
+    fn sent(&mut self, before: usize, ctx: &mut Context) -> StreamStep {
+        let left = usize::try_from(self.end - self.next).unwrap_or(usize::MAX);
+        ctx.replies.truncate(before.saturating_add(left));
+        self.next += (ctx.replies.len() - before) as u64;
+        self.header = Vec::new();
         ctx.chunk_left = false;
-        if self.next < self.large.chunks() {
+        if self.next < self.end {
             return StreamStep::Wait(Waiting::Turn);
         }
-        ctx.say(reply::LINE_END);
-        StreamStep::End(self.keys)
+        ctx.say(match self.after {
+            After::Keys(_) => reply::LINE_END,
+            After::Command(text) => text,
+        });
+        StreamStep::End(self.after)
+    }
+
+    fn fail(&self, error: &Error, start: usize, ctx: &mut Context) -> StreamStep {
+        ctx.replies.truncate(start);
+        if !self.header.is_empty() {
+            reply::store_error(&mut ctx.replies, error);
+            return StreamStep::Failed(self.after);
+        }
+        log::error(format_args!("a value broke off while it was sent, connection closed: {error}"));
+        StreamStep::Broken
     }
 }

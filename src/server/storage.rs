@@ -24,10 +24,19 @@ pub struct Store<'a> {
 /// Its value.
 #[derive(Clone, Copy)]
 pub enum Value<'a> {
-    /// In memory. Longer than [`CHUNK`] only for append and prepend.
+    /// In memory: at most [`CHUNK`] bytes.
     Bytes(&'a [u8]),
-    /// In an extent file. Never for append and prepend.
+    /// In an extent file.
     Uploaded(&'a Uploaded),
+}
+
+impl Value<'_> {
+    fn len(&self) -> u64 {
+        match self {
+            Value::Bytes(bytes) => bytes.len() as u64,
+            Value::Uploaded(uploaded) => uploaded.len(),
+        }
+    }
 }
 
 impl Store<'_> {
@@ -99,7 +108,6 @@ impl Store<'_> {
 
     /// append, prepend: the old record's flags and deadline stay.
     fn join(&self, key: Key<'_>, value: Value<'_>, supply: Option<Box<Supply>>, ctx: &mut Context) -> Attempt {
-        let Value::Bytes(new) = value else { unreachable!("append and prepend receive their value in memory") };
         let supply = match supply.map(|supply| *supply) {
             Some(Supply::Composed(composed)) => match self.write_composed(key, composed, ctx)? {
                 true => return Ok(Verdict::Say(reply::STORED)),
@@ -109,9 +117,15 @@ impl Store<'_> {
         };
         loop {
             ctx.value.clear();
-            let visit = |record: Record<'_>, joined: &mut Vec<u8>| {
-                let (len, large) = (record.len(), self.gather(&record.body, new, joined));
-                (record.flags, record.expires, len, large)
+            let visit = |record: Record<'_>, copy: &mut Vec<u8>| {
+                let large = match record.body {
+                    Body::Large(large) => Some(large.clone()),
+                    Body::Inline(old) => {
+                        copy.extend_from_slice(old);
+                        None
+                    }
+                };
+                (record.flags, record.expires, record.len(), large)
             };
             let (seen, (flags, expires, len, large)) = match look(&key, Supply::fetched(&supply), ctx, visit)? {
                 Lookup::Hit(seen, old) => (seen, old),
@@ -119,29 +133,22 @@ impl Store<'_> {
                 Lookup::Cold(read) => return Ok(Verdict::Cold(read)),
             };
             let basis = Basis { seen, flags, expires };
-            if len + new.len() as u64 > ctx.settings.max_value {
+            let sum = len.saturating_add(value.len());
+            if sum > ctx.settings.max_value {
                 ctx.count(Counter::StoreTooLarge);
                 return Ok(Verdict::Say(reply::TOO_LARGE));
             }
-            if large.is_some() || ctx.value.len() > CHUNK {
-                return Ok(self.compose(new, large, basis, ctx));
+            match (value, large) {
+                (Value::Bytes(new), None) if sum <= CHUNK as u64 => {
+                    let at = if self.verb == Verb::Append { ctx.value.len() } else { 0 };
+                    ctx.value.splice(at..at, new.iter().copied());
+                }
+                (value, large) => return Ok(self.compose(value, large, basis, ctx)),
             }
             if write(key, basis.kept(), Source::Computed, ctx)? {
                 return Ok(Verdict::Say(reply::STORED));
             }
         }
-    }
-
-    /// Joins old and new in memory, if the old value is there; otherwise returns where it is.
-    fn gather(&self, old: &Body<'_>, new: &[u8], joined: &mut Vec<u8>) -> Option<Large> {
-        let old = match old {
-            Body::Large(large) => return Some((*large).clone()),
-            Body::Inline(old) => *old,
-        };
-        let (first, second) = if self.verb == Verb::Append { (old, new) } else { (new, old) };
-        joined.extend_from_slice(first);
-        joined.extend_from_slice(second);
-        None
     }
 
     /// What the disk lane joined is written if nothing has changed meanwhile.
@@ -152,15 +159,14 @@ impl Store<'_> {
         write(key, basis.kept(), Source::Given(NewBody::Uploaded(&value)), ctx)
     }
 
-    /// The result is large: the disk lane writes it out.
-    fn compose(&self, new: &[u8], large: Option<Large>, basis: Basis, ctx: &mut Context) -> Verdict {
-        let parts = match large {
-            None => vec![Part::Bytes(std::mem::take(&mut ctx.value))],
-            Some(old) if self.verb == Verb::Append => {
-                vec![Part::Large(old), Part::Bytes(new.to_vec())]
-            }
-            Some(old) => vec![Part::Bytes(new.to_vec()), Part::Large(old)],
+    /// The result is large: the disk lane writes what is not in an extent yet, and joins the two.
+    fn compose(&self, value: Value<'_>, large: Option<Large>, basis: Basis, ctx: &mut Context) -> Verdict {
+        let old = large.map_or_else(|| Part::Bytes(std::mem::take(&mut ctx.value)), Part::Large);
+        let new = match value {
+            Value::Bytes(new) => Part::Bytes(new.to_vec()),
+            Value::Uploaded(uploaded) => Part::Uploaded(uploaded.clone()),
         };
+        let parts = if self.verb == Verb::Append { vec![old, new] } else { vec![new, old] };
         Verdict::Compose(ctx.db.compose(parts), basis)
     }
 }

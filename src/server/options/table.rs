@@ -12,8 +12,9 @@ use super::{Launch, listen, units};
 use crate::server::log;
 use crate::server::settings::Settings;
 
-/// Longest value this release stores. Bytes.
-const MAX_VALUE: u64 = 1 << 20;
+/// Longest value, unless told otherwise, and where there is no limit. Bytes.
+const MAX_VALUE: u64 = 1 << 30;
+const NO_LIMIT: u64 = 1 << 62;
 const DEFAULT_PORT: u16 = 11211;
 
 /// Rows that `--help` shows together.
@@ -95,7 +96,7 @@ const CONNECTIONS: &[Row] = &[
     row("", &["server.idle-timeout"], "TIME", "0, never", "close a connection that was silent this long", idle_timeout),
     row("R", &["server.commands-per-turn", "max-reqs-per-event"], "N", "128", "commands one connection may have executed before others have\ntheir turn", commands_per_turn),
     row("", &["server.bytes-per-turn"], "SIZE", "256k", "bytes one connection may send before others have their turn", bytes_per_turn),
-    row("I", &["server.max-value-size", "max-item-size"], "SIZE", "1mb", "largest value, from 1k to 1mb", max_value),
+    row("I", &["server.max-value-size", "max-item-size"], "SIZE", "1gb", "largest value, 1k or more; 0: as large as the disk allows", max_value),
 ];
 
 #[rustfmt::skip]
@@ -338,8 +339,10 @@ fn bytes_per_turn(draft: &mut Draft, value: &str) -> Result<(), String> {
 }
 
 fn max_value(draft: &mut Draft, value: &str) -> Result<(), String> {
-    draft.settings().max_value = size(value, 1 << 10, MAX_VALUE)
-        .map_err(|message| format!("{message}; this release stores values of up to 1mb"))?;
+    draft.settings().max_value = match units::size(value)? {
+        0 => NO_LIMIT,
+        _ => size(value, 1 << 10, NO_LIMIT)?,
+    };
     Ok(())
 }
 

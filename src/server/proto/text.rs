@@ -113,6 +113,12 @@ pub enum Command<'a> {
         delay: i64,
         noreply: bool,
     },
+    /// Of a value, what begins at `offset`, at most `len` bytes.
+    GetRange {
+        key: &'a [u8],
+        offset: u64,
+        len: u64,
+    },
     Version,
     Verbosity {
         level: u32,
@@ -301,6 +307,7 @@ fn command<'a>(line: &Line<'a>, max_value: u64) -> Result<Command<'a>, Refusal> 
         b"incr" => increment(line, false),
         b"decr" => increment(line, true),
         b"touch" => touch(line),
+        b"getrange" => get_range(line),
         b"gat" | b"gats" => refused_gat(line),
         b"flush_all" => flush_all(line),
         b"version" => Ok(Command::Version),
@@ -379,6 +386,15 @@ fn touch<'a>(line: &Line<'a>) -> Result<Command<'a>, Refusal> {
     match signed(line.words[2]) {
         Some(exptime) => Ok(Command::Touch { key, exptime, noreply }),
         None => refuse(BAD_EXPTIME, noreply),
+    }
+}
+
+/// `getrange <key> <offset> <length>`
+fn get_range<'a>(line: &Line<'a>) -> Result<Command<'a>, Refusal> {
+    line.want(4, 4)?;
+    match (number(line.words[2]), number(line.words[3])) {
+        (Some(offset), Some(len)) => Ok(Command::GetRange { key: line.key(false)?, offset, len }),
+        _ => refuse(BAD_LINE, false),
     }
 }
 
