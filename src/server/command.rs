@@ -6,9 +6,10 @@ use super::context::{Context, Step, Waiting};
 use super::counters::Counter;
 use super::input::Input;
 use super::log;
-use super::proto::text::{self, Command, Parse};
+use super::multipart;
+use super::proto::text::{self, Command, Parse, Verb};
 use super::range::{self, RangeStep};
-use super::receive::{Gathering, Uploading, store_block};
+use super::receive::{Gathering, UPLOAD, Uploading, store_block};
 use super::reply;
 use super::retrieve::{Keys, Streaming};
 use super::stats;
@@ -19,6 +20,9 @@ use kingdb::store::CHUNK;
 
 /// The record of a flush, roughly. Bytes.
 pub const FLUSH: usize = 64;
+
+/// A value of up to this length never waits for memory. Bytes.
+const SMALL: usize = 16 * 1024;
 
 /// Where a connection stands after a command line.
 pub enum Next {
@@ -124,6 +128,11 @@ fn change(
             let expires = text::deadline(exptime, ctx.now);
             (update::touch(key, expires, supply.take(), ctx), noreply)
         }
+        Command::Commit { upload, key, flags, exptime, parts, noreply } => {
+            let record = (flags, text::deadline(exptime, ctx.now));
+            (multipart::commit(upload, (key, parts), record, supply.take(), ctx), noreply)
+        }
+        Command::Abort { upload, noreply } => (multipart::abort(upload, ctx), noreply),
         Command::FlushAll { delay, noreply } => (flush_all(delay, ctx), noreply),
         _ => unreachable!("the others do not write"),
     };
@@ -155,12 +164,17 @@ fn begin_store(
     supply: &mut Option<Box<Supply>>,
     ctx: &mut Context,
 ) -> Next {
-    if len > CHUNK as u64 {
+    if len > CHUNK as u64 || store.verb == Verb::Part {
         return begin_upload(store, len, used, input, ctx);
     }
     let len = len as usize;
     let end = used + len + reply::LINE_END.len();
     let Some(block) = input.rest().get(used..end) else {
+        if len > SMALL
+            && let Err(waiting) = ctx.admit(len)
+        {
+            return Next::Wait(waiting);
+        }
         input.advance(used);
         return Next::Gather(Box::new(Gathering::new(store, len)));
     };
@@ -174,7 +188,7 @@ fn begin_store(
 }
 
 fn begin_upload(store: &Store<'_>, len: u64, used: usize, input: &mut Input<'_>, ctx: &mut Context) -> Next {
-    if let Err(waiting) = ctx.may_write() {
+    if let Err(waiting) = ctx.may_write().and_then(|()| ctx.admit(UPLOAD)) {
         return Next::Wait(waiting);
     }
     input.advance(used);

@@ -8,7 +8,6 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
-mod budget;
 mod buffer;
 mod command;
 mod conn;
@@ -18,6 +17,8 @@ mod inbox;
 mod input;
 mod listen;
 pub mod log;
+mod memory;
+mod multipart;
 pub mod options;
 mod proto;
 mod range;

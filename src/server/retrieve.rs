@@ -2,7 +2,7 @@
 //! may be of any length and may arrive in any pieces; with too much unsent the connection pauses between two
 //! keys and goes on later. A value that lives in an extent file goes out one chunk per turn.
 
-use super::context::{Context, UNSENT_LIMIT, Waiting};
+use super::context::{Context, Waiting};
 use super::counters::Counter;
 use super::inbox::Answer;
 use super::input::Input;
@@ -11,7 +11,7 @@ use super::proto::text::{self, NextKey, Retrieval};
 use super::reply;
 use super::verdict::Supply;
 use kingdb::Error;
-use kingdb::store::{Body, Expect, Fetched, Large, Lookup, NewBody, Outcome, Record, Seen, TableBlock, Write};
+use kingdb::store::{Body, CHUNK, Expect, Fetched, Large, Lookup, NewBody, Outcome, Record, Seen, TableBlock, Write};
 
 /// In the list of keys of a retrieval.
 #[derive(Clone, Copy)]
@@ -65,7 +65,7 @@ impl Keys {
         // An error takes the place of the whole reply, as far as none of it has left the turn's buffer.
         let start = (!self.any).then_some(ctx.replies.len());
         loop {
-            if ctx.unsent() >= UNSENT_LIMIT {
+            if ctx.unsent() >= ctx.unsent_limit {
                 return KeysStep::Wait(Waiting::Peer);
             }
             let (used, key) = match text::next_key(input.rest()) {
@@ -97,7 +97,7 @@ impl Keys {
                     return KeysStep::Stream(Streaming::new(large, header, After::Keys(*self)));
                 }
             }
-            self.any = true;
+            (self.any, ctx.progressed) = (true, true);
         }
     }
 
@@ -244,6 +244,8 @@ pub struct Streaming {
     source: Source,
     /// The part of the value's table that was read last.
     block: TableBlock,
+    /// Bytes of the value at the end of the turn's replies.
+    said: usize,
     after: After,
 }
 
@@ -255,6 +257,9 @@ pub enum After {
     /// At the next command; this is said first.
     Command(&'static [u8]),
 }
+
+/// Memory of a chunk that comes from the lane, packed and unpacked. Bytes.
+const FETCH: usize = 2 * CHUNK;
 
 /// Where the next chunk comes from.
 enum Source {
@@ -288,13 +293,26 @@ impl Streaming {
     /// What `large` has from one offset to another, at most its length, behind `header`.
     pub fn part(large: Large, (next, end): (u64, u64), header: Vec<u8>, after: After) -> Box<Self> {
         assert!(next < end && end <= large.len(), "there is something to send");
-        Box::new(Self { large, next, end, header, source: Source::Here, block: TableBlock::default(), after })
+        Box::new(Self { large, next, end, header, source: Source::Here, block: TableBlock::default(), said: 0, after })
     }
 
     /// The lane's answer to a fetch.
     pub fn came(&mut self, chunk: kingdb::store::Result<Vec<u8>>) {
         assert!(matches!(self.source, Source::Asked), "a chunk comes only when asked for");
         self.source = Source::Came(chunk);
+    }
+
+    /// Takes back what did not leave of the turn's replies, as far as it was the value's: it is read again when the peer
+    /// takes more, and not held meanwhile. Tells how much that is, of `unsent` bytes.
+    pub fn take_back(&mut self, unsent: usize) -> usize {
+        let back = unsent.min(std::mem::take(&mut self.said));
+        self.next -= back as u64;
+        back
+    }
+
+    /// Memory it holds, or soon will. Bytes.
+    pub fn holds(&self) -> usize {
+        self.block.holds() + if matches!(self.source, Source::Here) { 0 } else { FETCH }
     }
 
     /// Sends the next chunk, at most one per turn.
@@ -317,6 +335,9 @@ impl Streaming {
             Ok(true) => self.sent(before, ctx),
             Ok(false) => {
                 ctx.replies.truncate(start);
+                if let Err(waiting) = ctx.admit(FETCH) {
+                    return StreamStep::Wait(waiting);
+                }
                 let fetch = self.large.fetch(self.next);
                 ctx.submit(move || Answer::Chunk(fetch.run()));
                 self.source = Source::Asked;
@@ -335,7 +356,8 @@ impl Streaming {
     fn sent(&mut self, before: usize, ctx: &mut Context) -> StreamStep {
         let left = usize::try_from(self.end - self.next).unwrap_or(usize::MAX);
         ctx.replies.truncate(before.saturating_add(left));
-        self.next += (ctx.replies.len() - before) as u64;
+        self.said = ctx.replies.len() - before;
+        self.next += self.said as u64;
         self.header = Vec::new();
         ctx.chunk_left = false;
         if self.next < self.end {

@@ -4,6 +4,8 @@
 use super::counters::{Counter, Counters, Values, ZERO};
 use super::inbox::Inbox;
 use super::log;
+use super::memory::Memory;
+use super::multipart::Multiparts;
 use super::settings::Settings;
 use kingdb::sys::clock;
 use std::io;
@@ -21,6 +23,10 @@ pub struct Shared {
     pub counters: Vec<Counters>,
     /// One per worker.
     pub inboxes: Vec<Arc<Inbox>>,
+    /// What connections hold.
+    pub memory: Memory,
+    /// Uploads in parts.
+    pub multiparts: Multiparts,
     /// When the server started, on the monotonic clock.
     pub started: Duration,
     connections: AtomicUsize,
@@ -37,6 +43,8 @@ impl Shared {
     pub fn new(settings: Settings) -> io::Result<Self> {
         let workers = settings.threads;
         Ok(Self {
+            memory: Memory::new(settings.buffer_memory),
+            multiparts: Multiparts::default(),
             settings: Arc::new(settings),
             counters: (0..workers).map(|_| Counters::new()).collect(),
             inboxes: (0..workers).map(|_| Inbox::new().map(Arc::new)).collect::<io::Result<_>>()?,

@@ -6,6 +6,7 @@ use super::counters::Counter;
 use super::inbox::Composed;
 use super::proto::text::Verb;
 use super::reply;
+use super::shared::Shared;
 use super::verdict::{Attempt, Basis, Particulars, Source, Supply, Verdict, look, write};
 use kingdb::store::{Body, CHUNK, Expect, Key, Large, Lookup, NewBody, Part, Record, Uploaded};
 
@@ -52,11 +53,22 @@ impl Store<'_> {
             }
             Verb::Add | Verb::Replace | Verb::Cas => self.put_if(key, value, &supply, ctx),
             Verb::Append | Verb::Prepend => self.join(key, value, supply, ctx),
+            Verb::Part => return Ok(self.part(value, ctx)),
         };
         if matches!(attempt, Ok(Verdict::Say(_))) {
             ctx.count(Counter::CmdSet);
         }
         attempt
+    }
+
+    /// A part of an upload.
+    fn part(&self, value: Value<'_>, ctx: &Context) -> Verdict {
+        let Value::Uploaded(part) = value else { unreachable!("parts are uploaded, however small") };
+        let Shared { multiparts, memory, inboxes, .. } = &*ctx.shared;
+        let kept = multiparts.put(self.key, self.cas, part.clone(), ctx.now, memory);
+        // Who sees to it that it expires may be asleep.
+        inboxes[0].ring();
+        Verdict::Say(if kept { reply::STORED } else { reply::NO_MEMORY })
     }
 
     fn put_if(&self, key: Key<'_>, value: Value<'_>, supply: &Option<Box<Supply>>, ctx: &mut Context) -> Attempt {
@@ -132,7 +144,7 @@ impl Store<'_> {
                 Lookup::Miss(_) => return Ok(Verdict::Say(reply::NOT_STORED)),
                 Lookup::Cold(read) => return Ok(Verdict::Cold(read)),
             };
-            let basis = Basis { seen, flags, expires };
+            let basis = Basis { seen: Some(seen), flags, expires };
             let sum = len.saturating_add(value.len());
             if sum > ctx.settings.max_value {
                 ctx.count(Counter::StoreTooLarge);
@@ -154,7 +166,7 @@ impl Store<'_> {
     /// What the disk lane joined is written if nothing has changed meanwhile.
     fn write_composed(&self, key: Key<'_>, composed: Composed, ctx: &mut Context) -> Result<bool, kingdb::Error> {
         let Composed { basis, value } = composed;
-        ctx.depend(basis.seen.depends);
+        basis.seen.into_iter().for_each(|seen| ctx.depend(seen.depends));
         let value = value?;
         write(key, basis.kept(), Source::Given(NewBody::Uploaded(&value)), ctx)
     }

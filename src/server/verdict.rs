@@ -41,7 +41,8 @@ pub enum Verdict {
 /// What a joined value is joined from.
 #[derive(Clone, Copy)]
 pub struct Basis {
-    pub seen: Seen,
+    /// `None`: it replaces whatever is there.
+    pub seen: Option<Seen>,
     pub flags: u32,
     pub expires: u64,
 }
@@ -50,7 +51,7 @@ impl Basis {
     /// What a record made from this one keeps of it, on condition that it is still there.
     pub fn kept(&self) -> Particulars {
         let Self { seen, flags, expires } = *self;
-        Particulars { flags, expires, cas: None, expect: Expect::Unchanged(seen) }
+        Particulars { flags, expires, cas: None, expect: seen.map_or(Expect::Anything, Expect::Unchanged) }
     }
 }
 

@@ -267,6 +267,11 @@ impl Span {
 }
 
 impl TableBlock {
+    /// Memory it holds. Bytes.
+    pub fn holds(&self) -> usize {
+        if self.bytes.is_some() { BLOCK } else { 0 }
+    }
+
     /// The block at `offset` of the span's file, checked. `None`: that would sleep.
     fn get(
         &mut self,

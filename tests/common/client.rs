@@ -146,6 +146,12 @@ impl Client {
         self.try_ask(line).unwrap_or_else(|error| panic!("{line}: {error}"))
     }
 
+    /// Sends bytes; the line that answers them.
+    pub fn talk_line(&mut self, bytes: &[u8]) -> String {
+        self.send(bytes);
+        self.line()
+    }
+
     pub fn try_ask(&mut self, line: &str) -> io::Result<String> {
         self.try_send(format!("{line}\r\n"))?;
         self.try_line()

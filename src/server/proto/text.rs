@@ -9,6 +9,7 @@
 //! storage line is skipped wherever its length could be read and is below 2 GiB, so that data is not taken for
 //! commands.
 
+mod parts;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,8 @@ use scan::{key_len, newline, number, signed, spaces, word_len};
 pub const MAX_KEY: usize = 250;
 /// Longest line other than a retrieval's list of keys. Bytes, newline excluded.
 pub const MAX_LINE: usize = 2048;
+/// The highest number of a part of an upload; the lowest is 1.
+pub const MAX_UPLOAD_PARTS: u64 = 10_000;
 /// Longest data block that is swallowed to keep a connection in step: memcached's `INT_MAX - 2`. Bytes.
 const MAX_SWALLOW: u64 = i32::MAX as u64 - 2;
 /// An expiry time above this is a date, not a distance: 30 days. Seconds.
@@ -78,12 +81,14 @@ pub enum Verb {
     Append,
     Prepend,
     Cas,
+    /// Of an upload: the key is its name, `cas` the part's number.
+    Part,
 }
 
 /// A whole, valid command line.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Command<'a> {
-    /// A data block of `len` bytes and `\r\n` follows. `cas` is 0 for all verbs but `Cas`.
+    /// A data block of `len` bytes and `\r\n` follows. `cas` is 0 for all verbs but `Cas` and `Part`.
     Store {
         verb: Verb,
         key: &'a [u8],
@@ -111,6 +116,20 @@ pub enum Command<'a> {
     /// `delay` as sent, 0 if none was.
     FlushAll {
         delay: i64,
+        noreply: bool,
+    },
+    /// The parts 1 to `parts` of an upload become the value of `key`.
+    Commit {
+        upload: &'a [u8],
+        key: &'a [u8],
+        flags: u32,
+        exptime: i64,
+        parts: u64,
+        noreply: bool,
+    },
+    /// An upload is given up.
+    Abort {
+        upload: &'a [u8],
         noreply: bool,
     },
     /// Of a value, what begins at `offset`, at most `len` bytes.
@@ -276,9 +295,13 @@ impl<'a> Line<'a> {
         self.words[index] == b"noreply"
     }
 
-    /// The key, always the second word.
+    /// The key, nearly always the second word.
     fn key(&self, noreply: bool) -> Result<&'a [u8], Refusal> {
-        let key = self.words[1];
+        self.key_at(1, noreply)
+    }
+
+    fn key_at(&self, index: usize, noreply: bool) -> Result<&'a [u8], Refusal> {
+        let key = self.words[index];
         if key.len() > MAX_KEY || key_len(key) < key.len() {
             return refuse(BAD_LINE, noreply);
         }
@@ -307,7 +330,10 @@ fn command<'a>(line: &Line<'a>, max_value: u64) -> Result<Command<'a>, Refusal> 
         b"incr" => increment(line, false),
         b"decr" => increment(line, true),
         b"touch" => touch(line),
-        b"getrange" => get_range(line),
+        b"getrange" => parts::get_range(line),
+        b"part" => parts::part(line, max_value),
+        b"commit" => parts::commit(line),
+        b"abort" => parts::abort(line),
         b"gat" | b"gats" => refused_gat(line),
         b"flush_all" => flush_all(line),
         b"version" => Ok(Command::Version),
@@ -386,15 +412,6 @@ fn touch<'a>(line: &Line<'a>) -> Result<Command<'a>, Refusal> {
     match signed(line.words[2]) {
         Some(exptime) => Ok(Command::Touch { key, exptime, noreply }),
         None => refuse(BAD_EXPTIME, noreply),
-    }
-}
-
-/// `getrange <key> <offset> <length>`
-fn get_range<'a>(line: &Line<'a>) -> Result<Command<'a>, Refusal> {
-    line.want(4, 4)?;
-    match (number(line.words[2]), number(line.words[3])) {
-        (Some(offset), Some(len)) => Ok(Command::GetRange { key: line.key(false)?, offset, len }),
-        _ => refuse(BAD_LINE, false),
     }
 }
 
