@@ -166,6 +166,7 @@ impl Keys {
             key: ctx.db.key(key),
             flags: hit.flags,
             expires: deadline,
+            marks: 0,
             cas: Some(hit.cas),
             body,
             expect: Expect::Unchanged(seen),

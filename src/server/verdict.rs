@@ -128,7 +128,7 @@ pub fn write(
     const OVERHEAD: usize = 64;
     ctx.appended += OVERHEAD + key.bytes().len() + if let NewBody::Inline(value) = body { value.len() } else { 0 };
     let Particulars { flags, expires, cas, expect } = particulars;
-    let write = Write { key, flags, expires, cas, body, expect };
+    let write = Write { key, flags, expires, marks: 0, cas, body, expect };
     match ctx.db.write(&write, &mut ctx.scratch)? {
         Outcome::Conflict => Ok(false),
         Outcome::Done { depends, .. } => {

@@ -17,6 +17,7 @@ use std::sync::Mutex;
 
 use super::hash::Hash;
 use super::location::Location;
+use super::lookup::Access;
 use super::ring::{Header, Ring};
 use super::table::{Place, Tables};
 
@@ -45,6 +46,10 @@ pub(crate) struct Facts {
     pub expires: u64,
     /// The value is the table of an extent.
     pub large: bool,
+    /// The record's marks, [`FETCHED`](super::record::FETCHED) among them.
+    pub marks: u8,
+    /// The second in which it was written or fetched last: store time, the low 24 bits.
+    pub accessed: u32,
 }
 
 /// All shards. Without any, nothing is cached.
@@ -81,8 +86,15 @@ impl Cache {
         Ok(Cache { shards: (0..count).map(shard).collect::<std::io::Result<_>>()?, shape })
     }
 
-    /// Shows the entry of `key`, if it is there, to `visit` (value, facts), under the shard's lock.
-    pub fn get<R>(&self, hash: Hash, key: &[u8], visit: impl FnOnce(&[u8], Facts) -> R) -> Option<R> {
+    /// Shows the entry of `key`, if it is there, to `visit` (value, facts), under the shard's lock, and counts that as
+    /// `access` says. `second`: store time, the low 24 bits.
+    pub fn get<R>(
+        &self,
+        hash: Hash,
+        key: &[u8],
+        (access, second): (Access, u32),
+        visit: impl FnOnce(&[u8], Facts) -> R,
+    ) -> Option<R> {
         let mut shard = self.shard(hash)?;
         let Some(place) = shard.tables.find(hash.tag) else {
             shard.counts.1 += 1;
@@ -92,7 +104,12 @@ impl Cache {
         let (header, found, value) = ring.entry(place.at);
         let shown = (found == key).then(|| visit(value, header.facts));
         if shown.is_some() {
-            ring.touch(place.at, MOST_READS);
+            if access != Access::Peek {
+                ring.touch(place.at, MOST_READS);
+            }
+            if access == Access::Fetch {
+                ring.note_fetch(place.at, second);
+            }
             shard.counts.0 += 1;
         }
         shown

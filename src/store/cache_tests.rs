@@ -5,7 +5,8 @@ use crate::store::hash::Seed;
 use proptest::prelude::*;
 use std::collections::HashMap;
 
-const FACTS: Facts = Facts { location: Location::FIRST, client_flags: 7, cas: 8, expires: 9, large: false };
+const FACTS: Facts =
+    Facts { location: Location::FIRST, client_flags: 7, cas: 8, expires: 9, large: false, marks: 0, accessed: 0 };
 
 fn key(number: u64) -> (Hash, [u8; 8]) {
     let bytes = number.to_le_bytes();
@@ -14,7 +15,7 @@ fn key(number: u64) -> (Hash, [u8; 8]) {
 
 fn present(cache: &Cache, number: u64) -> bool {
     let (hash, bytes) = key(number);
-    cache.get(hash, &bytes, |_, _| ()).is_some()
+    cache.get(hash, &bytes, (Access::Look, 0), |_, _| ()).is_some()
 }
 
 proptest! {
@@ -36,7 +37,7 @@ proptest! {
                     model.insert(number, (step as u64, value));
                 }
                 _ => {
-                    cache.get(hash, &bytes, |cached, facts| {
+                    cache.get(hash, &bytes, (Access::Look, 0), |cached, facts| {
                         let (cas, value) = &model[&number];
                         assert_eq!((facts.cas, cached), (*cas, &value[..]));
                         assert_eq!(facts, Facts { cas: *cas, ..FACTS });

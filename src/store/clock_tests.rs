@@ -46,7 +46,7 @@ impl Clockwork {
     fn put(&self, key: &str, expires: u64) {
         let body = NewBody::Inline(b"value");
         let expect = Expect::Anything;
-        let write = Write { key: self.db().key(key.as_bytes()), flags: 0, expires, cas: None, body, expect };
+        let write = Write { key: self.db().key(key.as_bytes()), flags: 0, expires, marks: 0, cas: None, body, expect };
         self.db().write(&write, &mut Scratch::default()).unwrap();
     }
 

@@ -53,6 +53,7 @@ fn put_until(db: &Db, key: &[u8], value: &[u8], expires: u64) {
         key: db.key(key),
         flags: 7,
         expires,
+        marks: 0,
         cas: None,
         body: NewBody::Inline(value),
         expect: Expect::Anything,
@@ -144,6 +145,7 @@ fn a_write_on_condition_holds_over_a_move() {
             key,
             flags: 0,
             expires: NEVER,
+            marks: 0,
             cas: Some(cas),
             body: NewBody::Inline(b"new"),
             expect: Expect::Unchanged(seen),
@@ -277,11 +279,12 @@ fn a_segment_that_is_unlinked_already_or_cannot_be_read_is_in_nobodys_way() {
     // As a round leaves it that could not sync the directory.
     std::fs::remove_file(&of(segments[0]).path).unwrap();
     // Whatever is read of a directory is an error.
-    let Segment { handle, number, order, salt, .. } = *of(segments[1]);
+    let Segment { handle, number, order, salt, version, .. } = *of(segments[1]);
     let (path, file) = (of(segments[1]).path.clone(), std::fs::File::open(dir.path()).unwrap());
     let (compacted, mended, damaged) = (false, false, false.into());
     let (size, end) = ((1 << 20).into(), 0.into());
-    let unreadable = Segment { file, path, handle, number, order, salt, compacted, mended, size, end, damaged };
+    let unreadable =
+        Segment { file, path, handle, number, order, salt, version, compacted, mended, size, end, damaged };
     table.remove(&of(segments[1]));
     table.add(&Arc::new(unreadable));
     db.compact().unwrap();

@@ -15,11 +15,12 @@ use super::core::{Core, Counters};
 use super::error::{Error, Result, is_full};
 use super::extent::Extents;
 use super::flush::Flushes;
+use super::header::VERSION;
 use super::home::Home;
 use super::lane::{Job, Lane};
 use super::location::{MAX_SEGMENT, Position};
 use super::log::{self, Log};
-use super::lookup::{Body, Fetched, Key, Lookup, Record, Scratch};
+use super::lookup::{Access, Body, Fetched, Key, Lookup, Record, Scratch};
 use super::options::{Options, Severity};
 use super::progress::{Waiter, Wake};
 use super::reclaim::Reclaim;
@@ -172,7 +173,7 @@ impl Db {
         };
         let body = uploaded.as_ref().map_or(NewBody::Inline(value), NewBody::Uploaded);
         let key = self.key(key);
-        let write = Write { key, flags: 0, expires: 0, cas: None, body, expect: Expect::Anything };
+        let write = Write { key, flags: 0, expires: 0, marks: 0, cas: None, body, expect: Expect::Anything };
         let depends = self.write_blocking(&write)?;
         self.core.wait_for(depends)
     }
@@ -250,7 +251,7 @@ impl Db {
 
     /// Prepares a key: computes its hash.
     pub fn key<'a>(&self, bytes: &'a [u8]) -> Key<'a> {
-        Key { bytes, hash: self.core.home.seed.hash(bytes) }
+        Key { bytes, hash: self.core.home.seed.hash(bytes), access: Access::Fetch }
     }
 
     /// Finds `key` at store time `now`. `supplied` is what the job of an earlier [`Lookup::Cold`] fetched. `visit`
@@ -475,7 +476,8 @@ fn first_segment(recovered: &Recovered, options: &Options, store: u64) -> Result
     let Some((newest, end)) = &recovered.newest else { return begin(recovered, options, store, last + 1) };
     let size = options.segment_size(recovered.index.bytes());
     newest.size.store(size, Relaxed);
-    if *end < newest.soft_limit() && newest.order == last {
+    // An earlier program would take a record of this version for damage where the file is of its own.
+    if *end < newest.soft_limit() && newest.order == last && newest.version == VERSION {
         resume(newest, *end, options)?;
         return Ok((newest.clone(), *end));
     }

@@ -259,7 +259,7 @@ fn conditional_writes_notice_every_change() {
     };
     let put = |expect| {
         let body = NewBody::Inline(b"value");
-        let write = Write { key, flags: 0, expires: 0, cas: None, body, expect };
+        let write = Write { key, flags: 0, expires: 0, marks: 0, cas: None, body, expect };
         matches!(db.write(&write, &mut Scratch::default()).unwrap(), Outcome::Done { .. })
     };
     let absent = see();
@@ -356,4 +356,40 @@ fn writes_resume_and_are_synced_once_segments_can_be_made_again() {
     std::thread::sleep(Duration::from_millis(500));
     let progress = &db.core.log.progress;
     assert!(progress.durable().0 + 1000 > progress.written().0, "all but a checkpoint was synced");
+}
+
+#[test]
+fn marks_are_kept_and_no_file_of_an_earlier_version_gets_one() {
+    use crate::store::{BINARY_KEY, FETCHED, STALE, WON};
+    let dir = tempfile::tempdir().unwrap();
+    let marked = |db: &Db, key: &[u8], marks| {
+        let (body, expect) = (NewBody::Inline(b"value"), Expect::Anything);
+        db.write_blocking(&Write { key: db.key(key), flags: 1, expires: 0, marks, cas: None, body, expect }).unwrap();
+    };
+    let marks = |db: &Db, key: &[u8]| db.visit(key, |record| record.marks).unwrap().unwrap();
+    let db = Db::open(Options::new(dir.path())).unwrap();
+    marked(&db, b"stale", STALE);
+    marked(&db, b"all", STALE | WON | BINARY_KEY);
+    assert_eq!((marks(&db, b"stale"), marks(&db, b"stale")), (STALE, STALE | FETCHED));
+    db.close().unwrap();
+    drop(db);
+
+    // As the version before this one left it.
+    let path = dir.path().join("00000000.log");
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let mut header = [0; 64];
+    file.read_exact_at(&mut header, 0).unwrap();
+    header[8] = 2;
+    let crc = crate::store::header::checksum(&header);
+    header[12..16].copy_from_slice(&crc.to_le_bytes());
+    file.write_all_at(&header, 0).unwrap();
+
+    let db = Db::open(Options::new(dir.path())).unwrap();
+    assert_eq!((marks(&db, b"stale"), marks(&db, b"all")), (STALE, STALE | WON | BINARY_KEY));
+    marked(&db, b"stale", WON);
+    db.close().unwrap();
+    drop(db);
+    assert!(dir.path().join("00000001.log").exists());
+    let db = Db::open(Options::new(dir.path())).unwrap();
+    assert_eq!((marks(&db, b"stale"), db.stats().items), (WON, 2));
 }

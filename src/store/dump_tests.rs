@@ -20,7 +20,7 @@ fn contents(db: &Db) -> Contents {
 
 fn put(db: &Db, key: &[u8], flags: u32, expires: u64, value: &[u8]) {
     let body = NewBody::Inline(value);
-    let put = Put { key: db.key(key), flags, expires, cas: None, body, expect: Expect::Anything };
+    let put = Put { key: db.key(key), flags, expires, marks: 0, cas: None, body, expect: Expect::Anything };
     db.write(&put, &mut Scratch::default()).unwrap();
 }
 

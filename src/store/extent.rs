@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use super::error::{Error, Result};
-use super::header::{FileHeader, HEADER, mend};
+use super::header::{FileHeader, HEADER, VERSION, mend};
 use super::home::FILE_MODE;
 use super::lane::Lane;
 use super::lease::{Lease, Leases};
@@ -335,8 +335,15 @@ impl ExtentFile {
         let open =
             OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(FILE_MODE).open(&self.path);
         let file = open.map_err(|error| failed("create", &error))?;
-        let header =
-            FileHeader { magic: MAGIC, store: extents.store, order: 0, number: self.number, salt: 0, flags: 0 };
+        let header = FileHeader {
+            magic: MAGIC,
+            version: VERSION,
+            store: extents.store,
+            order: 0,
+            number: self.number,
+            salt: 0,
+            flags: 0,
+        };
         file.write_all_at(&header.encode(), 0).map_err(|error| failed("write the header of", &error))?;
         file.sync_all().map_err(|error| failed("sync", &error))?;
         sys::file::sync_directory(&extents.dir).map_err(|error| failed("sync the directory of", &error))?;

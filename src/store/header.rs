@@ -10,7 +10,13 @@ use super::record::{le_u32, le_u64};
 /// Bytes on disk.
 pub(crate) const HEADER: usize = 64;
 /// Version of the file format. Files of earlier versions are read as what they are.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 4;
+
+/// There is no version 3: by a single bit it would be taken for version 1, or a flipped bit of the store's identity for
+/// that.
+fn is_known(version: u32) -> bool {
+    matches!(version, 1 | 2 | VERSION)
+}
 
 /// The segment holds what compaction kept of others.
 pub(crate) const COMPACTED: u32 = 1;
@@ -19,6 +25,8 @@ pub(crate) const COMPACTED: u32 = 1;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct FileHeader {
     pub magic: [u8; 8],
+    /// Of the file's format: [`VERSION`] in one that is made.
+    pub version: u32,
     /// Identity of the store, so that files of different stores are never mixed up.
     pub store: u64,
     /// Place in the order of the log (segments).
@@ -35,7 +43,7 @@ impl FileHeader {
     pub fn encode(&self) -> [u8; HEADER] {
         let mut out = [0; HEADER];
         out[..8].copy_from_slice(&self.magic);
-        out[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        out[8..12].copy_from_slice(&self.version.to_le_bytes());
         out[16..24].copy_from_slice(&self.store.to_le_bytes());
         out[24..32].copy_from_slice(&self.order.to_le_bytes());
         out[32..36].copy_from_slice(&self.number.to_le_bytes());
@@ -57,6 +65,7 @@ impl FileHeader {
         }
         let header = FileHeader {
             magic,
+            version: le_u32(bytes, 8),
             store: le_u64(bytes, 16),
             order: le_u64(bytes, 24),
             number: le_u32(bytes, 32),
@@ -81,9 +90,8 @@ pub(crate) fn checksum(bytes: &[u8]) -> u32 {
 /// Undoes a single flipped bit in the first bytes of a file, so that all that lies behind them stays readable. Tells
 /// whether there was one.
 pub(crate) fn mend(bytes: &mut [u8], magic: [u8; 8]) -> bool {
-    let is_sound = |bytes: &[u8]| {
-        bytes[..8] == magic && (1..=VERSION).contains(&le_u32(bytes, 8)) && checksum(bytes) == le_u32(bytes, 12)
-    };
+    let is_sound =
+        |bytes: &[u8]| bytes[..8] == magic && is_known(le_u32(bytes, 8)) && checksum(bytes) == le_u32(bytes, 12);
     if is_sound(bytes) {
         return false;
     }
@@ -101,9 +109,9 @@ pub(crate) fn mend(bytes: &mut [u8], magic: [u8; 8]) -> bool {
 pub(crate) fn check_version(version: u32, path: &Path) -> Result<()> {
     let shown = path.display();
     match version {
-        1..=VERSION => Ok(()),
+        known if is_known(known) => Ok(()),
         // So many versions there will not be soon.
-        0 | 16.. => Err(Error::damaged(path, 8, "the format version makes no sense")),
+        0 | 3 | 16.. => Err(Error::damaged(path, 8, "the format version makes no sense")),
         _ => Err(Error::other(format!(
             "{shown} has format version {version} and this program reads versions up to {VERSION}: use a newer kingserver"
         ))),

@@ -65,7 +65,7 @@ fn add(db: &Db, key: &[u8], added: &[u8], in_front: bool) {
     parts.insert(if in_front { 0 } else { 1 }, new);
     let composed = db.compose(parts).run().unwrap();
     let (key, expect, body) = (db.key(key), Expect::Unchanged(seen), NewBody::Uploaded(&composed));
-    let write = Write { key, flags: 0, expires: 0, cas: None, body, expect };
+    let write = Write { key, flags: 0, expires: 0, marks: 0, cas: None, body, expect };
     assert!(matches!(db.write(&write, &mut Scratch::default()).unwrap(), Outcome::Done { .. }));
     db.flush().unwrap();
 }
@@ -73,7 +73,7 @@ fn add(db: &Db, key: &[u8], added: &[u8], in_front: bool) {
 fn touch(db: &Db, key: &[u8]) {
     let (seen, Err(large)) = look(db, key) else { return };
     let (key, expect, body) = (db.key(key), Expect::Unchanged(seen), NewBody::Same(&large));
-    let write = Write { key, flags: 0, expires: 0, cas: None, body, expect };
+    let write = Write { key, flags: 0, expires: 0, marks: 0, cas: None, body, expect };
     assert!(matches!(db.write(&write, &mut Scratch::default()).unwrap(), Outcome::Done { .. }));
 }
 

@@ -13,7 +13,7 @@ use super::hash::Hash;
 use super::index::{Entry, size_bound};
 use super::large::Large;
 use super::location::{Location, Position};
-use super::record::{self, Fields, Kind};
+use super::record::{self, FETCHED, Fields, Kind};
 use super::segment::Segment;
 use crate::sys;
 
@@ -22,9 +22,26 @@ use crate::sys;
 pub struct Key<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) hash: Hash,
+    pub(crate) access: Access,
+}
+
+/// How a lookup counts for the record cache.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// Not at all.
+    Peek,
+    /// As a use: the record is worth keeping.
+    Look,
+    /// As a use, and the record is marked as fetched, now.
+    Fetch,
 }
 
 impl<'a> Key<'a> {
+    /// The same key, looked up in another way. A new one is fetched.
+    pub fn with(self, access: Access) -> Key<'a> {
+        Key { access, ..self }
+    }
+
     /// The key itself.
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
@@ -47,6 +64,11 @@ pub struct Record<'a> {
     pub cas: u64,
     /// Store time in seconds from which the record is gone; 0: never.
     pub expires: u64,
+    /// [`STALE`](super::STALE), [`WON`](super::WON), [`BINARY_KEY`](super::BINARY_KEY),
+    /// [`FETCHED`](super::FETCHED) as far as the cache knows.
+    pub marks: u8,
+    /// Seconds since it was written or fetched, as far as the cache knows; else 0.
+    pub idle: u32,
     /// The value.
     pub body: Body<'a>,
 }
@@ -151,7 +173,7 @@ impl Core {
             let flushed = self.is_flushed(facts.location);
             (facts.location, self.show(now, value, facts, flushed, &mut visit))
         };
-        if let Some((location, shown)) = self.cache.get(key.hash, key.bytes, show) {
+        if let Some((location, shown)) = self.cache.get(key.hash, key.bytes, (key.access, second(now)), show) {
             return shown.map(|shown| self.conclude(key, location, shown));
         }
         loop {
@@ -221,14 +243,21 @@ impl Core {
         flushed: bool,
         visit: &mut Option<impl FnOnce(Record<'_>) -> R>,
     ) -> Result<Shown<R>> {
-        let Facts { client_flags: flags, cas, expires, large, .. } = facts;
+        let Facts { client_flags: flags, cas, expires, large, marks, accessed, .. } = facts;
         if (expires != 0 && expires <= now) || flushed {
             return Ok(Shown::Gone);
         }
         let large = large.then(|| Large::decode(value, &self.extents)).transpose()?;
         let Some(visit) = visit.take() else { unreachable!("a record is shown once") };
         let body = large.as_ref().map_or(Body::Inline(value), Body::Large);
-        Ok(Shown::Hit(visit(Record { flags, cas, expires, body })))
+        Ok(Shown::Hit(visit(Record {
+            flags,
+            cas,
+            expires,
+            marks,
+            idle: second(now).wrapping_sub(accessed) & SECONDS,
+            body,
+        })))
     }
 
     /// Gets at the record that `entry` names in `segment`, if that takes no sleep; checks it, shows it, and keeps it in
@@ -269,6 +298,8 @@ impl Core {
             cas: fields.cas,
             expires: fields.expires,
             large: fields.kind == Kind::Large,
+            marks: fields.marks,
+            accessed: second(now),
         };
         let flushed = segment.position(location.offset()) < self.flushes.fired();
         // Held until the value was shown: who finds the slot unchanged after this reads what it names.
@@ -277,7 +308,8 @@ impl Core {
             return Ok(Shown::Foreign);
         }
         let shown = self.show(now, value, facts, flushed, visit)?;
-        self.keep(key, value, facts);
+        let fetched = if key.access == Access::Fetch { FETCHED } else { 0 };
+        self.keep(key, value, Facts { marks: facts.marks | fetched, ..facts });
         Ok(shown)
     }
 
@@ -317,6 +349,14 @@ impl Core {
             self.cache.insert(key.hash, key.bytes, value, facts);
         }
     }
+}
+
+/// The bits of a second that the cache keeps.
+const SECONDS: u32 = 0xff_ffff;
+
+/// Store time as the cache keeps it.
+pub(crate) fn second(time: u64) -> u32 {
+    time as u32 & SECONDS
 }
 
 fn miss<R>(location: Option<Location>, depends: Position) -> Lookup<R> {

@@ -169,7 +169,15 @@ fn touched_values_keep_their_range() {
         });
         let super::Lookup::Hit(seen, large) = found.unwrap() else { panic!("the key is there") };
         let body = super::NewBody::Same(&large);
-        let write = super::Write { key, flags: 1, expires: 0, cas: None, body, expect: super::Expect::Unchanged(seen) };
+        let write = super::Write {
+            key,
+            flags: 1,
+            expires: 0,
+            marks: 0,
+            cas: None,
+            body,
+            expect: super::Expect::Unchanged(seen),
+        };
         assert!(matches!(db.write(&write, &mut room).unwrap(), super::Outcome::Done { .. }));
     }
     db.delete(b"other").unwrap();

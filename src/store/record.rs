@@ -16,7 +16,16 @@ pub(crate) const MAX_RECORD: usize = HEADER + 16 + super::MAX_KEY + super::CHUNK
 const COMPRESSED: u8 = 1;
 const EXPIRES: u8 = 2;
 const CAS: u8 = 4;
-const KNOWN_FLAGS: u8 = COMPRESSED | EXPIRES | CAS;
+/// A mark of a record ([`super::Record::marks`]): whoever fetches it is told that it is stale.
+pub const STALE: u8 = 8;
+/// A mark: somebody was told that it is for him to renew the value.
+pub const WON: u8 = 16;
+/// A mark: the key came as base64 and is told so.
+pub const BINARY_KEY: u8 = 32;
+/// A mark: fetched since it was written. Known of cached records only.
+pub const FETCHED: u8 = 128;
+const MARKS: u8 = STALE | WON | BINARY_KEY;
+const KNOWN_FLAGS: u8 = COMPRESSED | EXPIRES | CAS | MARKS;
 
 /// What a record says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,6 +52,8 @@ pub(crate) enum Kind {
 pub(crate) struct Fields<'a> {
     pub kind: Kind,
     pub compressed: bool,
+    /// [`STALE`], [`WON`], [`BINARY_KEY`].
+    pub marks: u8,
     pub key: &'a [u8],
     pub body: &'a [u8],
     pub client_flags: u32,
@@ -102,7 +113,17 @@ pub(crate) enum Defect {
 impl<'a> Fields<'a> {
     /// A record that only the store itself needs.
     pub fn control(kind: Kind, body: &'a [u8], sequence: u64) -> Fields<'a> {
-        Fields { kind, compressed: false, key: b"", body, client_flags: 0, sequence, cas: sequence, expires: 0 }
+        Fields {
+            kind,
+            compressed: false,
+            marks: 0,
+            key: b"",
+            body,
+            client_flags: 0,
+            sequence,
+            cas: sequence,
+            expires: 0,
+        }
     }
 
     /// Bytes on disk.
@@ -152,7 +173,8 @@ impl<'a> Fields<'a> {
     }
 
     fn flag_byte(&self) -> u8 {
-        (COMPRESSED * u8::from(self.compressed))
+        (self.marks & MARKS)
+            | (COMPRESSED * u8::from(self.compressed))
             | (EXPIRES * u8::from(self.expires != 0))
             | (CAS * u8::from(self.cas != self.sequence))
     }
@@ -262,6 +284,7 @@ impl Header {
         Fields {
             kind: self.kind,
             compressed: self.flags & COMPRESSED != 0,
+            marks: self.flags & MARKS,
             key,
             body: &rest[..self.body_len],
             client_flags: le_u32(record, 12),
@@ -304,7 +327,17 @@ mod tests {
 
     fn sample<'a>(key: &'a [u8], body: &'a [u8]) -> Fields<'a> {
         let (sequence, cas, expires) = (0x0102_0304_0506_0708, 9, 77);
-        Fields { kind: Kind::Value, compressed: false, key, body, client_flags: 0xdead_beef, sequence, cas, expires }
+        Fields {
+            kind: Kind::Value,
+            compressed: false,
+            marks: STALE,
+            key,
+            body,
+            client_flags: 0xdead_beef,
+            sequence,
+            cas,
+            expires,
+        }
     }
 
     #[test]
@@ -347,12 +380,12 @@ mod tests {
         fn what_is_encoded_is_decoded(
             key in proptest::collection::vec(any::<u8>(), 0..300),
             body in proptest::collection::vec(any::<u8>(), 0..3000),
-            (sequence, same_cas, expires, compressed, client_flags)
-                in any::<(u64, bool, u64, bool, u32)>(),
+            (sequence, same_cas, expires, compressed, marks, client_flags)
+                in any::<(u64, bool, u64, bool, u8, u32)>(),
         ) {
-            let cas = if same_cas { sequence } else { sequence ^ 5 };
+            let (marks, cas) = (marks & MARKS, if same_cas { sequence } else { sequence ^ 5 });
             let fields = Fields {
-                kind: Kind::Value, compressed, key: &key, body: &body, client_flags, sequence, cas, expires,
+                kind: Kind::Value, compressed, marks, key: &key, body: &body, client_flags, sequence, cas, expires,
             };
             let record = encoded(&fields, 7);
             prop_assert_eq!(record.len(), fields.encoded_len());

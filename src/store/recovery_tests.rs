@@ -229,7 +229,15 @@ fn touch(db: &Db, key: &Key<'_>) {
             Err(large) => NewBody::Same(large),
         };
         let expires = db.now() + 1_000_000;
-        let write = Write { key: *key, flags: 0, expires, cas: Some(5), body, expect: crate::store::Expect::Anything };
+        let write = Write {
+            key: *key,
+            flags: 0,
+            expires,
+            marks: 0,
+            cas: Some(5),
+            body,
+            expect: crate::store::Expect::Anything,
+        };
         db.write(&write, &mut scratch).unwrap();
         return;
     }

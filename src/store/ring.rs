@@ -3,7 +3,7 @@
 
 use super::cache::Facts;
 use super::location::Location;
-use super::record::{le_u32, le_u64};
+use super::record::{BINARY_KEY, FETCHED, STALE, WON, le_u32, le_u64};
 use crate::sys::memory::Region;
 use crate::sys::prefetch::prefetch;
 
@@ -34,6 +34,18 @@ pub(crate) struct Header {
     value_len: usize,
 }
 
+/// A later expiry is cached as this one: the year 36,812. Seconds.
+const MOST_EXPIRES: u64 = (1 << 40) - 1;
+
+/// Marks as bits 4 to 7 of a byte.
+fn packed_marks(marks: u8) -> u8 {
+    marks & FETCHED | (marks & (STALE | WON | BINARY_KEY)) << 1
+}
+
+fn unpacked_marks(byte: u8) -> u8 {
+    byte & FETCHED | byte >> 1 & (STALE | WON | BINARY_KEY)
+}
+
 impl Header {
     pub fn new(tag: u64, key_len: usize, value_len: usize, facts: Facts) -> Header {
         Header { tag, live: true, reads: 0, facts, key_len, value_len }
@@ -44,19 +56,21 @@ impl Header {
         (HEADER + self.key_len + self.value_len).next_multiple_of(8)
     }
 
-    /// Location (40 bits), live, large, reads (2), four unused, key length (16); tag; CAS; expiry; client flags,
-    /// value length.
+    /// Location (40 bits), live, large, reads (2), marks (4), key length (16); tag; CAS; expiry (40), second of the last
+    /// fetch (24); client flags, value length.
     fn encode(&self) -> [u8; HEADER] {
         let first = self.facts.location.bits()
             | u64::from(self.live) << 40
             | u64::from(self.facts.large) << 41
             | u64::from(self.reads) << 42
+            | u64::from(packed_marks(self.facts.marks)) << 40
             | (self.key_len as u64) << 48;
         let mut out = [0; HEADER];
         out[..8].copy_from_slice(&first.to_le_bytes());
         out[8..16].copy_from_slice(&self.tag.to_le_bytes());
         out[16..24].copy_from_slice(&self.facts.cas.to_le_bytes());
-        out[24..32].copy_from_slice(&self.facts.expires.to_le_bytes());
+        let expires = self.facts.expires.min(MOST_EXPIRES);
+        out[24..32].copy_from_slice(&(expires | u64::from(self.facts.accessed) << 40).to_le_bytes());
         out[32..36].copy_from_slice(&self.facts.client_flags.to_le_bytes());
         out[36..].copy_from_slice(&(self.value_len as u32).to_le_bytes());
         out
@@ -72,8 +86,10 @@ impl Header {
                 location: Location::from_bits(first),
                 client_flags: le_u32(bytes, 32),
                 cas: le_u64(bytes, 16),
-                expires: le_u64(bytes, 24),
+                expires: le_u64(bytes, 24) & MOST_EXPIRES,
                 large: first >> 41 & 1 != 0,
+                marks: unpacked_marks((first >> 40) as u8),
+                accessed: le_u32(bytes, 28) >> 8,
             },
             key_len: (first >> 48) as usize,
             value_len: le_u32(bytes, 36) as usize,
@@ -168,6 +184,12 @@ impl Ring {
         self.live -= header.len();
     }
 
+    /// Notes that the entry was fetched, in that second.
+    pub fn note_fetch(&mut self, at: usize, second: u32) {
+        self.bytes[at + 5] |= FETCHED;
+        self.bytes[at + 29..at + 32].copy_from_slice(&second.to_le_bytes()[..3]);
+    }
+
     /// Counts a read, up to `most`.
     pub fn touch(&mut self, at: usize, most: u8) {
         let reads = self.bytes[at + 5] >> 2 & 3;
@@ -250,7 +272,9 @@ mod tests {
     const CAPACITY: usize = 4096;
 
     fn header(tag: u64, value_len: usize) -> Header {
-        let facts = Facts { location: Location::FIRST, client_flags: 1, cas: 2, expires: 3, large: true };
+        let (marks, accessed) = (FETCHED | WON, 5);
+        let facts =
+            Facts { location: Location::FIRST, client_flags: 1, cas: 2, expires: 3, large: true, marks, accessed };
         Header::new(tag, 3, value_len, facts)
     }
 

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use super::error::{Error, Result};
-use super::header::{COMPACTED, FileHeader, HEADER, mend};
+use super::header::{COMPACTED, FileHeader, HEADER, VERSION, mend};
 use super::home::FILE_MODE;
 use super::location::{MAX_SEGMENT, Position};
 use super::record::{HEADER as RECORD_HEADER, MAX_RECORD};
@@ -38,6 +38,8 @@ pub(crate) struct Segment {
     pub order: u64,
     /// Seeds the records' checksums.
     pub salt: u32,
+    /// Of the file's format.
+    pub version: u32,
     /// It holds what compaction kept of others, all of it durable; else it is a part of the log.
     pub compacted: bool,
     /// A bit of its header had flipped.
@@ -94,13 +96,13 @@ impl Plan<'_> {
     fn header(&self) -> FileHeader {
         let flags = if self.compacted { COMPACTED } else { 0 };
         let Plan { store, number, order, .. } = *self;
-        FileHeader { magic: MAGIC, store, order, number, salt: random() as u32, flags }
+        FileHeader { magic: MAGIC, version: VERSION, store, order, number, salt: random() as u32, flags }
     }
 }
 
 impl Segment {
     fn new(file: File, path: PathBuf, handle: u32, header: &FileHeader) -> Segment {
-        let FileHeader { number, order, salt, flags, .. } = *header;
+        let FileHeader { version, number, order, salt, flags, .. } = *header;
         let compacted = flags & COMPACTED != 0;
         Segment {
             file,
@@ -109,6 +111,7 @@ impl Segment {
             number,
             order,
             salt,
+            version,
             compacted,
             mended: false,
             size: AtomicU64::new(MAX_SEGMENT),

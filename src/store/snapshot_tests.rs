@@ -174,7 +174,7 @@ fn what_expired_is_judged_at_the_time_of_the_snapshot() {
     let db = open(&dir);
     let write = |key: &'static [u8], expires| {
         let body = NewBody::Inline(b"value");
-        let write = Write { key: db.key(key), flags: 7, expires, cas: None, body, expect: Expect::Anything };
+        let write = Write { key: db.key(key), flags: 7, expires, marks: 0, cas: None, body, expect: Expect::Anything };
         db.write(&write, &mut Scratch::default()).unwrap();
     };
     write(b"gone", db.now());

@@ -2,6 +2,7 @@
 //! goes back, not even over a restart of a board without a clock battery: it starts no earlier than the greatest
 //! time the log recorded. Any thread.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::sys::clock;
@@ -13,6 +14,8 @@ pub(crate) struct StoreTime {
     recorded: Duration,
     opened: Duration,
     clocks: Clocks,
+    /// What [`StoreTime::now`] said last.
+    seen: AtomicU64,
 }
 
 /// A clock that is so far ahead of the greatest time on record may be wrong. (Or the store was closed for so long.)
@@ -60,7 +63,13 @@ impl StoreTime {
     pub fn start(greatest: u64, clocks: Clocks) -> StoreTime {
         let (recorded, opened) = (Duration::from_secs(greatest), clocks.boot());
         let wall = clocks.wall().max(recorded);
-        StoreTime { anchor: wall.saturating_sub(opened), recorded, opened, clocks }
+        StoreTime {
+            anchor: wall.saturating_sub(opened),
+            recorded,
+            opened,
+            clocks,
+            seen: AtomicU64::new(wall.as_secs()),
+        }
     }
 
     /// The time by which compaction takes records for expired. If the host's clock leapt forward while the store was
@@ -76,7 +85,16 @@ impl StoreTime {
 
     /// Whole seconds.
     pub fn now(&self) -> u64 {
-        (self.anchor + self.clocks.boot()).as_secs()
+        let now = (self.anchor + self.clocks.boot()).as_secs();
+        if self.seen.load(Relaxed) != now {
+            self.seen.store(now, Relaxed);
+        }
+        now
+    }
+
+    /// What [`StoreTime::now`] said last: for where a second more or less makes no difference.
+    pub fn last_seen(&self) -> u64 {
+        self.seen.load(Relaxed)
     }
 }
 

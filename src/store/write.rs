@@ -9,7 +9,7 @@ use super::hash::Hash;
 use super::index::{Entry, Stripe, size_class};
 use super::large::Large;
 use super::location::Position;
-use super::lookup::{Key, Scratch, Seen};
+use super::lookup::{Key, Scratch, Seen, second};
 use super::record::{Fields, Kind};
 use super::upload::{Uploaded, compress};
 use super::{CHUNK, MAX_KEY};
@@ -25,6 +25,8 @@ pub struct Write<'a> {
     pub flags: u32,
     /// Store time in seconds from which the record is gone; 0: never.
     pub expires: u64,
+    /// The record's marks, see [`super::Record`].
+    pub marks: u8,
     /// `None`: a fresh CAS unique. `Some`: this one (touch keeps what there was).
     pub cas: Option<u64>,
     /// The value.
@@ -111,6 +113,7 @@ impl Core {
         let mut fields = Fields {
             kind,
             compressed: packed.is_some(),
+            marks: write.marks,
             key: write.key.bytes,
             body: packed.unwrap_or(value),
             client_flags: write.flags,
@@ -145,7 +148,9 @@ impl Core {
         if let Some(old) = stripe.insert(hash.tag, entry) {
             self.note_dead(&old);
         }
-        let facts = Facts { location, client_flags: write.flags, cas: fields.cas, expires: write.expires, large };
+        let Write { flags: client_flags, expires, marks, .. } = *write;
+        let accessed = second(self.time.last_seen());
+        let facts = Facts { location, client_flags, cas: fields.cas, expires, large, marks, accessed };
         self.cache.insert(hash, write.key.bytes, value, facts);
         Ok(Some(end))
     }

@@ -119,6 +119,7 @@ impl Writer<'_> {
                 key,
                 flags: self.flags,
                 expires: self.expires,
+                marks: 0,
                 cas: None,
                 body,
                 expect: Expect::Anything,

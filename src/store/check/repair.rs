@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use super::survey::head;
 use super::{Damage, Fault};
 use crate::store::error::{Error, Result};
-use crate::store::header::{FileHeader, HEADER, checksum, mend};
+use crate::store::header::{FileHeader, HEADER, VERSION, checksum, mend};
 use crate::store::home::{self, FILE_MODE};
 use crate::store::record::{self, Fields, Kind, le_u32, le_u64};
 use crate::store::recovery::next_number;
@@ -161,7 +161,7 @@ fn extent_header(dir: &Path, number: u32) -> Result<Option<PathBuf>> {
     if owner_is_another(&head(&path)?, store) {
         return set_aside(&path, dir).map(Some);
     }
-    let header = FileHeader { magic: extent::MAGIC, store, order: 0, number, salt: 0, flags: 0 };
+    let header = FileHeader { magic: extent::MAGIC, version: VERSION, store, order: 0, number, salt: 0, flags: 0 };
     let open = OpenOptions::new().write(true).open(&path).map_err(|error| Error::io("open", &path, &error))?;
     write_header(&open, &header.encode(), &path)?;
     open.sync_all().map_err(|error| Error::io("sync", &path, &error))?;

@@ -180,7 +180,7 @@ impl Puts<'_> {
     fn set(&mut self, number: u64) -> Result<u64> {
         let (name, before) = (format!("{number:016}"), sys::thread_time()?);
         let (key, body) = (self.db.key(name.as_bytes()), NewBody::Inline(&VALUE));
-        let write = Write { key, flags: 0, expires: 0, cas: None, body, expect: Expect::Anything };
+        let write = Write { key, flags: 0, expires: 0, marks: 0, cas: None, body, expect: Expect::Anything };
         self.db.write(&write, &mut self.scratch)?;
         Ok((sys::thread_time()? - before).as_nanos() as u64)
     }

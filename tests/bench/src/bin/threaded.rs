@@ -249,6 +249,7 @@ impl Session {
             key: self.db.key(&set.key),
             flags: set.flags,
             expires: text::deadline(set.exptime, self.db.now()),
+            marks: 0,
             cas: None,
             body: uploaded.as_ref().map_or(inline, NewBody::Uploaded),
             expect: Expect::Anything,
