@@ -19,7 +19,7 @@ use kingdb::sys::process::{self, Identity};
 
 use crate::server::log::{self, Target};
 use crate::server::options::{self, Asked, Launch};
-use crate::server::{Listeners, Settings, admin};
+use crate::server::{Listeners, Settings, Users, admin};
 
 fn main() -> ExitCode {
     let words: Vec<_> = std::env::args_os().skip(1).collect();
@@ -55,6 +55,7 @@ fn start(launch: Launch) -> Result<(), String> {
     launch.notes.iter().for_each(log::warn);
     launch.given.iter().for_each(|option| log::debug(format_args!("option {option}")));
     require_directory(&settings.db_path)?;
+    let users = settings.users.clone().map(Users::read).transpose()?;
     let identity = launch.user.as_deref().filter(|_| process::is_root()).map(find_user).transpose()?;
     let listeners = Listeners::bind(&settings)?;
     let daemon = match launch.daemon {
@@ -77,7 +78,7 @@ fn start(launch: Launch) -> Result<(), String> {
     if let Some(daemon) = daemon {
         daemon.ready().map_err(|error| format!("cannot leave the terminal: {error}"))?;
     }
-    let served = server::run(settings, db.clone(), listeners, door);
+    let served = server::run(settings, users, db.clone(), listeners, door);
     let closed = db.close().map_err(|error| format!("the store did not close in good order: {error}"));
     log::settle();
     served.and(closed)?;

@@ -14,15 +14,13 @@ fn value(len: usize, seed: u64, noise: bool) -> Vec<u8> {
     if noise { random_bytes(seed, len) } else { text_bytes(seed, len) }
 }
 
-/// `getrange`: the part, and the length of the whole.
+/// `mg` with a range: the part, and the length of the whole.
 fn range(client: &mut Client, key: &str, offset: u64, len: u64) -> Option<(Vec<u8>, u64)> {
-    client.send(format!("getrange {key} {offset} {len}\r\n"));
-    let (_, item) = match client.line() {
-        end if end == "END" => return None,
-        line => client.value_block(&line).unwrap(),
-    };
-    assert_eq!(client.line(), "END");
-    Some((item.value, item.cas))
+    let reply = client.ask(&format!("mg {key} v s r{offset},{len}"));
+    let (found, total) = reply.strip_prefix("VA ")?.split_once(" s").expect("two numbers");
+    let part = client.bytes(found.parse().expect("a number"));
+    assert_eq!(client.line(), "");
+    Some((part, total.parse().expect("a number")))
 }
 
 #[test]
@@ -46,15 +44,10 @@ fn values_of_all_lengths_come_back_whole_and_in_parts() {
         }
     }
     assert_eq!(range(&mut client, "absent", 0, 10), None);
-    for (line, reply) in [
-        ("getrange key", "ERROR"),
-        ("getrange key 0", "ERROR"),
-        ("getrange key -1 5", "CLIENT_ERROR bad command line format"),
-        ("getrange key 0 99999999999999999999", "CLIENT_ERROR bad command line format"),
-        ("getrange key 0 5 noreply", "ERROR"),
-    ] {
-        assert_eq!(client.ask(line), reply, "{line}");
+    for range in ["", "5", "-1,5", "0,99999999999999999999", "0,5,"] {
+        assert_eq!(client.ask(&format!("mg key v r{range}")), "CLIENT_ERROR bad token in command line format");
     }
+    assert_eq!(client.ask("mg 1-true s r0,1"), "HD s1");
 }
 
 /// Ranges of small values and of large ones, pipelined with other commands: each answer stands in its place.
@@ -65,14 +58,20 @@ fn parts_are_answered_in_their_turn() {
     let large = random_bytes(1, 5 * CHUNK);
     client.set("large", &large);
     client.set("small", "0123456789");
-    client
-        .send("getrange small 2 3\r\ngetrange large 65530 20\r\nget small\r\ngetrange large 0 300000\r\nget small\r\n");
-    let mut wanted = b"VALUE small 0 3 10\r\n234\r\nEND\r\nVALUE large 0 20 327680\r\n".to_vec();
+    client.send("mg small v r2,3\r\nmg large v s r65530,20\r\nget small\r\nmg large k v r0,300000\r\nmg large v r327680,1\r\nmn\r\n");
+    let mut wanted = b"VA 3\r\n234\r\nVA 20 s327680\r\n".to_vec();
     wanted.extend_from_slice(&large[65_530..65_550]);
-    wanted.extend_from_slice(b"\r\nEND\r\nVALUE small 0 10\r\n0123456789\r\nEND\r\nVALUE large 0 300000 327680\r\n");
+    wanted.extend_from_slice(b"\r\nVALUE small 0 10\r\n0123456789\r\nEND\r\nVA 300000 klarge\r\n");
     wanted.extend_from_slice(&large[..300_000]);
-    wanted.extend_from_slice(b"\r\nEND\r\nVALUE small 0 10\r\n0123456789\r\nEND\r\n");
+    wanted.extend_from_slice(b"\r\nVA 0\r\n\r\nMN\r\n");
     assert!(client.bytes(wanted.len()) == wanted);
+    // With a new deadline: the whole value stays.
+    assert_eq!(client.ask("mg small v T100 t r0,1"), "VA 1 t100");
+    assert_eq!(client.bytes(3), b"0\r\n");
+    assert_eq!(client.get("small").unwrap(), b"0123456789");
+    assert_eq!(client.ask("mg large v T100 r327679,9"), "VA 1");
+    assert_eq!(client.bytes(3), [large[327_679], b'\r', b'\n']);
+    assert!(client.get("large").unwrap() == large);
 }
 
 #[test]

@@ -83,7 +83,7 @@ fn parts_that_nobody_commits_leave_nothing() {
         ("part up x 3", "CLIENT_ERROR bad command line format"),
         ("part up 1 0", "CLIENT_ERROR bad command line format"),
         ("part up 1 17000000", "SERVER_ERROR object too large for cache"),
-        ("part up 1", "ERROR"),
+        ("part up 1", "CLIENT_ERROR bad command line format"),
     ] {
         let server = plan.start();
         let mut client = server.client();

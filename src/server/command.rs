@@ -2,19 +2,21 @@
 //! that need no value are finished in one step, or parked whole: then nothing of the input is consumed and
 //! the same step is taken again later.
 
+use super::answer::Said;
+use super::answer::{self, Form};
 use super::context::{Context, Step, Waiting};
 use super::counters::Counter;
 use super::input::Input;
 use super::log;
+use super::meta;
 use super::multipart;
 use super::proto::text::{self, Command, Parse, Verb};
-use super::range::{self, RangeStep};
 use super::receive::{Gathering, UPLOAD, Uploading, store_block};
 use super::reply;
 use super::retrieve::{Keys, Streaming};
 use super::stats;
-use super::storage::Store;
-use super::update;
+use super::storage::{More, Store};
+use super::update::{self, Arithmetic, Delete};
 use super::verdict::{Attempt, Supply, Verdict, conclude};
 use kingdb::store::CHUNK;
 
@@ -34,7 +36,7 @@ pub enum Next {
     Gather(Box<Gathering>),
     /// In a large data block.
     Upload(Box<Uploading>),
-    /// Behind a value on its way out.
+    /// Before a large value that is to go out first.
     Stream(Box<Streaming>),
     /// In a data block to be thrown away.
     Swallow(u64),
@@ -54,6 +56,7 @@ pub fn take(input: &mut Input<'_>, supply: &mut Option<Box<Supply>>, ctx: &mut C
             Next::Keys(Keys::new(retrieval, ctx.now))
         }
         Parse::Command { used, command } => execute(command, used, input, supply, ctx),
+        Parse::Meta { used, verb, line } => meta::take(verb, line, used, input, supply, ctx),
         Parse::Refused { used, reply, swallow, close } => {
             if reply == reply::TOO_LARGE {
                 ctx.count(Counter::StoreTooLarge);
@@ -81,17 +84,9 @@ fn execute(
     match command {
         Command::Store { verb, key, flags, exptime, len, cas, noreply } => {
             let expires = text::deadline(exptime, ctx.now);
-            let store = Store { verb, key, flags, expires, cas, noreply };
+            let store = Store { verb, key, flags, expires, cas, more: More::default(), form: Form::Text { noreply } };
             return begin_store(&store, len, used, input, supply, ctx);
         }
-        Command::GetRange { key, offset, len } => match range::get(key, offset, len, supply.take(), ctx) {
-            RangeStep::Wait(waiting) => return Next::Wait(waiting),
-            RangeStep::Stream(streaming) => {
-                input.advance(used);
-                return Next::Stream(streaming);
-            }
-            RangeStep::Done => {}
-        },
         Command::Version => ctx.say(reply::VERSION),
         Command::Verbosity { level, noreply } => {
             log::set_verbosity(u8::try_from(level).unwrap_or(u8::MAX));
@@ -119,24 +114,37 @@ fn change(
     if let Err(waiting) = ctx.may_write() {
         return Next::Wait(waiting);
     }
-    let (attempt, noreply) = match command {
-        Command::Delete { key, noreply } => (update::delete(key, supply.take(), ctx), noreply),
+    let (attempt, key, noreply) = match command {
+        Command::Delete { key, noreply } => (Delete::default().execute(key, supply.take(), ctx), key, noreply),
         Command::Arithmetic { key, delta, decrement, noreply } => {
-            (update::arithmetic(key, delta, decrement, supply.take(), ctx), noreply)
+            let arithmetic = Arithmetic { delta, decrement, ..Arithmetic::default() };
+            (arithmetic.execute(key, supply.take(), ctx), key, noreply)
         }
         Command::Touch { key, exptime, noreply } => {
             let expires = text::deadline(exptime, ctx.now);
-            (update::touch(key, expires, supply.take(), ctx), noreply)
+            (update::touch(key, expires, supply.take(), ctx), key, noreply)
         }
         Command::Commit { upload, key, flags, exptime, parts, noreply } => {
             let record = (flags, text::deadline(exptime, ctx.now));
-            (multipart::commit(upload, (key, parts), record, supply.take(), ctx), noreply)
+            (multipart::commit(upload, (key, parts), record, supply.take(), ctx), key, noreply)
         }
-        Command::Abort { upload, noreply } => (multipart::abort(upload, ctx), noreply),
-        Command::FlushAll { delay, noreply } => (flush_all(delay, ctx), noreply),
+        Command::Abort { upload, noreply } => (multipart::abort(upload, ctx), upload, noreply),
+        Command::FlushAll { delay, noreply } => (flush_all(delay, ctx), &b""[..], noreply),
         _ => unreachable!("the others do not write"),
     };
-    match conclude(attempt, noreply, ctx) {
+    finish(attempt, &Form::Text { noreply }, key, used, input, ctx)
+}
+
+/// Answers an executed command; `used` bytes of input are done with unless it waits.
+pub fn finish(
+    attempt: Attempt,
+    form: &Form<'_>,
+    key: &[u8],
+    used: usize,
+    input: &mut Input<'_>,
+    ctx: &mut Context,
+) -> Next {
+    match conclude(attempt, form, key, ctx) {
         Err(waiting) => Next::Wait(waiting),
         Ok(()) => {
             input.advance(used);
@@ -145,18 +153,18 @@ fn change(
     }
 }
 
-fn flush_all(delay: i64, ctx: &mut Context) -> Attempt {
+pub fn flush_all(delay: i64, ctx: &mut Context) -> Attempt {
     let at = text::deadline(delay, ctx.now);
     let position = ctx.db.flush_all((at > ctx.now).then_some(at))?;
     ctx.appended += FLUSH;
     ctx.depend(position);
     ctx.count(Counter::CmdFlush);
-    Ok(Verdict::Say(reply::OK))
+    Ok(Verdict::say(Said::Ok))
 }
 
 /// A storage command: executed in place if its data block is here whole; otherwise the block is received first.
 #[inline]
-fn begin_store(
+pub fn begin_store(
     store: &Store<'_>,
     len: u64,
     used: usize,
@@ -168,7 +176,7 @@ fn begin_store(
         return begin_upload(store, len, used, input, ctx);
     }
     let len = len as usize;
-    let end = used + len + reply::LINE_END.len();
+    let end = used + len + store.form.tail();
     let Some(block) = input.rest().get(used..end) else {
         if len > SMALL
             && let Err(waiting) = ctx.admit(len)
@@ -195,10 +203,8 @@ fn begin_upload(store: &Store<'_>, len: u64, used: usize, input: &mut Input<'_>,
     match Uploading::new(store, len, ctx) {
         Ok(uploading) => Next::Upload(Box::new(uploading)),
         Err(error) => {
-            if !store.noreply {
-                reply::store_error(&mut ctx.replies, &error);
-            }
-            Next::Swallow(len + reply::LINE_END.len() as u64)
+            answer::fail(&store.form, &error, ctx);
+            Next::Swallow(len + store.form.tail() as u64)
         }
     }
 }

@@ -8,16 +8,19 @@
 //! edge; but data and FIN that arrive together come with one edge, and then the end of the stream is still to
 //! be read. So an unpipelined request costs one recv(2), not two.
 
+use super::auth::{self, Lock};
+use super::binary;
 use super::buffer::{Pool, Queue};
 use super::command::{self, Next};
 use super::context::{Context, Step, Waiting};
 use super::counters::Counter;
 use super::inbox::Answer;
 use super::input::Input;
-use super::proto::binary;
+use super::proto::binary::REQUEST;
 use super::receive::{Gathering, Uploading};
 use super::reply;
 use super::retrieve::{After, Keys, KeysStep, StreamStep, Streaming};
+use super::settings::Dialect;
 use super::verdict::Supply;
 use kingdb::store::CHUNK;
 use kingdb::store::Position;
@@ -34,6 +37,10 @@ enum State {
     First,
     /// A command's first.
     Command,
+    /// A binary request's first.
+    Request,
+    /// A command's first, of a client that is not known yet.
+    Login,
     /// In the list of keys of a retrieval.
     Keys(Keys),
     /// In a refused line's rest.
@@ -72,6 +79,9 @@ pub struct Connection {
     supply: Option<Box<Supply>>,
     pub ledger: Ledger,
     state: State,
+    lock: Lock,
+    /// It speaks the binary dialect.
+    binary: bool,
 }
 
 /// What reading will find.
@@ -126,8 +136,8 @@ struct Budget {
 }
 
 impl Connection {
-    /// A connection just accepted.
-    pub fn new(stream: Stream) -> Self {
+    /// A connection just accepted. `lock`: whether its client must be known.
+    pub fn new(stream: Stream, lock: Lock) -> Self {
         Self {
             stream,
             inbound: Inbound::Drained,
@@ -142,6 +152,8 @@ impl Connection {
             supply: None,
             ledger: Ledger::default(),
             state: State::First,
+            lock,
+            binary: false,
         }
     }
 
@@ -362,7 +374,9 @@ impl Connection {
                 let step = keys.step(input, &mut self.supply, ctx);
                 self.after_keys(step)
             }
+            State::Request => self.step_request(input, ctx),
             State::First => self.step_first(input, ctx),
+            State::Login => self.step_login(input, ctx),
             State::SkipLine => self.step_skip_line(input),
             State::Swallow(left) => {
                 ctx.progressed |= input.rest().len() >= LITTLE;
@@ -393,7 +407,21 @@ impl Connection {
         if input.is_empty() {
             return Step::Wait(Waiting::Input);
         }
-        let next = match command::take(input, &mut self.supply, ctx) {
+        let next = command::take(input, &mut self.supply, ctx);
+        self.go_on(next, input, ctx)
+    }
+
+    fn step_request(&mut self, input: &mut Input<'_>, ctx: &mut Context) -> Step {
+        if input.is_empty() {
+            return Step::Wait(Waiting::Input);
+        }
+        let next = binary::take(input, &mut self.supply, &mut self.lock, ctx);
+        self.go_on(next, input, ctx)
+    }
+
+    #[inline]
+    fn go_on(&mut self, next: Next, input: &mut Input<'_>, ctx: &mut Context) -> Step {
+        let next = match next {
             Next::Command => return Step::Done,
             Next::Wait(waiting) => return Step::Wait(waiting),
             Next::Keys(mut keys) => {
@@ -429,27 +457,44 @@ impl Connection {
             StreamStep::Wait(waiting) => return Step::Wait(waiting),
             StreamStep::End(After::Keys(keys)) => State::Keys(keys),
             StreamStep::Failed(After::Keys(_)) => State::SkipLine,
-            StreamStep::End(After::Command(_)) | StreamStep::Failed(After::Command(_)) => State::Command,
+            StreamStep::End(_) | StreamStep::Failed(_) => self.home(),
             StreamStep::Broken => State::Closing,
         };
         Step::Done
     }
 
     fn step_first(&mut self, input: &mut Input<'_>, ctx: &mut Context) -> Step {
-        match input.rest() {
-            [] => return Step::Wait(Waiting::Input),
-            [binary::REQUEST, ..] => {}
-            _ => {
-                self.state = State::Command;
-                return self.step_command(input, ctx);
-            }
-        }
-        let Some(header) = input.rest().first_chunk() else {
+        let Some(first) = input.rest().first() else {
             return Step::Wait(Waiting::Input);
         };
-        ctx.say(&binary::refusal(header));
-        self.state = State::Closing;
-        Step::Done
+        self.binary = match ctx.settings.dialect {
+            Dialect::Auto => *first == REQUEST,
+            Dialect::Text => false,
+            Dialect::Binary => true,
+        };
+        self.state = self.home();
+        self.step(input, ctx)
+    }
+
+    fn step_login(&mut self, input: &mut Input<'_>, ctx: &mut Context) -> Step {
+        let (step, state) = match auth::login(input, ctx) {
+            Err(()) => (Step::Done, State::Closing),
+            Ok((step, lock)) => {
+                self.lock = lock;
+                (step, self.home())
+            }
+        };
+        self.state = state;
+        step
+    }
+
+    /// Where a connection stands between two commands.
+    fn home(&self) -> State {
+        match (self.binary, self.lock) {
+            (true, _) => State::Request,
+            (false, Lock::Open) => State::Command,
+            (false, _) => State::Login,
+        }
     }
 
     fn step_skip_line(&mut self, input: &mut Input<'_>) -> Step {
@@ -460,7 +505,7 @@ impl Connection {
 
     fn command_when_done(&mut self, step: Step) -> Step {
         if let Step::Done = step {
-            self.state = State::Command;
+            self.state = self.home();
         }
         step
     }
@@ -470,7 +515,7 @@ impl Connection {
         if !over {
             return Step::Wait(Waiting::Input);
         }
-        self.state = State::Command;
+        self.state = self.home();
         Step::Done
     }
 

@@ -8,20 +8,24 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+mod answer;
+mod auth;
+mod binary;
 mod buffer;
 mod command;
 mod conn;
 mod context;
 mod counters;
+mod fetch;
 mod inbox;
 mod input;
 mod listen;
 pub mod log;
 mod memory;
+mod meta;
 mod multipart;
 pub mod options;
 mod proto;
-mod range;
 mod receive;
 mod reply;
 mod retrieve;
@@ -34,6 +38,7 @@ mod update;
 mod verdict;
 mod worker;
 
+pub use auth::Users;
 pub use listen::Listeners;
 pub use settings::Settings;
 
@@ -59,7 +64,7 @@ pub fn open(listeners: &Listeners, options: Options) -> Result<Option<Db>, Strin
         Db::open(options)
     });
     let opening = opening.map_err(fail)?;
-    match wait(&listeners.signals, &ended).map_err(|e| format!("cannot wait for signals: {e}"))? {
+    match wait(&listeners.signals, &ended, None).map_err(|e| format!("cannot wait for signals: {e}"))? {
         Waited::Stop => Ok(None),
         Waited::Ended => match opening.join() {
             Ok(opened) => opened.map(Some).map_err(|error| error.to_string()),
@@ -80,10 +85,16 @@ pub fn open_door(settings: &Settings, db: &Arc<Db>) -> Option<Door> {
 
 /// Serves until SIGTERM or SIGINT, or until a loop fails. When it returns, no thread of the server is left,
 /// replies in hand have been sent as far as possible, and the caller closes the store.
-pub fn run(settings: Settings, db: Arc<Db>, mut listeners: Listeners, door: Option<Door>) -> Result<(), String> {
+pub fn run(
+    settings: Settings,
+    users: Option<Users>,
+    db: Arc<Db>,
+    mut listeners: Listeners,
+    door: Option<Door>,
+) -> Result<(), String> {
     let fail = |e: io::Error| format!("cannot start: {e}");
     let ended = Arc::new(EventFd::new().map_err(fail)?);
-    let shared = Arc::new(Shared::new(settings).map_err(fail)?);
+    let shared = Arc::new(Shared::new(settings, users).map_err(fail)?);
     let mut workers = Vec::new();
     let started = (0..shared.settings.threads).try_for_each(|number| {
         let door = listeners.door(number);
@@ -92,7 +103,9 @@ pub fn run(settings: Settings, db: Arc<Db>, mut listeners: Listeners, door: Opti
     });
     // Those that run are stopped whatever happened to the others: the caller closes the store.
     let waited = match started.map_err(fail) {
-        Ok(()) => wait(&listeners.signals, &ended).map_err(|e| format!("cannot wait for signals: {e}")),
+        Ok(()) => {
+            wait(&listeners.signals, &ended, shared.users.as_ref()).map_err(|e| format!("cannot wait for signals: {e}"))
+        }
         Err(why) => Err(why),
     };
     if waited.is_ok() {
@@ -137,7 +150,7 @@ enum Waited {
     Ended,
 }
 
-fn wait(signals: &SignalFd, ended: &EventFd) -> io::Result<Waited> {
+fn wait(signals: &SignalFd, ended: &EventFd, users: Option<&Users>) -> io::Result<Waited> {
     let mut epoll = Epoll::new(2)?;
     epoll.add(signals, Interest::LEVEL_IN, 0)?;
     epoll.add(ended, Interest::LEVEL_IN, 1)?;
@@ -149,10 +162,19 @@ fn wait(signals: &SignalFd, ended: &EventFd) -> io::Result<Waited> {
         while let Some(signal) = signals.read()? {
             match signal {
                 Signal::Stop => return Ok(Waited::Stop),
+                Signal::Reload if users.is_some() => reload(users),
+                Signal::Reload => log::info("SIGHUP has no effect: a change of options wants a restart"),
                 Signal::Other(name) => {
                     log::info(format_args!("{name} has no effect: a change of options wants a restart"))
                 }
             }
         }
+    }
+}
+
+fn reload(users: Option<&Users>) {
+    match users.map_or(Ok(()), Users::read_again) {
+        Ok(()) => log::info("SIGHUP: the users' file was read again"),
+        Err(why) => log::error(format_args!("SIGHUP: {why}; the users are those of before")),
     }
 }

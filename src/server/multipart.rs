@@ -3,10 +3,10 @@
 //! leaves nothing of them, and neither does an upload that nobody has added to for a while. Any worker; one lock, held
 //! for a few pointers.
 
+use super::answer::Said;
 use super::context::Context;
 use super::counters::Counter;
 use super::memory::Memory;
-use super::reply;
 use super::verdict::{Attempt, Basis, Source, Supply, Verdict, write};
 use kingdb::store::{NewBody, Part, Uploaded};
 use std::collections::{BTreeMap, HashMap};
@@ -113,24 +113,25 @@ pub fn commit(
 ) -> Attempt {
     if let Some(Supply::Composed(composed)) = supply.map(|supply| *supply) {
         let value = composed.value?;
-        write(ctx.db.key(key), composed.basis.kept(), Source::Given(NewBody::Uploaded(&value)), ctx)?;
+        write(ctx.db.key(key), composed.basis.kept(None, 0), Source::Given(NewBody::Uploaded(&value)), ctx)?;
         ctx.count(Counter::CmdSet);
-        return Ok(Verdict::Say(reply::STORED));
+        return Ok(Verdict::say(Said::Stored));
     }
     let taken = ctx.shared.multiparts.take(upload, parts, ctx.settings.max_value, &ctx.shared.memory);
     Ok(match taken {
         Ok(parts) => {
+            let size = parts.iter().map(Uploaded::len).sum();
             let parts = parts.into_iter().map(Part::Uploaded).collect();
-            Verdict::Compose(ctx.db.compose(parts), Basis { seen: None, flags, expires })
+            Verdict::Compose(ctx.db.compose(parts), Basis { seen: None, flags, expires, size })
         }
-        Err(Refusal::Unknown) => Verdict::Say(reply::NOT_FOUND),
-        Err(Refusal::Missing) => Verdict::Say(reply::PARTS_MISSING),
-        Err(Refusal::TooLarge) => Verdict::Say(reply::TOO_LARGE),
+        Err(Refusal::Unknown) => Verdict::say(Said::NotFound),
+        Err(Refusal::Missing) => Verdict::say(Said::PartsMissing),
+        Err(Refusal::TooLarge) => Verdict::say(Said::TooLarge),
     })
 }
 
 /// `abort`.
 pub fn abort(upload: &[u8], ctx: &Context) -> Attempt {
     let gone = ctx.shared.multiparts.abort(upload, &ctx.shared.memory);
-    Ok(Verdict::Say(if gone { reply::DELETED } else { reply::NOT_FOUND }))
+    Ok(Verdict::say(if gone { Said::Deleted } else { Said::NotFound }))
 }

@@ -2,10 +2,10 @@
 //! an extent file chunk by chunk as it arrives, with at most two chunks on the disk lane: while both are, nothing
 //! more is read and TCP holds the client back. So a transfer takes the same memory whatever its size.
 
+use super::answer::{self, Facts, Form, Said, tell};
 use super::context::{Context, Step, Waiting};
 use super::inbox::Answer;
 use super::input::Input;
-use super::proto::text::Verb;
 use super::reply;
 use super::storage::{Store, Value};
 use super::verdict::{Supply, conclude};
@@ -20,23 +20,22 @@ pub const UPLOAD: usize = (IN_FLIGHT + 1) * CHUNK;
 
 /// The command a value belongs to, owned: its line is gone when the value is complete.
 struct Order {
-    verb: Verb,
     key: Box<[u8]>,
-    flags: u32,
-    expires: u64,
-    cas: u64,
-    noreply: bool,
+    /// What the answer repeats of the line.
+    repeats: Box<[u8]>,
+    /// The rest of it.
+    store: Store<'static>,
 }
 
 impl Order {
     fn new(store: &Store<'_>) -> Self {
-        let Store { verb, key, flags, expires, cas, noreply } = *store;
-        Self { verb, key: key.into(), flags, expires, cas, noreply }
+        let Store { verb, key, flags, expires, cas, more, form } = *store;
+        let rest = Store { verb, key: &[], flags, expires, cas, more, form: form.with(&[]) };
+        Self { key: key.into(), repeats: form.borrowed().into(), store: rest }
     }
 
     fn store(&self) -> Store<'_> {
-        let Self { verb, ref key, flags, expires, cas, noreply } = *self;
-        Store { verb, key, flags, expires, cas, noreply }
+        Store { key: &self.key, form: self.store.form.with(&self.repeats), ..self.store }
     }
 }
 
@@ -51,7 +50,7 @@ pub struct Gathering {
 impl Gathering {
     /// For a value of `len` bytes.
     pub fn new(store: &Store<'_>, len: usize) -> Self {
-        Self { order: Order::new(store), bytes: Vec::new(), want: len + reply::LINE_END.len() }
+        Self { order: Order::new(store), bytes: Vec::new(), want: len + store.form.tail() }
     }
 
     /// Where to read the next bytes to, and how many.
@@ -82,20 +81,25 @@ impl Gathering {
 /// Executes a storage command whose data block has arrived whole, its line end included.
 #[inline]
 pub fn store_block(store: &Store<'_>, block: &[u8], supply: &mut Option<Box<Supply>>, ctx: &mut Context) -> Step {
-    let (value, end) = block.split_at(block.len() - reply::LINE_END.len());
-    if end != reply::LINE_END {
-        ctx.refused(store.key, reply::BAD_CHUNK);
-        ctx.answer(reply::BAD_CHUNK, store.noreply);
+    let (value, end) = block.split_at(block.len() - store.form.tail());
+    if !end.is_empty() && end != reply::LINE_END {
+        bad_chunk(store, ctx);
         return Step::Done;
     }
     if let Err(waiting) = ctx.may_write() {
         return Step::Wait(waiting);
     }
     let attempt = store.execute(Value::Bytes(value), supply.take(), ctx);
-    match conclude(attempt, store.noreply, ctx) {
+    match conclude(attempt, &store.form, store.key, ctx) {
         Ok(()) => Step::Done,
         Err(waiting) => Step::Wait(waiting),
     }
+}
+
+#[cold]
+fn bad_chunk(store: &Store<'_>, ctx: &mut Context) {
+    ctx.refused(store.key, reply::BAD_CHUNK);
+    tell(&store.form, store.key, Said::BadChunk, &Facts::default(), ctx);
 }
 
 /// A large value on its way to an extent file.
@@ -137,7 +141,7 @@ impl Uploading {
             spare: None,
             in_flight: 0,
             failed: None,
-            ended: None,
+            ended: if let Form::Binary(_) = store.form { Some(true) } else { None },
         };
         Ok(Self { order: Order::new(store), stage: Stage::Receiving(receiving) })
     }
@@ -190,7 +194,7 @@ impl Uploading {
         }
         let store = self.order.store();
         let attempt = store.execute(Value::Uploaded(uploaded), supply.take(), ctx);
-        match conclude(attempt, store.noreply, ctx) {
+        match conclude(attempt, &store.form, store.key, ctx) {
             Ok(()) => Step::Done,
             Err(waiting) => Step::Wait(waiting),
         }
@@ -221,12 +225,8 @@ enum Refusal {
 impl Refusal {
     fn tell(self, store: &Store<'_>, ctx: &mut Context) {
         match self {
-            Refusal::BadChunk => {
-                ctx.refused(store.key, reply::BAD_CHUNK);
-                ctx.answer(reply::BAD_CHUNK, store.noreply);
-            }
-            Refusal::Store(_) if store.noreply => {}
-            Refusal::Store(error) => reply::store_error(&mut ctx.replies, &error),
+            Refusal::BadChunk => bad_chunk(store, ctx),
+            Refusal::Store(error) => answer::fail(&store.form, &error, ctx),
         }
     }
 }

@@ -23,7 +23,6 @@ pub const PARTS_MISSING: &[u8] = b"CLIENT_ERROR the upload has other parts than 
 pub const NO_MEMORY: &[u8] = b"SERVER_ERROR out of memory storing object\r\n";
 pub const TOO_MANY: &[u8] = b"ERROR Too many open connections\r\n";
 pub const LINE_END: &[u8] = b"\r\n";
-pub const LINE_END_AND_END: &[u8] = b"\r\nEND\r\n";
 
 /// Longest text of a store's error that a reply carries. Bytes.
 const LONGEST_ERROR: usize = 1024;

@@ -2,6 +2,7 @@
 //! may be of any length and may arrive in any pieces; with too much unsent the connection pauses between two
 //! keys and goes on later. A value that lives in an extent file goes out one chunk per turn.
 
+use super::answer::{self, Form};
 use super::context::{Context, Waiting};
 use super::counters::Counter;
 use super::inbox::Answer;
@@ -11,7 +12,9 @@ use super::proto::text::{self, NextKey, Retrieval};
 use super::reply;
 use super::verdict::Supply;
 use kingdb::Error;
-use kingdb::store::{Body, CHUNK, Expect, Fetched, Large, Lookup, NewBody, Outcome, Record, Seen, TableBlock, Write};
+use kingdb::store::{
+    Body, CHUNK, Expect, FETCHED, Fetched, Large, Lookup, NewBody, Outcome, Record, Seen, TableBlock, Write,
+};
 
 /// In the list of keys of a retrieval.
 #[derive(Clone, Copy)]
@@ -50,6 +53,7 @@ enum Found {
 struct Hit {
     flags: u32,
     cas: u64,
+    marks: u8,
     large: Option<Large>,
 }
 
@@ -73,7 +77,7 @@ impl Keys {
                 NextKey::Incomplete => return KeysStep::Wait(Waiting::Input),
                 NextKey::End { used } => {
                     input.advance(used);
-                    ctx.say(if self.any { reply::END } else { reply::ERROR });
+                    ctx.say(if self.any { reply::END } else { reply::BAD_LINE });
                     return KeysStep::End;
                 }
                 NextKey::Bad => {
@@ -166,7 +170,7 @@ impl Keys {
             key: ctx.db.key(key),
             flags: hit.flags,
             expires: deadline,
-            marks: 0,
+            marks: hit.marks | FETCHED,
             cas: Some(hit.cas),
             body,
             expect: Expect::Unchanged(seen),
@@ -190,7 +194,7 @@ impl Keys {
                     None
                 }
             };
-            Hit { flags: record.flags, cas: record.cas, large }
+            Hit { flags: record.flags, cas: record.cas, marks: record.marks, large }
         })
     }
 
@@ -234,6 +238,24 @@ fn fail(error: &Error, ctx: &mut Context) -> Found {
     Found::Failed
 }
 
+/// What a large value belongs to.
+#[derive(Clone, Copy)]
+pub enum After {
+    /// A list of keys, which goes on afterwards.
+    Keys(Keys),
+    /// A command on one key.
+    Command(Form<'static>),
+}
+
+impl After {
+    fn form(&self) -> Form<'static> {
+        match self {
+            After::Keys(_) => Form::Text { noreply: false },
+            After::Command(form) => *form,
+        }
+    }
+}
+
 /// A large value, or a part of one, on its way out. Of any length: at most one chunk of it is in memory.
 pub struct Streaming {
     large: Large,
@@ -248,15 +270,6 @@ pub struct Streaming {
     /// Bytes of the value at the end of the turn's replies.
     said: usize,
     after: After,
-}
-
-/// Where a connection goes on when a large value is out.
-#[derive(Clone, Copy)]
-pub enum After {
-    /// In its list of keys, behind the line end.
-    Keys(Keys),
-    /// At the next command; this is said first.
-    Command(&'static [u8]),
 }
 
 /// Memory of a chunk that comes from the lane, packed and unpacked. Bytes.
@@ -364,17 +377,14 @@ impl Streaming {
         if self.next < self.end {
             return StreamStep::Wait(Waiting::Turn);
         }
-        ctx.say(match self.after {
-            After::Keys(_) => reply::LINE_END,
-            After::Command(text) => text,
-        });
+        ctx.say(&reply::LINE_END[..self.after.form().tail()]);
         StreamStep::End(self.after)
     }
 
     fn fail(&self, error: &Error, start: usize, ctx: &mut Context) -> StreamStep {
         ctx.replies.truncate(start);
         if !self.header.is_empty() {
-            reply::store_error(&mut ctx.replies, error);
+            answer::fail(&self.after.form(), error, ctx);
             return StreamStep::Failed(self.after);
         }
         log::error(format_args!("a value broke off while it was sent, connection closed: {error}"));

@@ -5,6 +5,17 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Which dialects are spoken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Dialect {
+    /// The one in which a connection begins.
+    Auto,
+    /// Text, meta included.
+    Text,
+    /// Binary.
+    Binary,
+}
+
 /// Everything the server was told, defaults filled in.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -24,6 +35,10 @@ pub struct Settings {
     pub commands_per_turn: usize,
     /// Bytes one connection may read per turn.
     pub bytes_per_turn: usize,
+    /// Which dialects are spoken.
+    pub dialect: Dialect,
+    /// The users' file. `None`: anybody may use the server.
+    pub users: Option<PathBuf>,
     /// Largest value. Bytes.
     pub max_value: u64,
     /// What connections may hold for transfers, together. Bytes.

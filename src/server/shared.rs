@@ -1,6 +1,7 @@
 //! What the workers of one server share: the settings, the number of connections, and each other's counters
 //! and inboxes.
 
+use super::auth::{Lock, Users};
 use super::counters::{Counter, Counters, Values, ZERO};
 use super::inbox::Inbox;
 use super::log;
@@ -29,6 +30,8 @@ pub struct Shared {
     pub multiparts: Multiparts,
     /// When the server started, on the monotonic clock.
     pub started: Duration,
+    /// Who may use the server. `None`: anybody.
+    pub users: Option<Users>,
     connections: AtomicUsize,
     failure_told: AtomicBool,
     /// What the counters' sums were at the last `stats reset`: a reset subtracts, so that no worker writes
@@ -40,7 +43,7 @@ pub struct Shared {
 
 impl Shared {
     /// For a server that starts now.
-    pub fn new(settings: Settings) -> io::Result<Self> {
+    pub fn new(settings: Settings, users: Option<Users>) -> io::Result<Self> {
         let workers = settings.threads;
         Ok(Self {
             memory: Memory::new(settings.buffer_memory),
@@ -49,11 +52,17 @@ impl Shared {
             counters: (0..workers).map(|_| Counters::new()).collect(),
             inboxes: (0..workers).map(|_| Inbox::new().map(Arc::new)).collect::<io::Result<_>>()?,
             started: clock::monotonic(),
+            users,
             connections: AtomicUsize::new(0),
             failure_told: AtomicBool::new(false),
             baseline: Mutex::new(ZERO),
             items_before: AtomicU64::new(0),
         })
+    }
+
+    /// What a new connection may do.
+    pub fn lock(&self) -> Lock {
+        if self.users.is_some() { Lock::Closed } else { Lock::Open }
     }
 
     /// Takes one of the places that `-c` allows, unless there is none left.

@@ -74,6 +74,7 @@ fn commands(out: &mut String, totals: &Values) {
         ("cmd_set", Counter::CmdSet),
         ("cmd_flush", Counter::CmdFlush),
         ("cmd_touch", Counter::CmdTouch),
+        ("cmd_meta", Counter::CmdMeta),
         ("get_hits", Counter::GetHits),
         ("get_misses", Counter::GetMisses),
         ("delete_misses", Counter::DeleteMisses),
@@ -87,6 +88,8 @@ fn commands(out: &mut String, totals: &Values) {
         ("cas_badval", Counter::CasBadval),
         ("touch_hits", Counter::TouchHits),
         ("touch_misses", Counter::TouchMisses),
+        ("auth_cmds", Counter::AuthCmds),
+        ("auth_errors", Counter::AuthErrors),
         ("store_too_large", Counter::StoreTooLarge),
         ("idle_kicks", Counter::IdleKicks),
         ("bytes_read", Counter::BytesRead),
@@ -94,9 +97,6 @@ fn commands(out: &mut String, totals: &Values) {
     ];
     for (name, counter) in names {
         line(out, name, totals[counter as usize]);
-    }
-    for name in ["cmd_meta", "auth_cmds", "auth_errors"] {
-        line(out, name, 0);
     }
 }
 

@@ -1,14 +1,14 @@
 //! The commands that carry a value: set, add, replace, append, prepend, cas. The value has arrived when they
 //! are executed, in memory or, where it is large, in an extent file already.
 
+use super::answer::{Facts, Form, Said};
 use super::context::Context;
 use super::counters::Counter;
 use super::inbox::Composed;
 use super::proto::text::Verb;
-use super::reply;
 use super::shared::Shared;
-use super::verdict::{Attempt, Basis, Particulars, Source, Supply, Verdict, look, write};
-use kingdb::store::{Body, CHUNK, Expect, Key, Large, Lookup, NewBody, Part, Record, Uploaded};
+use super::verdict::{Attempt, Basis, Old, Particulars, Source, Supply, Verdict, look, write};
+use kingdb::store::{BINARY_KEY, CHUNK, Expect, Key, Large, Lookup, NewBody, Part, STALE, Uploaded, WON};
 
 /// A storage command without its value.
 #[derive(Clone, Copy)]
@@ -18,8 +18,23 @@ pub struct Store<'a> {
     pub flags: u32,
     /// Store time; 0 is never.
     pub expires: u64,
+    /// What the record's CAS unique must be; 0: anything. Add and set do not ask.
     pub cas: u64,
-    pub noreply: bool,
+    pub more: More,
+    pub form: Form<'a>,
+}
+
+/// What only the meta dialect asks for.
+#[derive(Clone, Copy, Default)]
+pub struct More {
+    /// The new CAS unique.
+    pub new_cas: Option<u64>,
+    /// The key came in base64.
+    pub base64: bool,
+    /// A `cas` that is too old stores nevertheless, as a stale value.
+    pub invalidate: bool,
+    /// append, prepend: make the record if there is none.
+    pub vivify: bool,
 }
 
 /// Its value.
@@ -40,6 +55,14 @@ impl Value<'_> {
     }
 }
 
+/// Whether a conditional command may store.
+enum Ruling {
+    Store,
+    /// With the old record's deadline and mark.
+    StoreStale,
+    Refuse(Said),
+}
+
 impl Store<'_> {
     /// Executes the command. The caller has checked that writes may be executed now.
     #[inline]
@@ -48,14 +71,14 @@ impl Store<'_> {
         let key = ctx.db.key(self.key);
         let attempt = match self.verb {
             Verb::Set => {
-                self.put(key, value, Expect::Anything, ctx)?;
-                Ok(Verdict::Say(reply::STORED))
+                let cas = self.put(key, value, self.expires, self.marks(), Expect::Anything, ctx)?;
+                Ok(stored(cas, value.len()))
             }
             Verb::Add | Verb::Replace | Verb::Cas => self.put_if(key, value, &supply, ctx),
             Verb::Append | Verb::Prepend => self.join(key, value, supply, ctx),
             Verb::Part => return Ok(self.part(value, ctx)),
         };
-        if matches!(attempt, Ok(Verdict::Say(_))) {
+        if matches!(attempt, Ok(Verdict::Say(..))) {
             ctx.count(Counter::CmdSet);
         }
         attempt
@@ -68,53 +91,72 @@ impl Store<'_> {
         let kept = multiparts.put(self.key, self.cas, part.clone(), ctx.now, memory);
         // Who sees to it that it expires may be asleep.
         inboxes[0].ring();
-        Verdict::Say(if kept { reply::STORED } else { reply::NO_MEMORY })
+        Verdict::say(if kept { Said::Stored } else { Said::NoMemory })
+    }
+
+    fn marks(&self) -> u8 {
+        if self.more.base64 { BINARY_KEY } else { 0 }
     }
 
     fn put_if(&self, key: Key<'_>, value: Value<'_>, supply: &Option<Box<Supply>>, ctx: &mut Context) -> Attempt {
         loop {
-            let (seen, cas) = match look(&key, Supply::fetched(supply), ctx, |record, _| record.cas)? {
-                Lookup::Hit(seen, cas) => (seen, Some(cas)),
+            let (seen, old) = match look(&key, supply, ctx)? {
+                Lookup::Hit(seen, old) => (seen, Some(old)),
                 Lookup::Miss(seen) => (seen, None),
                 Lookup::Cold(read) => return Ok(Verdict::Cold(read)),
             };
-            if let Some(refusal) = self.refuses(cas) {
-                self.count_cas(cas, ctx);
-                return Ok(Verdict::Say(refusal));
-            }
-            if self.put(key, value, Expect::Unchanged(seen), ctx)? {
-                self.count_cas(cas, ctx);
-                return Ok(Verdict::Say(reply::STORED));
+            let ruling = self.judge(old.as_ref());
+            let (expires, marks) = match (&ruling, &old) {
+                (Ruling::Refuse(said), _) => {
+                    self.count_cas(&ruling, old.is_some(), ctx);
+                    return Ok(Verdict::Say(*said, Facts { size: value.len(), ..Facts::default() }));
+                }
+                (Ruling::StoreStale, Some(old)) => (old.expires, self.marks() | STALE | old.marks & WON),
+                _ => (self.expires, self.marks()),
+            };
+            let cas = self.put(key, value, expires, marks, Expect::Unchanged(seen), ctx)?;
+            if cas.is_some() {
+                self.count_cas(&ruling, old.is_some(), ctx);
+                return Ok(stored(cas, value.len()));
             }
         }
     }
 
-    /// The answer if the command's condition does not hold. `cas`: that of the record that is there.
-    fn refuses(&self, cas: Option<u64>) -> Option<&'static [u8]> {
-        match (self.verb, cas) {
-            (Verb::Add, Some(_)) | (Verb::Replace, None) => Some(reply::NOT_STORED),
-            (Verb::Cas, None) => Some(reply::NOT_FOUND),
-            (Verb::Cas, Some(cas)) if cas != self.cas => Some(reply::EXISTS),
-            _ => None,
+    fn judge(&self, old: Option<&Old>) -> Ruling {
+        match (self.verb, old) {
+            (Verb::Add, Some(_)) | (Verb::Replace, None) => Ruling::Refuse(Said::NotStored),
+            (Verb::Cas, None) => Ruling::Refuse(Said::NotFound),
+            (Verb::Cas, Some(old)) if self.cas != 0 && self.cas == old.cas => Ruling::Store,
+            (Verb::Cas, Some(old)) if self.cas != 0 && self.more.invalidate && self.cas < old.cas => Ruling::StoreStale,
+            (Verb::Cas, Some(_)) => Ruling::Refuse(Said::Exists),
+            _ => Ruling::Store,
         }
     }
 
-    fn count_cas(&self, cas: Option<u64>, ctx: &Context) {
-        match cas {
+    fn count_cas(&self, ruling: &Ruling, found: bool, ctx: &Context) {
+        match (ruling, found) {
             _ if self.verb != Verb::Cas => {}
-            None => ctx.count(Counter::CasMisses),
-            Some(cas) if cas == self.cas => ctx.count(Counter::CasHits),
-            Some(_) => ctx.count(Counter::CasBadval),
+            (_, false) => ctx.count(Counter::CasMisses),
+            (Ruling::Refuse(_), true) => ctx.count(Counter::CasBadval),
+            (_, true) => ctx.count(Counter::CasHits),
         }
     }
 
     #[inline]
-    fn put(&self, key: Key<'_>, value: Value<'_>, expect: Expect, ctx: &mut Context) -> Result<bool, kingdb::Error> {
+    fn put(
+        &self,
+        key: Key<'_>,
+        value: Value<'_>,
+        expires: u64,
+        marks: u8,
+        expect: Expect,
+        ctx: &mut Context,
+    ) -> Result<Option<u64>, kingdb::Error> {
         let body = match value {
             Value::Bytes(bytes) => NewBody::Inline(bytes),
             Value::Uploaded(uploaded) => NewBody::Uploaded(uploaded),
         };
-        let particulars = Particulars { flags: self.flags, expires: self.expires, cas: None, expect };
+        let particulars = Particulars { flags: self.flags, expires, marks, cas: self.more.new_cas, expect };
         write(key, particulars, Source::Given(body), ctx)
     }
 
@@ -122,53 +164,59 @@ impl Store<'_> {
     fn join(&self, key: Key<'_>, value: Value<'_>, supply: Option<Box<Supply>>, ctx: &mut Context) -> Attempt {
         let supply = match supply.map(|supply| *supply) {
             Some(Supply::Composed(composed)) => match self.write_composed(key, composed, ctx)? {
-                true => return Ok(Verdict::Say(reply::STORED)),
-                false => None,
+                Some(done) => return Ok(done),
+                None => None,
             },
             other => other.map(Box::new),
         };
         loop {
             ctx.value.clear();
-            let visit = |record: Record<'_>, copy: &mut Vec<u8>| {
-                let large = match record.body {
-                    Body::Large(large) => Some(large.clone()),
-                    Body::Inline(old) => {
-                        copy.extend_from_slice(old);
-                        None
-                    }
-                };
-                (record.flags, record.expires, record.len(), large)
-            };
-            let (seen, (flags, expires, len, large)) = match look(&key, Supply::fetched(&supply), ctx, visit)? {
+            let (seen, old) = match look(&key, &supply, ctx)? {
                 Lookup::Hit(seen, old) => (seen, old),
-                Lookup::Miss(_) => return Ok(Verdict::Say(reply::NOT_STORED)),
                 Lookup::Cold(read) => return Ok(Verdict::Cold(read)),
+                Lookup::Miss(seen) if self.more.vivify => {
+                    match self.put(key, value, self.expires, self.marks(), Expect::Unchanged(seen), ctx)? {
+                        None => continue,
+                        cas => return Ok(stored(cas, value.len())),
+                    }
+                }
+                Lookup::Miss(_) => return Ok(not_joined(Said::NotStored, value)),
             };
-            let basis = Basis { seen: Some(seen), flags, expires };
-            let sum = len.saturating_add(value.len());
-            if sum > ctx.settings.max_value {
-                ctx.count(Counter::StoreTooLarge);
-                return Ok(Verdict::Say(reply::TOO_LARGE));
+            if self.cas != 0 && self.cas != old.cas {
+                return Ok(not_joined(Said::Exists, value));
             }
-            match (value, large) {
-                (Value::Bytes(new), None) if sum <= CHUNK as u64 => {
+            let size = old.len.saturating_add(value.len());
+            if size > ctx.settings.max_value {
+                ctx.count(Counter::StoreTooLarge);
+                return Ok(Verdict::say(Said::TooLarge));
+            }
+            let basis = Basis { seen: Some(seen), flags: old.flags, expires: old.expires, size };
+            match (value, old.large) {
+                (Value::Bytes(new), None) if size <= CHUNK as u64 => {
                     let at = if self.verb == Verb::Append { ctx.value.len() } else { 0 };
                     ctx.value.splice(at..at, new.iter().copied());
                 }
                 (value, large) => return Ok(self.compose(value, large, basis, ctx)),
             }
-            if write(key, basis.kept(), Source::Computed, ctx)? {
-                return Ok(Verdict::Say(reply::STORED));
+            if let Some(cas) = write(key, basis.kept(self.more.new_cas, self.marks()), Source::Computed, ctx)? {
+                return Ok(stored(Some(cas), size));
             }
         }
     }
 
     /// What the disk lane joined is written if nothing has changed meanwhile.
-    fn write_composed(&self, key: Key<'_>, composed: Composed, ctx: &mut Context) -> Result<bool, kingdb::Error> {
+    fn write_composed(
+        &self,
+        key: Key<'_>,
+        composed: Composed,
+        ctx: &mut Context,
+    ) -> Result<Option<Verdict>, kingdb::Error> {
         let Composed { basis, value } = composed;
         basis.seen.into_iter().for_each(|seen| ctx.depend(seen.depends));
         let value = value?;
-        write(key, basis.kept(), Source::Given(NewBody::Uploaded(&value)), ctx)
+        let source = Source::Given(NewBody::Uploaded(&value));
+        let cas = write(key, basis.kept(self.more.new_cas, self.marks()), source, ctx)?;
+        Ok(cas.map(|cas| stored(Some(cas), basis.size)))
     }
 
     /// The result is large: the disk lane writes what is not in an extent yet, and joins the two.
@@ -181,4 +229,13 @@ impl Store<'_> {
         let parts = if self.verb == Verb::Append { vec![old, new] } else { vec![new, old] };
         Verdict::Compose(ctx.db.compose(parts), basis)
     }
+}
+
+fn not_joined(said: Said, value: Value<'_>) -> Verdict {
+    Verdict::Say(said, Facts { size: value.len(), ..Facts::default() })
+}
+
+#[inline]
+fn stored(cas: Option<u64>, size: u64) -> Verdict {
+    Verdict::Say(Said::Stored, Facts { cas: cas.unwrap_or_default(), size, ..Facts::default() })
 }

@@ -451,7 +451,7 @@ impl Worker {
         }
         // Options are wishes; a peer that is gone already is found out by reading.
         let _ = stream.configure(&self.stream_options, tcp);
-        let Some(token) = self.table.insert(Connection::new(stream), self.second) else {
+        let Some(token) = self.table.insert(Connection::new(stream, self.ctx.shared.lock()), self.second) else {
             return self.ctx.shared.leave();
         };
         let added = self.table.get(token).map(|new| self.epoll.add(new.stream(), Interest::EDGE, token.pack()));

@@ -6,9 +6,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 /// A signal this server acts upon.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Signal {
-    /// SIGTERM or SIGINT: stop in good order.
+    /// SIGTERM, SIGINT or SIGUSR1 (memcached's graceful stop): stop in good order.
     Stop,
-    /// SIGHUP, SIGUSR1 or SIGUSR2, by its name: taken so that it does not kill.
+    /// SIGHUP: read again what may be read again.
+    Reload,
+    /// SIGUSR2, by its name: taken so that it does not kill.
     Other(&'static str),
 }
 
@@ -57,9 +59,8 @@ impl SignalFd {
             };
         }
         Ok(Some(match info.ssi_signo.cast_signed() {
-            libc::SIGTERM | libc::SIGINT => Signal::Stop,
-            libc::SIGHUP => Signal::Other("SIGHUP"),
-            libc::SIGUSR1 => Signal::Other("SIGUSR1"),
+            libc::SIGTERM | libc::SIGINT | libc::SIGUSR1 => Signal::Stop,
+            libc::SIGHUP => Signal::Reload,
             _ => Signal::Other("SIGUSR2"),
         }))
     }

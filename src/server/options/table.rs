@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::{Launch, listen, units};
 use crate::server::log;
-use crate::server::settings::Settings;
+use crate::server::settings::{Dialect, Settings};
 
 /// Longest value, unless told otherwise, and where there is no limit. Bytes.
 const MAX_VALUE: u64 = 1 << 30;
@@ -100,6 +100,7 @@ const CONNECTIONS: &[Row] = &[
     row("", &["server.idle-timeout"], "TIME", "0, never", "close a connection that was silent this long", idle_timeout),
     row("R", &["server.commands-per-turn", "max-reqs-per-event"], "N", "128", "commands one connection may have executed before others have\ntheir turn", commands_per_turn),
     row("", &["server.bytes-per-turn"], "SIZE", "256k", "bytes one connection may send before others have their turn", bytes_per_turn),
+    row("Y", &["server.auth-file", "auth-file"], "FILE", "", "ask clients for a name and password; the file has a line\nuser:password for each, and is read again on SIGHUP", users),
     row("I", &["server.max-value-size", "max-item-size"], "SIZE", "1gb", "largest value, 1k or more; 0: as large as the disk allows", max_value),
 ];
 
@@ -142,8 +143,8 @@ const PROCESS: &[Row] = &[
 const MEMCACHED: &[Row] = &[
     row("o", &["extended"], "NAME=N,...", "", "idle_timeout=N (seconds); other names have no effect", extended),
     row("U", &["udp-port"], "PORT", "0", "UDP is not served", udp_port),
-    row("B", &["protocol"], "NAME", "auto", "auto or ascii; binary is not served yet", protocol),
-    row("S", &["enable-sasl"], "", "", "refused: there is no SASL yet", sasl),
+    row("B", &["protocol"], "NAME", "auto", "dialect: auto, ascii (meta included) or binary; auto: as each\nconnection begins", protocol),
+    row("S", &["enable-sasl"], "", "", "ask binary clients for a name and password; needs -Y, as text\nclients are asked then too", sasl),
     row("M", &["disable-evictions"], "", "", "the default: a full disk refuses values, see --db.evict", no_evict),
     row("C", &["disable-cas"], "", "", "no effect", no_effect),
     row("L", &["enable-largepages"], "", "", "no effect", no_effect),
@@ -160,6 +161,7 @@ pub struct Draft {
     launch: Launch,
     listen: Vec<(IpAddr, Option<u16>)>,
     port: Option<u16>,
+    sasl: bool,
 }
 
 impl Default for Draft {
@@ -174,7 +176,7 @@ impl Default for Draft {
             notes: Vec::new(),
             given: Vec::new(),
         };
-        Draft { origin: String::new(), launch, listen: Vec::new(), port: None }
+        Draft { origin: String::new(), launch, listen: Vec::new(), port: None, sasl: false }
     }
 }
 
@@ -189,6 +191,8 @@ fn default_settings() -> Settings {
         backlog: 1024,
         commands_per_turn: 128,
         bytes_per_turn: 256 << 10,
+        dialect: Dialect::Auto,
+        users: None,
         max_value: MAX_VALUE,
         buffer_memory: 64 << 20,
         request_timeout: Some(Duration::from_secs(60)),
@@ -226,6 +230,10 @@ impl Draft {
         let settings = &mut self.launch.settings;
         if self.listen.is_empty() && (settings.unix_socket.is_none() || self.port.is_some()) {
             self.listen.push((Ipv4Addr::LOCALHOST.into(), None));
+        }
+        // A server that was to be protected must not run unprotected.
+        if self.sasl && settings.users.is_none() {
+            return Err("-S wants the users' file: give it with -Y".into());
         }
         let port = self.port.unwrap_or(DEFAULT_PORT);
         for (address, own_port) in self.listen {
@@ -543,19 +551,23 @@ fn udp_port(draft: &mut Draft, value: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn protocol(_: &mut Draft, value: &str) -> Result<(), String> {
-    match value {
-        "auto" | "ascii" => Ok(()),
-        "binary" => Err("the binary protocol is not served yet; use ascii".into()),
-        _ => Err(format!("'{value}' is not a protocol: give auto or ascii")),
-    }
+fn protocol(draft: &mut Draft, value: &str) -> Result<(), String> {
+    draft.settings().dialect = match value {
+        "auto" | "auto-negotiate" => Dialect::Auto,
+        "ascii" => Dialect::Text,
+        "binary" => Dialect::Binary,
+        _ => return Err(format!("'{value}' is not a protocol: give auto, ascii or binary")),
+    };
+    Ok(())
 }
 
-/// A server that was to be protected must not run unprotected.
-fn sasl(_: &mut Draft, value: &str) -> Result<(), String> {
-    if units::truth(value)? {
-        return Err("there is no SASL yet; leave it out, and keep the port away from untrusted networks".into());
-    }
+fn sasl(draft: &mut Draft, value: &str) -> Result<(), String> {
+    draft.sasl = units::truth(value)?;
+    Ok(())
+}
+
+fn users(draft: &mut Draft, value: &str) -> Result<(), String> {
+    draft.settings().users = Some(absolute(value)?);
     Ok(())
 }
 

@@ -164,8 +164,8 @@ fn wrong_options_are_refused() {
         (&["--db.sync-interval=0"], "between 1ms and 3600s"),
         (&["--db.compression=maybe"], "neither yes nor no"),
         (&["--log.level=loud"], "give error, warn, info or debug"),
-        (&["-S"], "no SASL"),
-        (&["-B", "binary"], "binary protocol is not served"),
+        (&["-S"], "give it with -Y"),
+        (&["-B", "udp"], "give auto, ascii or binary"),
         (&["--server.idle-timeout=5 fortnights"], "is not a time"),
     ] {
         let message = ask(args).unwrap_err();

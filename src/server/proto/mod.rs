@@ -2,5 +2,7 @@
 //! is a table.
 #![forbid(unsafe_code)]
 
+pub mod base64;
 pub mod binary;
+pub mod meta;
 pub mod text;

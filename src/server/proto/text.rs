@@ -10,7 +10,7 @@
 //! commands.
 
 mod parts;
-mod scan;
+pub mod scan;
 #[cfg(test)]
 mod tests;
 
@@ -23,12 +23,13 @@ pub const MAX_KEY: usize = 250;
 pub const MAX_LINE: usize = 2048;
 /// The highest number of a part of an upload; the lowest is 1.
 pub const MAX_UPLOAD_PARTS: u64 = 10_000;
+/// Shortest line that is looked at, its newline included. Bytes.
+const MIN_LINE: usize = 4;
 /// Longest data block that is swallowed to keep a connection in step: memcached's `INT_MAX - 2`. Bytes.
-const MAX_SWALLOW: u64 = i32::MAX as u64 - 2;
+pub const MAX_SWALLOW: u64 = i32::MAX as u64 - 2;
 /// An expiry time above this is a date, not a distance: 30 days. Seconds.
 const MAX_RELATIVE: i64 = 60 * 60 * 24 * 30;
 
-const BAD_DELETE: &[u8] = b"CLIENT_ERROR bad command line format.  Usage: delete <key> [noreply]\r\n";
 const BAD_DELTA: &[u8] = b"CLIENT_ERROR invalid numeric delta argument\r\n";
 const BAD_EXPTIME: &[u8] = b"CLIENT_ERROR invalid exptime argument\r\n";
 
@@ -39,6 +40,8 @@ pub enum Parse<'a> {
     Incomplete,
     /// One whole command line; `used` bytes of input, its newline included.
     Command { used: usize, command: Command<'a> },
+    /// One whole line of the meta dialect: what follows `m` and `verb`. `used` as above.
+    Meta { used: usize, verb: u8, line: &'a [u8] },
     /// The head of get/gets/gat/gats (verb and, for gat, the exptime): keys follow and are taken with [`next_key`].
     /// `used` covers the head only.
     Retrieval { used: usize, retrieval: Retrieval },
@@ -63,7 +66,7 @@ pub enum NextKey<'a> {
     /// A key; `used` covers it and the spaces before it.
     Key { used: usize, key: &'a [u8] },
     /// The end of the line (`used` takes the newline). `END\r\n` is the reply, or, where the line held no key at all,
-    /// `ERROR\r\n` (the caller counts).
+    /// a `CLIENT_ERROR` (the caller counts).
     End { used: usize },
     /// The key at the end of input is not delimited yet.
     Incomplete,
@@ -132,12 +135,6 @@ pub enum Command<'a> {
         upload: &'a [u8],
         noreply: bool,
     },
-    /// Of a value, what begins at `offset`, at most `len` bytes.
-    GetRange {
-        key: &'a [u8],
-        offset: u64,
-        len: u64,
-    },
     Version,
     Verbosity {
         level: u32,
@@ -159,10 +156,19 @@ pub fn parse(input: &[u8], max_value: u64) -> Parse<'_> {
         return unfinished(input);
     };
     let used = newline + 1;
+    if used < MIN_LINE {
+        return Parse::Refused { used, reply: BAD_LINE, swallow: 0, close: false };
+    }
     let text = match &input[..newline] {
         [text @ .., b'\r'] => text,
         text => text,
     };
+    if let [b'm', verb, line @ ..] = text
+        && matches!(verb, b'g' | b's' | b'd' | b'a' | b'e' | b'n')
+        && matches!(line, [] | [b' ', ..])
+    {
+        return Parse::Meta { used, verb: *verb, line };
+    }
     match command(&Line::split(text), max_value) {
         Ok(command) => Parse::Command { used, command },
         Err(Refusal { reply, swallow, close }) => Parse::Refused { used, reply, swallow, close },
@@ -207,6 +213,8 @@ pub struct Number {
     pub digits: [u8; 20],
     /// How many of `digits` count.
     pub len: usize,
+    /// The same number.
+    pub value: u64,
     /// The new value's length: the digits, padded on the right with spaces to the old value's length.
     pub padded: usize,
 }
@@ -218,7 +226,7 @@ pub fn arithmetic(value: &[u8], delta: u64, decrement: bool) -> Option<Number> {
     let old = number(value.trim_ascii())?;
     let new = if decrement { old.saturating_sub(delta) } else { old.wrapping_add(delta) };
     let (digits, len) = decimal(new);
-    Some(Number { digits, len, padded: len.max(value.len()) })
+    Some(Number { digits, len, value: new, padded: len.max(value.len()) })
 }
 
 /// A line that is not executed: what to answer and how to stay in step.
@@ -236,18 +244,13 @@ fn refuse<T>(reply: &'static [u8], noreply: bool) -> Result<T, Refusal> {
 
 /// The head of a retrieval, if `input` starts with a delimited one. `None`: something else, or not to be told yet.
 fn retrieval(input: &[u8]) -> Option<Parse<'_>> {
-    let start = spaces(input);
-    let (len, with_cas, touch) = match &input[start..] {
+    let (verb_end, with_cas, touch) = match input {
         [b'g', b'e', b't', b' ' | b'\r' | b'\n', ..] => (3, false, false),
         [b'g', b'e', b't', b's', b' ' | b'\r' | b'\n', ..] => (4, true, false),
         [b'g', b'a', b't', b' ', ..] => (3, false, true),
         [b'g', b'a', b't', b's', b' ', ..] => (4, true, true),
         _ => return None,
     };
-    let verb_end = start + len;
-    if start > MAX_LINE {
-        return None;
-    }
     if !touch {
         return Some(Parse::Retrieval { used: verb_end, retrieval: Retrieval { with_cas, touch: None } });
     }
@@ -269,7 +272,7 @@ fn unfinished(input: &[u8]) -> Parse<'_> {
     Parse::Refused { used: input.len(), reply: LINE_TOO_LONG, swallow: 0, close: true }
 }
 
-/// A line's words. Every command knows how many it takes, and none takes more than seven.
+/// A line's words, of which no command takes more than seven. A line that begins with a space has none, as with memcached.
 struct Line<'a> {
     words: [&'a [u8]; 8],
     /// Words found; stops counting at 8.
@@ -280,7 +283,7 @@ struct Line<'a> {
 impl<'a> Line<'a> {
     fn split(text: &'a [u8]) -> Line<'a> {
         let mut line = Line { words: [&[]; 8], count: 0, text };
-        let mut rest = &text[spaces(text)..];
+        let mut rest = if text.starts_with(b" ") { &[] } else { text };
         while !rest.is_empty() && line.count < line.words.len() {
             let (word, after) = rest.split_at(word_len(rest));
             line.words[line.count] = word;
@@ -290,9 +293,12 @@ impl<'a> Line<'a> {
         line
     }
 
-    /// Whether word `index` is there and says `noreply`.
-    fn noreply(&self, index: usize) -> bool {
-        self.words[index] == b"noreply"
+    /// Whether the last word says `noreply`.
+    fn noreply(&self) -> bool {
+        match self.count {
+            8 => self.text.trim_ascii_end().ends_with(b" noreply"),
+            count => self.words[count - 1] == b"noreply",
+        }
     }
 
     /// The key, nearly always the second word.
@@ -308,12 +314,9 @@ impl<'a> Line<'a> {
         Ok(key)
     }
 
-    /// Fails with `ERROR`, as memcached does, unless there are `least` to `most` words.
-    fn want(&self, least: usize, most: usize) -> Result<(), Refusal> {
-        if self.count < least || self.count > most {
-            return refuse(ERROR, false);
-        }
-        Ok(())
+    /// Fails unless there are so many words. More than a command takes are passed over, as memcached does.
+    fn want(&self, least: usize) -> Result<(), Refusal> {
+        if self.count < least { refuse(BAD_LINE, false) } else { Ok(()) }
     }
 }
 
@@ -330,7 +333,6 @@ fn command<'a>(line: &Line<'a>, max_value: u64) -> Result<Command<'a>, Refusal> 
         b"incr" => increment(line, false),
         b"decr" => increment(line, true),
         b"touch" => touch(line),
-        b"getrange" => parts::get_range(line),
         b"part" => parts::part(line, max_value),
         b"commit" => parts::commit(line),
         b"abort" => parts::abort(line),
@@ -346,10 +348,9 @@ fn command<'a>(line: &Line<'a>, max_value: u64) -> Result<Command<'a>, Refusal> 
 
 /// `<verb> <key> <flags> <exptime> <bytes> [<cas unique>] [noreply]`
 fn store<'a>(line: &Line<'a>, verb: Verb, max_value: u64) -> Result<Command<'a>, Refusal> {
-    let last = if verb == Verb::Cas { 6 } else { 5 };
-    line.want(last, last + 1)?;
-    let noreply = line.noreply(last);
-    let len = block_len(line.words[4], max_value, noreply)?;
+    line.want(5)?;
+    let len = block_len(line.words[4], max_value)?;
+    let noreply = line.noreply();
     let fields = store_fields(line, verb, noreply);
     let refusal = match fields {
         Ok((key, flags, exptime, cas)) if len <= max_value => {
@@ -363,10 +364,10 @@ fn store<'a>(line: &Line<'a>, verb: Verb, max_value: u64) -> Result<Command<'a>,
 
 /// The length of a data block. One that could neither be stored nor skipped in reasonable time is refused as memcached
 /// does: what follows counts as the next line.
-fn block_len(word: &[u8], max_value: u64, noreply: bool) -> Result<u64, Refusal> {
+fn block_len(word: &[u8], max_value: u64) -> Result<u64, Refusal> {
     match number(word) {
         Some(len) if len <= MAX_SWALLOW.max(max_value) => Ok(len),
-        _ => refuse(BAD_LINE, noreply),
+        _ => refuse(BAD_LINE, false),
     }
 }
 
@@ -382,21 +383,17 @@ fn store_fields<'a>(line: &Line<'a>, verb: Verb, noreply: bool) -> Result<(&'a [
     }
 }
 
-/// `delete <key> [0] [noreply]`: the 0 is a hold time that old clients still send.
+/// `delete <key> [noreply]`
 fn delete<'a>(line: &Line<'a>) -> Result<Command<'a>, Refusal> {
-    line.want(2, 4)?;
-    let noreply = match (line.count, line.words[2], line.words[3]) {
-        (2, ..) | (3, b"0", _) => false,
-        (3, b"noreply", _) | (4, b"0", b"noreply") => true,
-        _ => return refuse(BAD_DELETE, line.noreply(line.count - 1)),
-    };
+    line.want(2)?;
+    let noreply = line.noreply();
     Ok(Command::Delete { key: line.key(noreply)?, noreply })
 }
 
 /// `incr|decr <key> <delta> [noreply]`
 fn increment<'a>(line: &Line<'a>, decrement: bool) -> Result<Command<'a>, Refusal> {
-    line.want(3, 4)?;
-    let noreply = line.noreply(3);
+    line.want(3)?;
+    let noreply = line.noreply();
     let key = line.key(noreply)?;
     match number(line.words[2]) {
         Some(delta) => Ok(Command::Arithmetic { key, delta, decrement, noreply }),
@@ -406,8 +403,8 @@ fn increment<'a>(line: &Line<'a>, decrement: bool) -> Result<Command<'a>, Refusa
 
 /// `touch <key> <exptime> [noreply]`
 fn touch<'a>(line: &Line<'a>) -> Result<Command<'a>, Refusal> {
-    line.want(3, 4)?;
-    let noreply = line.noreply(3);
+    line.want(3)?;
+    let noreply = line.noreply();
     let key = line.key(noreply)?;
     match signed(line.words[2]) {
         Some(exptime) => Ok(Command::Touch { key, exptime, noreply }),
@@ -417,18 +414,14 @@ fn touch<'a>(line: &Line<'a>) -> Result<Command<'a>, Refusal> {
 
 /// A whole gat/gats line that [`retrieval`] would not have: its exptime is missing or no number.
 fn refused_gat<'a>(line: &Line<'a>) -> Result<Command<'a>, Refusal> {
-    line.want(2, usize::MAX)?;
+    line.want(3)?;
     refuse(BAD_EXPTIME, false)
 }
 
 /// `flush_all [delay] [noreply]`
 fn flush_all<'a>(line: &Line<'a>) -> Result<Command<'a>, Refusal> {
-    line.want(1, 3)?;
-    let (delay, noreply) = match line.count {
-        1 => (Some(0), false),
-        2 if line.noreply(1) => (Some(0), true),
-        _ => (signed(line.words[1]), line.noreply(2)),
-    };
+    let noreply = line.noreply();
+    let delay = if line.count == 1 + usize::from(noreply) { Some(0) } else { signed(line.words[1]) };
     match delay {
         Some(delay) => Ok(Command::FlushAll { delay, noreply }),
         None => refuse(BAD_EXPTIME, noreply),
@@ -437,8 +430,7 @@ fn flush_all<'a>(line: &Line<'a>) -> Result<Command<'a>, Refusal> {
 
 /// `verbosity <level> [noreply]`
 fn verbosity<'a>(line: &Line<'a>) -> Result<Command<'a>, Refusal> {
-    line.want(2, 3)?;
-    let noreply = line.noreply(2);
+    let noreply = line.noreply();
     match number(line.words[1]).and_then(|n| u32::try_from(n).ok()) {
         Some(level) => Ok(Command::Verbosity { level, noreply }),
         None => refuse(BAD_LINE, noreply),
@@ -448,6 +440,8 @@ fn verbosity<'a>(line: &Line<'a>) -> Result<Command<'a>, Refusal> {
 /// No such command. A web browser, or a web page's script in one, is sent away before its body could be taken for
 /// commands.
 fn unknown<'a>(line: &Line<'a>) -> Result<Command<'a>, Refusal> {
-    let http = line.words[1..].iter().any(|word| word.starts_with(b"HTTP/"));
-    Err(Refusal { reply: ERROR, swallow: 0, close: http })
+    match line.words[1..].iter().any(|word| word.starts_with(b"HTTP/")) {
+        true => Err(Refusal { reply: b"", swallow: 0, close: true }),
+        false => refuse(ERROR, line.count > 0 && line.noreply()),
+    }
 }

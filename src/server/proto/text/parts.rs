@@ -1,22 +1,12 @@
-//! What memcached does not have: reading a part of a value, and uploading one in parts. `kingserver-protocol(7)` has
-//! the commands.
+//! What memcached does not have: uploading a value in parts. `kingserver-protocol(7)` has the commands.
 
 use super::{BAD_LINE, Command, Line, MAX_UPLOAD_PARTS, Refusal, TOO_LARGE, Verb, block_len, number, refuse, signed};
 
-/// `getrange <key> <offset> <length>`
-pub fn get_range<'a>(line: &Line<'a>) -> Result<Command<'a>, Refusal> {
-    line.want(4, 4)?;
-    match (number(line.words[2]), number(line.words[3])) {
-        (Some(offset), Some(len)) => Ok(Command::GetRange { key: line.key(false)?, offset, len }),
-        _ => refuse(BAD_LINE, false),
-    }
-}
-
 /// `part <upload> <number> <bytes> [noreply]`
 pub fn part<'a>(line: &Line<'a>, max_value: u64) -> Result<Command<'a>, Refusal> {
-    line.want(4, 5)?;
-    let noreply = line.noreply(4);
-    let len = block_len(line.words[3], max_value, noreply)?;
+    line.want(4)?;
+    let noreply = line.noreply();
+    let len = block_len(line.words[3], max_value)?;
     let number = number(line.words[2]).filter(|number| (1..=MAX_UPLOAD_PARTS).contains(number));
     let refused = match (line.key(noreply), number) {
         (Ok(key), Some(cas)) if (1..=max_value).contains(&len) => {
@@ -31,8 +21,8 @@ pub fn part<'a>(line: &Line<'a>, max_value: u64) -> Result<Command<'a>, Refusal>
 
 /// `commit <upload> <key> <flags> <exptime> <parts> [noreply]`
 pub fn commit<'a>(line: &Line<'a>) -> Result<Command<'a>, Refusal> {
-    line.want(6, 7)?;
-    let noreply = line.noreply(6);
+    line.want(6)?;
+    let noreply = line.noreply();
     let upload = line.key(noreply)?;
     let key = line.key_at(2, noreply)?;
     let flags = number(line.words[3]).and_then(|flags| u32::try_from(flags).ok());
@@ -46,7 +36,7 @@ pub fn commit<'a>(line: &Line<'a>) -> Result<Command<'a>, Refusal> {
 
 /// `abort <upload> [noreply]`
 pub fn abort<'a>(line: &Line<'a>) -> Result<Command<'a>, Refusal> {
-    line.want(2, 3)?;
-    let noreply = line.noreply(2);
+    line.want(2)?;
+    let noreply = line.noreply();
     Ok(Command::Abort { upload: line.key(noreply)?, noreply })
 }
