@@ -249,6 +249,11 @@ impl Client {
     /// `stats [what]`.
     pub fn stats(&mut self, what: &str) -> BTreeMap<String, String> {
         self.send(format!("stats {what}").trim_end().to_string() + "\r\n");
+        self.stats_now()
+    }
+
+    /// What was asked for already.
+    pub fn stats_now(&mut self) -> BTreeMap<String, String> {
         let mut stats = BTreeMap::new();
         loop {
             let line = self.line();
