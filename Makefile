@@ -28,7 +28,7 @@ CARGOFLAGS += --locked
 DYNAMIC := RUSTFLAGS='-C target-feature=-crt-static'
 export CARGO_TARGET_DIR := $(TARGET_DIR)
 
-.PHONY: all build run test test-ci test-full bench bench-threads bench-commit bench-store bench-cache bench-growth bench-smoke lint install deb clean help
+.PHONY: all build run test test-ci test-full bench bench-threads bench-commit bench-store bench-cache bench-growth bench-large bench-smoke lint install deb clean help
 
 all: build
 
@@ -67,6 +67,10 @@ bench-cache: ## hit ratios of the record cache, of an LRU and of memcached (ARGS
 	tests/setup bench-store
 	$(DYNAMIC) $(CARGO) run --release --locked --manifest-path $(BENCHDB) --bin bench-cache -- $(ARGS)
 
+bench-large: build ## small gets beside values of 64 MiB, and what these cost, beside memcached (ARGS=...)
+	tests/setup bench
+	$(CARGO) run --release --locked --manifest-path $(BENCH) --bin large -- $(ARGS)
+
 bench-growth: ## the worst single put while a store grows to 20 million keys (ARGS=...)
 	$(CARGO) run --release --locked --manifest-path $(BENCH) --bin growth -- $(ARGS)
 
@@ -76,6 +80,7 @@ bench-smoke: ## half a minute of all of these: do they run?
 	$(MAKE) bench-store ARGS=--smoke
 	$(MAKE) bench-cache ARGS=--smoke
 	$(MAKE) bench-growth ARGS=--smoke
+	$(MAKE) bench-large ARGS=--smoke
 
 lint: ## formatting, clippy and the man pages; warnings are errors
 	tests/setup lint

@@ -36,7 +36,7 @@
 //! [`Db`] has two faces: a blocking one for programs that embed the store, with an example there, and one that
 //! never sleeps, for event loops. [`Options`] are built by methods. A [`Snapshot`] is the store as it was at one
 //! moment; both are read through [`View`]: [`find`](View::find), [`reader`](View::reader), and
-//! [`iter`](View::iter), which goes through everything at the speed of reading files in sequence. Values up to 511 MiB are
+//! [`iter`](View::iter), which goes through everything at the speed of reading files in sequence. Values of any size are
 //! written by parts with a [`Writer`] and read by parts with a [`Reader`]. [`dump`] and [`load`] are the portable form.
 //! `tests/examples` has a program for each of these.
 //!

@@ -96,7 +96,7 @@ fn talk(client: &mut Client, id: usize, run: usize, commands: usize) {
         flying += 1;
         while flying > [1, 3, 8][id] || (number + 1 == commands && flying > 0) {
             let reply = client.line();
-            assert!(["STORED", "DELETED", "NOT_FOUND"].contains(&reply.as_str()), "{reply}");
+            assert!(["STORED", "NOT_STORED", "DELETED", "NOT_FOUND"].contains(&reply.as_str()), "{reply}");
             flying -= 1;
         }
     }
@@ -106,11 +106,13 @@ fn command(random: &mut Random, id: usize, seed: u64) -> Vec<u8> {
     // Some keys are written all the time, some once in a while.
     let key = format!("k{id}-{}", random.below(5) * random.below(5));
     let len = [3, 90, 2000, 9000, 30_000][random.below(5)] + random.below(50);
-    match random.below(16) {
+    match random.below(18) {
         0..3 => format!("delete {key}\r\n").into_bytes(),
         3 => storage(&format!("set {key} 0 1 {len}"), &random_bytes(seed, len)),
         4 => storage(&format!("set {key} 0 0 100000"), &random_bytes(seed, 100_000)),
         5 => storage(&format!("set {key} 0 0 150000"), &text_bytes(seed, 150_000)),
+        6 => storage(&format!("append {key} 0 0 {len}"), &random_bytes(seed, len)),
+        7 => storage(&format!("prepend {key} 0 0 70000"), &random_bytes(seed, 70_000)),
         _ => storage(&format!("set {key} 0 0 {len}"), &random_bytes(seed, len)),
     }
 }

@@ -77,7 +77,7 @@ fn a_wrong_command_line_is_one_line_and_status_2() {
         (&["-p"], "-p needs a value"),
         (&["-p", "65536"], "'65536' is not a number from 0 to 65535"),
         (&["-l", "no.such.host"], "'no.such.host' is not an address"),
-        (&["-I", "2m"], "values of up to 1mb"),
+        (&["-I", "5"], "is not between 1024 and"),
         (&["-S"], "-S wants the users' file"),
         (&["stray"], "'stray' is not a command"),
         (&["chekc"], "did you mean check?"),

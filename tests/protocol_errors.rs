@@ -179,7 +179,7 @@ fn bad_data_chunk() {
 
 #[test]
 fn too_large_is_swallowed() {
-    let server = Server::start(&[]);
+    let server = Server::start(&["-I", "1m"]);
     let mut c = server.client();
     c.set("a", "old");
     for len in [1_048_577, 2_000_000, 9_999_999] {

@@ -48,6 +48,8 @@ pub enum Said {
     BadChunk,
     /// An option forbids it.
     NotAllowed,
+    NoMemory,
+    PartsMissing,
 }
 
 /// What may be told of a record.
@@ -144,6 +146,8 @@ fn line(said: Said) -> &'static [u8] {
         Said::TooLarge => reply::TOO_LARGE,
         Said::BadChunk => reply::BAD_CHUNK,
         Said::NotAllowed => reply::NO_FLUSH,
+        Said::NoMemory => reply::NO_MEMORY,
+        Said::PartsMissing => reply::PARTS_MISSING,
     }
 }
 
@@ -156,8 +160,9 @@ fn binary(frame: &Frame, said: Said, cas: u64, out: &mut Vec<u8>) {
         Said::NotFound => Status::NotFound,
         Said::NotANumber => Status::NotANumber,
         Said::TooLarge => Status::TooLarge,
-        Said::BadChunk => Status::Invalid,
         Said::NotAllowed => Status::AuthError,
+        Said::NoMemory => Status::NoMemory,
+        Said::BadChunk | Said::PartsMissing => Status::Invalid,
     };
     frame.refuse(out, status, status.text());
 }
@@ -172,7 +177,12 @@ impl Meta<'_> {
             Said::NotStored => b"NS",
             Said::Exists => b"EX",
             Said::NotFound => b"NF",
-            Said::NotANumber | Said::TooLarge | Said::BadChunk | Said::NotAllowed => return ctx.say(line(said)),
+            Said::NotANumber
+            | Said::TooLarge
+            | Said::BadChunk
+            | Said::NotAllowed
+            | Said::NoMemory
+            | Said::PartsMissing => return ctx.say(line(said)),
         };
         ctx.say(code);
         let number = if let Said::Number(number) = &said { Some(&number.digits[..number.len]) } else { None };

@@ -164,7 +164,18 @@ impl<'a> Request<'a> {
     fn fetch(&self, touch: Option<u64>) -> Fetch<'a> {
         let (key, form) = (self.key, self.form());
         let (_, value) = self.header.frame.parts();
-        Fetch { key, form, value, peek: false, touch, vivify: None, recache: None, cas: None, new_cas: None }
+        Fetch {
+            key,
+            form,
+            value,
+            peek: false,
+            touch,
+            vivify: None,
+            recache: None,
+            cas: None,
+            new_cas: None,
+            range: None,
+        }
     }
 
     fn store(&self, verb: Verb, input: &mut Input<'_>, supply: &mut Option<Box<Supply>>, ctx: &mut Context) -> Next {

@@ -51,6 +51,12 @@ impl Queue {
         self.len
     }
 
+    /// Memory it holds. Bytes.
+    #[inline]
+    pub fn holds(&self) -> usize {
+        self.chunks.len() * CHUNK
+    }
+
     /// Whether there are none.
     #[inline]
     pub fn is_empty(&self) -> bool {

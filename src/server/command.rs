@@ -11,8 +11,9 @@ use super::errand::Errand;
 use super::input::Input;
 use super::log;
 use super::meta;
+use super::multipart;
 use super::proto::text::{self, Command, Parse, Verb};
-use super::receive::{Gathering, Uploading, store_block};
+use super::receive::{Gathering, UPLOAD, Uploading, store_block};
 use super::reply;
 use super::retrieve::{Keys, Streaming};
 use super::stats;
@@ -25,6 +26,9 @@ use std::sync::Arc;
 
 /// The record of a flush, roughly. Bytes.
 pub const FLUSH: usize = 64;
+
+/// A value of up to this length never waits for memory. Bytes.
+const SMALL: usize = 16 * 1024;
 
 /// Where a connection stands after a command line.
 pub enum Next {
@@ -137,6 +141,11 @@ fn change(
             let expires = text::deadline(exptime, ctx.now);
             (update::touch(key, expires, supply.take(), ctx), key, noreply)
         }
+        Command::Commit { upload, key, flags, exptime, parts, noreply } => {
+            let record = (flags, text::deadline(exptime, ctx.now));
+            (multipart::commit(upload, (key, parts), record, supply.take(), ctx), key, noreply)
+        }
+        Command::Abort { upload, noreply } => (multipart::abort(upload, ctx), upload, noreply),
         Command::FlushAll { delay, noreply } => (flush_all(delay, ctx), &b""[..], noreply),
         _ => unreachable!("the others do not write"),
     };
@@ -184,12 +193,17 @@ pub fn begin_store(
     supply: &mut Option<Box<Supply>>,
     ctx: &mut Context,
 ) -> Next {
-    let in_memory = len <= CHUNK as u64 || matches!(store.verb, Verb::Append | Verb::Prepend);
-    let Some(len) = usize::try_from(len).ok().filter(|_| in_memory) else {
+    if len > CHUNK as u64 || store.verb == Verb::Part {
         return begin_upload(store, len, used, input, ctx);
-    };
+    }
+    let len = len as usize;
     let end = used + len + store.form.tail();
     let Some(block) = input.rest().get(used..end) else {
+        if len > SMALL
+            && let Err(waiting) = ctx.admit(len)
+        {
+            return Next::Wait(waiting);
+        }
         input.advance(used);
         return Next::Gather(Box::new(Gathering::new(store, len)));
     };
@@ -203,7 +217,7 @@ pub fn begin_store(
 }
 
 fn begin_upload(store: &Store<'_>, len: u64, used: usize, input: &mut Input<'_>, ctx: &mut Context) -> Next {
-    if let Err(waiting) = ctx.may_write() {
+    if let Err(waiting) = ctx.may_write().and_then(|()| ctx.admit(UPLOAD)) {
         return Next::Wait(waiting);
     }
     input.advance(used);

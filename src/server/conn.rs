@@ -12,7 +12,7 @@ use super::auth::{self, Lock};
 use super::binary;
 use super::buffer::{Pool, Queue};
 use super::command::{self, Next};
-use super::context::{Context, Step, UNSENT_LIMIT, Waiting};
+use super::context::{Context, Step, Waiting};
 use super::counters::Counter;
 use super::errand::Errand;
 use super::inbox::Answer;
@@ -24,6 +24,7 @@ use super::retrieve::{After, Keys, KeysStep, StreamStep, Streaming};
 use super::settings::Dialect;
 use super::verdict::Supply;
 use super::watch;
+use kingdb::store::CHUNK;
 use kingdb::store::Position;
 use kingdb::sys::epoll::Event;
 use kingdb::sys::socket::Stream;
@@ -85,6 +86,7 @@ pub struct Connection {
     depends: Position,
     /// What the disk lane brought for the command that waits for it.
     supply: Option<Box<Supply>>,
+    pub ledger: Ledger,
     state: State,
     lock: Lock,
     /// It speaks the binary dialect.
@@ -114,6 +116,22 @@ struct Held {
     bytes: Vec<u8>,
     start: usize,
 }
+
+/// What the worker has noted of a connection.
+#[derive(Clone, Copy, Default)]
+pub struct Ledger {
+    /// Memory it held after its last turn. Bytes.
+    pub holds: usize,
+    /// Whether the rest of something is expected of its peer.
+    pub midway: bool,
+    /// Second in which that began, or last got on.
+    pub since: u32,
+}
+
+/// Input read at once where memory is tight. Bytes.
+const LITTLE: usize = 4096;
+/// Memory of a command that waits for the disk lane, roughly. Bytes.
+const PARKED: usize = 2 * CHUNK;
 
 /// Whether a connection lives on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -145,6 +163,7 @@ impl Connection {
             free: 0,
             depends: Position::default(),
             supply: None,
+            ledger: Ledger::default(),
             state: State::First,
             lock,
             binary: false,
@@ -181,6 +200,24 @@ impl Connection {
         self.corked
             || matches!(self.state, State::Watch(_))
             || matches!(self.waiting, Waiting::Turn | Waiting::Room | Waiting::Lane | Waiting::Memory)
+    }
+
+    /// Whether it is the peer's turn to send the rest of a command or value.
+    pub fn is_midway(&self) -> bool {
+        let between = matches!(self.state, State::First | State::Command) && self.held.bytes.is_empty();
+        self.waiting == Waiting::Input && !self.corked && !between
+    }
+
+    /// Memory it holds. Bytes.
+    pub fn holds(&self) -> usize {
+        let transfer = match &self.state {
+            State::Gather(gathering) => gathering.holds(),
+            State::Upload(uploading) => uploading.holds(),
+            State::Stream(streaming) => streaming.holds(),
+            _ if self.waiting == Waiting::Lane => PARKED,
+            _ => 0,
+        };
+        self.held.bytes.capacity() + self.output.holds() + transfer
     }
 
     /// Whether there is output, or an end, that [`Connection::send`] has to see to.
@@ -289,7 +326,8 @@ impl Connection {
     /// One read, behind the `filled` bytes of `scratch` or straight into the value that is being received.
     #[inline]
     fn read(&mut self, scratch: &mut [u8], filled: usize, budget: &mut Budget, ctx: &Context) -> Result<usize, Fate> {
-        let most = budget.bytes.min(scratch.len() - filled);
+        let tight = if ctx.unsent_limit == 1 { LITTLE } else { usize::MAX };
+        let most = budget.bytes.min(scratch.len() - filled).min(tight);
         let sink = match &mut self.state {
             State::Gather(gathering) => Some(gathering.sink()),
             State::Upload(uploading) => uploading.sink(),
@@ -338,7 +376,7 @@ impl Connection {
     #[inline]
     fn execute(&mut self, input: &mut Input<'_>, budget: &mut Budget, ctx: &mut Context) -> Waiting {
         loop {
-            if ctx.unsent() >= UNSENT_LIMIT {
+            if ctx.unsent() >= ctx.unsent_limit {
                 return Waiting::Peer;
             }
             if budget.commands == 0 {
@@ -346,7 +384,7 @@ impl Connection {
                 return Waiting::Turn;
             }
             match self.step(input, ctx) {
-                Step::Done => budget.commands -= 1,
+                Step::Done => (budget.commands, ctx.progressed) = (budget.commands - 1, true),
                 Step::Wait(waiting) => return waiting,
             }
         }
@@ -366,6 +404,7 @@ impl Connection {
             State::Login => self.step_login(input, ctx),
             State::SkipLine => self.step_skip_line(input),
             State::Swallow(left) => {
+                ctx.progressed |= input.rest().len() >= LITTLE;
                 *left -= input.take(usize::try_from(*left).unwrap_or(usize::MAX)).len() as u64;
                 let over = *left == 0;
                 self.command_if(over)
@@ -378,6 +417,8 @@ impl Connection {
                 let step = uploading.step(input, &mut self.supply, ctx);
                 self.command_when_done(step)
             }
+            // What the peer does not take now is not read now.
+            State::Stream(_) if !self.writable => Step::Wait(Waiting::Peer),
             State::Stream(streaming) => {
                 let step = streaming.step(ctx);
                 self.after_chunk(step)
@@ -454,7 +495,7 @@ impl Connection {
             StreamStep::Wait(waiting) => return Step::Wait(waiting),
             StreamStep::End(After::Keys(keys)) => State::Keys(keys),
             StreamStep::Failed(After::Keys(_)) => State::SkipLine,
-            StreamStep::End(After::Command(_)) | StreamStep::Failed(After::Command(_)) => self.home(),
+            StreamStep::End(_) | StreamStep::Failed(_) => self.home(),
             StreamStep::Broken => State::Closing,
         };
         Step::Done
@@ -523,7 +564,8 @@ impl Connection {
     pub fn send(&mut self, replies: &[u8], depends: Position, mark: Position, pool: &mut Pool, ctx: &Context) -> Fate {
         self.depends = self.depends.max(depends);
         if self.depends > mark {
-            self.output.push(replies, pool);
+            let kept = replies.len() - self.take_back(replies.len());
+            self.output.push(&replies[..kept], pool);
             return self.transmit(&[], pool, ctx);
         }
         self.free = self.output.len() + replies.len();
@@ -565,10 +607,20 @@ impl Connection {
             self.output.consume(sent_of_queue, pool);
             rest = &rest[n - sent_of_queue..];
         }
-        self.output.push(rest, pool);
+        let back = self.take_back(rest.len());
+        self.free -= back;
+        self.output.push(&rest[..rest.len() - back], pool);
         match self.waiting == Waiting::Close && self.output.is_empty() {
             true => Fate::Closed,
             false => Fate::Open,
+        }
+    }
+
+    /// How much of the end of the turn's replies, `unsent` bytes, need not be held.
+    fn take_back(&mut self, unsent: usize) -> usize {
+        match &mut self.state {
+            State::Stream(streaming) => streaming.take_back(unsent),
+            _ => 0,
         }
     }
 
@@ -590,8 +642,9 @@ impl Connection {
 
     /// After sending: whether it may go on that waited for the peer to read.
     #[inline]
-    pub fn resume_if_sent(&mut self) {
-        if self.waiting == Waiting::Peer && self.output.len() < UNSENT_LIMIT {
+    pub fn resume_if_sent(&mut self, limit: usize) {
+        let streams = matches!(self.state, State::Stream(_));
+        if self.waiting == Waiting::Peer && self.output.len() < limit && (self.writable || !streams) {
             self.waiting = Waiting::Turn;
         }
     }

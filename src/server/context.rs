@@ -2,10 +2,10 @@
 //! the connection that is being worked on. A command is executed with a `&mut Context` and a connection's
 //! state, and with nothing else of the worker.
 
-use super::budget::Budget;
 use super::counters::{Counter, Counters};
 use super::inbox::{Answer, Inbox, Letter};
 use super::log::{self, Level};
+use super::memory::Line;
 use super::settings::Settings;
 use super::shared::Shared;
 use super::table::Token;
@@ -36,7 +36,7 @@ pub enum Waiting {
     Room,
     /// An answer from the disk lane.
     Lane,
-    /// Its turn to take memory for a long operand.
+    /// Its turn to take memory for a transfer.
     Memory,
     /// Nothing: once its output is sent it is closed.
     Close,
@@ -60,8 +60,8 @@ pub struct Context {
     pub inbox: Arc<Inbox>,
     /// The store's reusable buffers.
     pub scratch: Scratch,
-    /// Memory for long operands.
-    pub operands: Budget,
+    /// Who waits for memory.
+    pub line: Line,
     /// A value being computed.
     pub value: Vec<u8>,
     /// Replies of all connections of this turn, one after the other.
@@ -80,6 +80,10 @@ pub struct Context {
     pub fd: u64,
     /// What is observed, see [`super::watch`].
     pub observed: u32,
+    /// Whether that connection got on with what its peer has begun to send.
+    pub progressed: bool,
+    /// With so much unsent it stops executing. Bytes.
+    pub unsent_limit: usize,
     /// Where its replies begin, less what it had unsent before.
     unsent_base: isize,
 }
@@ -94,7 +98,7 @@ impl Context {
             shared,
             worker,
             scratch: Scratch::default(),
-            operands: Budget::default(),
+            line: Line::default(),
             value: Vec::new(),
             replies: Vec::with_capacity(TURN_BUFFER),
             now: 0,
@@ -104,6 +108,8 @@ impl Context {
             chunk_left: true,
             fd: 0,
             observed: 0,
+            progressed: false,
+            unsent_limit: UNSENT_LIMIT,
             unsent_base: 0,
         }
     }
@@ -120,7 +126,8 @@ impl Context {
     pub fn start_connection(&mut self, token: Token, fd: u64, unsent: usize) {
         (self.token, self.fd) = (token, fd);
         self.depends = Position::default();
-        self.chunk_left = true;
+        (self.chunk_left, self.progressed) = (true, false);
+        self.unsent_limit = self.unsent_limit_now();
         self.unsent_base = self.replies.len().cast_signed() - unsent.cast_signed();
     }
 
@@ -128,6 +135,19 @@ impl Context {
     #[inline]
     pub fn unsent(&self) -> usize {
         (self.replies.len().cast_signed() - self.unsent_base).cast_unsigned()
+    }
+
+    /// How much a connection may have unsent and go on: nothing where memory is tight.
+    pub fn unsent_limit_now(&self) -> usize {
+        if self.shared.memory.is_tight() { 1 } else { UNSENT_LIMIT }
+    }
+
+    /// Whether the connection being worked on may take `bytes` of memory for a transfer.
+    pub fn admit(&mut self, bytes: usize) -> Result<(), Waiting> {
+        match self.line.admit(self.token, bytes, &self.shared.memory) {
+            true => Ok(()),
+            false => Err(Waiting::Memory),
+        }
     }
 
     /// Whether the turn buffer has room for whatever one more connection may add.

@@ -32,6 +32,8 @@ pub struct Fetch<'a> {
     pub cas: Option<u64>,
     /// The CAS unique of a record that is made.
     pub new_cas: Option<u64>,
+    /// Of the value, only what stands from this offset on, at most so many bytes.
+    pub range: Option<(u64, u64)>,
 }
 
 /// What it came to.
@@ -141,7 +143,8 @@ impl Fetch<'_> {
                 Body::Large(large) => Some(large.clone()),
                 Body::Inline(bytes) => {
                     if value {
-                        replies.extend_from_slice(bytes);
+                        let (from, to) = self.part(facts.size);
+                        replies.extend_from_slice(&bytes[from as usize..to as usize]);
                         replies.extend_from_slice(&reply::LINE_END[..self.form.tail()]);
                     }
                     copy.clear();
@@ -211,7 +214,8 @@ impl Fetch<'_> {
             Form::Meta(meta) => {
                 out.extend_from_slice(if value { b"VA " } else { b"HD" });
                 if value {
-                    reply::number(out, facts.size);
+                    let (from, to) = self.part(facts.size);
+                    reply::number(out, to - from);
                 }
                 let told = Meta { base64: facts.marks & BINARY_KEY != 0, ..*meta };
                 told.reflect(b"OkstcflhTNR", self.key, facts, now, out);
@@ -234,6 +238,13 @@ impl Fetch<'_> {
             }
             Form::Text { .. } => unreachable!("the text protocol has its own retrieval"),
         }
+    }
+
+    /// What is wanted of a value of `size` bytes: from one offset to another.
+    fn part(&self, size: u64) -> (u64, u64) {
+        let (offset, len) = self.range.unwrap_or((0, size));
+        let from = offset.min(size);
+        (from, from.saturating_add(len).min(size))
     }
 
     fn say_miss(&self, ctx: &mut Context) {
@@ -259,9 +270,14 @@ impl Fetch<'_> {
     fn streamed(&self, hit: Hit, start: usize, ctx: &mut Context) -> Fetched {
         match hit.large {
             Some(large) if hit.value => {
+                let part = self.part(large.len());
+                if part.0 == part.1 {
+                    ctx.say(&reply::LINE_END[..self.form.tail()]);
+                    return Fetched::Done;
+                }
                 let header = ctx.replies[start..].to_vec();
                 ctx.replies.truncate(start);
-                Fetched::Large(Streaming::new(large, header, After::Command(self.form.with(&[]))))
+                Fetched::Large(Streaming::part(large, part, header, After::Command(self.form.with(&[]))))
             }
             _ => Fetched::Done,
         }

@@ -74,9 +74,9 @@ pub fn after(fetched: Fetched, used: usize, input: &mut Input<'_>) -> Next {
 
 fn get<'a>(request: &Request<'a>, form: Form<'a>, now: u64) -> Fetch<'a> {
     let deadline = |time: Option<i64>| time.map(|time| text::deadline(time, now));
-    let Flags { value, peek, ttl, vivify, recache, cas, new_cas, .. } = request.flags;
+    let Flags { value, peek, ttl, vivify, recache, cas, new_cas, range, .. } = request.flags;
     let (touch, vivify, recache) = (deadline(ttl), deadline(vivify), deadline(recache));
-    Fetch { key: request.key, form, value, peek, touch, vivify, recache, cas, new_cas }
+    Fetch { key: request.key, form, value, peek, touch, vivify, recache, cas, new_cas, range }
 }
 
 fn set(

@@ -1,10 +1,8 @@
-//! Values on their way in. A value of up to one chunk is gathered in a buffer of its own, and so is the
-//! operand of append and prepend; any larger one goes to an extent file chunk by chunk as it arrives, with at
-//! most two chunks on the disk lane: while both are, nothing more is read and TCP holds the client back. So a
-//! transfer takes the same memory whatever its size.
+//! Values on their way in. A value of up to one chunk is gathered in a buffer of its own; any larger one goes to
+//! an extent file chunk by chunk as it arrives, with at most two chunks on the disk lane: while both are, nothing
+//! more is read and TCP holds the client back. So a transfer takes the same memory whatever its size.
 
 use super::answer::{self, Facts, Form, Said, tell};
-use super::budget::Share;
 use super::context::{Context, Step, Waiting};
 use super::inbox::Answer;
 use super::input::Input;
@@ -16,6 +14,9 @@ use kingdb::store::{CHUNK, ChunkWritten, Upload, Uploaded};
 
 /// Chunks of one upload on the disk lane at once.
 const IN_FLIGHT: usize = 2;
+
+/// Memory of one upload: those, and the one that is being filled. Bytes.
+pub const UPLOAD: usize = (IN_FLIGHT + 1) * CHUNK;
 
 /// The command a value belongs to, owned: its line is gone when the value is complete.
 struct Order {
@@ -44,14 +45,12 @@ pub struct Gathering {
     bytes: Vec<u8>,
     /// Value and line end.
     want: usize,
-    /// What a long one has of the memory for such.
-    share: Option<Share>,
 }
 
 impl Gathering {
     /// For a value of `len` bytes.
     pub fn new(store: &Store<'_>, len: usize) -> Self {
-        Self { order: Order::new(store), bytes: Vec::new(), want: len + store.form.tail(), share: None }
+        Self { order: Order::new(store), bytes: Vec::new(), want: len + store.form.tail() }
     }
 
     /// Where to read the next bytes to, and how many.
@@ -62,9 +61,6 @@ impl Gathering {
 
     /// Takes what has arrived; executes the command once all has.
     pub fn step(&mut self, input: &mut Input<'_>, supply: &mut Option<Box<Supply>>, ctx: &mut Context) -> Step {
-        if !self.has_memory(ctx) {
-            return Step::Wait(Waiting::Memory);
-        }
         let missing = self.want - self.bytes.len();
         if missing > 0 {
             self.bytes.reserve_exact(missing);
@@ -76,13 +72,9 @@ impl Gathering {
         store_block(&self.order.store(), &self.bytes, supply, ctx)
     }
 
-    /// One of up to a chunk needs none to be set aside.
-    fn has_memory(&mut self, ctx: &mut Context) -> bool {
-        if self.want > CHUNK + reply::LINE_END.len() && self.share.is_none() {
-            self.share = ctx.operands.take(ctx.token, self.want);
-            return self.share.is_some();
-        }
-        true
+    /// Memory it holds. Bytes.
+    pub fn holds(&self) -> usize {
+        self.bytes.capacity()
     }
 }
 
@@ -140,7 +132,7 @@ struct Receiving {
 }
 
 impl Uploading {
-    /// For a value of `len` bytes, more than [`CHUNK`].
+    /// For a value of `len` bytes.
     pub fn new(store: &Store<'_>, len: u64, ctx: &Context) -> Result<Self, Error> {
         let receiving = Receiving {
             upload: ctx.db.upload(len)?,
@@ -168,6 +160,11 @@ impl Uploading {
             Stage::Receiving(receiving) => receiving.left -= n as u64,
             Stage::Received(_) | Stage::Over => unreachable!("a value that is whole has no sink"),
         }
+    }
+
+    /// Memory it holds, or soon will: what [`UPLOAD`] says as long as chunks come. Bytes.
+    pub fn holds(&self) -> usize {
+        if let Stage::Receiving(_) = self.stage { UPLOAD } else { 0 }
     }
 
     /// The lane's answer to a chunk.
@@ -265,7 +262,7 @@ impl Receiving {
     }
 
     /// Takes what has arrived. `Ok`: all of it, and no chunk is in flight any more.
-    fn step(&mut self, input: &mut Input<'_>, ctx: &Context) -> Result<(), Waiting> {
+    fn step(&mut self, input: &mut Input<'_>, ctx: &mut Context) -> Result<(), Waiting> {
         while self.left > 0 || !self.chunk.is_empty() {
             if self.wanted() == 0 {
                 self.hand_over(ctx)?;
@@ -295,13 +292,14 @@ impl Receiving {
     }
 
     /// Gives the full chunk to the disk lane.
-    fn hand_over(&mut self, ctx: &Context) -> Result<(), Waiting> {
+    fn hand_over(&mut self, ctx: &mut Context) -> Result<(), Waiting> {
         if self.in_flight >= IN_FLIGHT {
             return Err(Waiting::Lane);
         }
         if self.failed.is_none() && !ctx.db.has_room() {
             return Err(Waiting::Room);
         }
+        ctx.progressed = true;
         let chunk = std::mem::take(&mut self.chunk);
         if self.failed.is_none() {
             let write = self.upload.chunk(chunk);

@@ -3,7 +3,7 @@
 //! keys and goes on later. A value that lives in an extent file goes out one chunk per turn.
 
 use super::answer::{self, Form};
-use super::context::{Context, UNSENT_LIMIT, Waiting};
+use super::context::{Context, Waiting};
 use super::counters::Counter;
 use super::inbox::Answer;
 use super::input::Input;
@@ -13,7 +13,9 @@ use super::reply;
 use super::verdict::Supply;
 use super::watch;
 use kingdb::Error;
-use kingdb::store::{Body, Expect, FETCHED, Fetched, Large, Lookup, NewBody, Outcome, Record, Seen, Write};
+use kingdb::store::{
+    Body, CHUNK, Expect, FETCHED, Fetched, Large, Lookup, NewBody, Outcome, Record, Seen, TableBlock, Write,
+};
 
 /// In the list of keys of a retrieval.
 #[derive(Clone, Copy)]
@@ -43,7 +45,8 @@ enum Found {
     Answered,
     /// Answered with an error: the client takes that for the reply's end.
     Failed,
-    Large(Box<Streaming>),
+    /// To be streamed, behind this header.
+    Large(Large, Vec<u8>),
     Wait(Waiting),
 }
 
@@ -68,7 +71,7 @@ impl Keys {
         // An error takes the place of the whole reply, as far as none of it has left the turn's buffer.
         let start = (!self.any).then_some(ctx.replies.len());
         loop {
-            if ctx.unsent() >= UNSENT_LIMIT {
+            if ctx.unsent() >= ctx.unsent_limit {
                 return KeysStep::Wait(Waiting::Peer);
             }
             let (used, key) = match text::next_key(input.rest()) {
@@ -94,13 +97,13 @@ impl Keys {
                 Found::Wait(waiting) => return KeysStep::Wait(waiting),
                 Found::Answered => input.advance(used),
                 Found::Failed => return KeysStep::Skip,
-                Found::Large(streaming) => {
+                Found::Large(large, header) => {
                     input.advance(used);
                     self.any = true;
-                    return KeysStep::Stream(streaming.then(*self));
+                    return KeysStep::Stream(Streaming::new(large, header, After::Keys(*self)));
                 }
             }
-            self.any = true;
+            (self.any, ctx.progressed) = (true, true);
         }
     }
 
@@ -205,7 +208,7 @@ impl Keys {
         let mut header = Vec::with_capacity(key.len() + 80);
         let cas = self.with_cas.then_some(hit.cas);
         reply::value_header(&mut header, key, hit.flags, large.len(), cas);
-        Found::Large(Streaming::new(large, header, After::Keys(*self)))
+        Found::Large(large, header)
     }
 
     fn miss(&self, key: &[u8], seen: Seen, ctx: &mut Context) -> Found {
@@ -259,16 +262,24 @@ impl After {
     }
 }
 
-/// A large value on its way out.
+/// A large value, or a part of one, on its way out. Of any length: at most one chunk of it is in memory.
 pub struct Streaming {
     large: Large,
-    /// The next chunk to go out.
+    /// Offset in the value of the next byte to go out, and where it ends.
     next: u64,
-    /// Sent before the first chunk: until that one is there, an error can still be told.
+    end: u64,
+    /// Sent before the first byte: until that one is there, an error can still be told.
     header: Vec<u8>,
     source: Source,
+    /// The part of the value's table that was read last.
+    block: TableBlock,
+    /// Bytes of the value at the end of the turn's replies.
+    said: usize,
     after: After,
 }
+
+/// Memory of a chunk that comes from the lane, packed and unpacked. Bytes.
+const FETCH: usize = 2 * CHUNK;
 
 /// Where the next chunk comes from.
 enum Source {
@@ -293,14 +304,16 @@ pub enum StreamStep {
 }
 
 impl Streaming {
-    /// Of `large`, behind `header`.
+    /// All of `large`, behind `header`.
     pub fn new(large: Large, header: Vec<u8>, after: After) -> Box<Self> {
-        Box::new(Self { large, next: 0, header, source: Source::Here, after })
+        let part = (0, large.len());
+        Self::part(large, part, header, after)
     }
 
-    fn then(mut self: Box<Self>, keys: Keys) -> Box<Self> {
-        self.after = After::Keys(keys);
-        self
+    /// What `large` has from one offset to another, at most its length, behind `header`.
+    pub fn part(large: Large, (next, end): (u64, u64), header: Vec<u8>, after: After) -> Box<Self> {
+        assert!(next < end && end <= large.len(), "there is something to send");
+        Box::new(Self { large, next, end, header, source: Source::Here, block: TableBlock::default(), said: 0, after })
     }
 
     /// The lane's answer to a fetch.
@@ -309,62 +322,78 @@ impl Streaming {
         self.source = Source::Came(chunk);
     }
 
+    /// Takes back what did not leave of the turn's replies, as far as it was the value's: it is read again when the peer
+    /// takes more, and not held meanwhile. Tells how much that is, of `unsent` bytes.
+    pub fn take_back(&mut self, unsent: usize) -> usize {
+        let back = unsent.min(std::mem::take(&mut self.said));
+        self.next -= back as u64;
+        back
+    }
+
+    /// Memory it holds, or soon will. Bytes.
+    pub fn holds(&self) -> usize {
+        self.block.holds() + if matches!(self.source, Source::Here) { 0 } else { FETCH }
+    }
+
     /// Sends the next chunk, at most one per turn.
     pub fn step(&mut self, ctx: &mut Context) -> StreamStep {
         if !ctx.chunk_left {
             return StreamStep::Wait(Waiting::Turn);
         }
+        let start = ctx.replies.len();
+        ctx.replies.extend_from_slice(&self.header);
+        let before = ctx.replies.len();
         let sent = match std::mem::replace(&mut self.source, Source::Here) {
             Source::Asked => unreachable!("a connection that waits for the lane takes no step"),
-            Source::Came(Ok(chunk)) => {
-                self.say(&chunk, ctx);
-                Ok(Some(()))
-            }
-            Source::Came(Err(error)) => Err(error),
+            Source::Came(chunk) => chunk.map(|chunk| {
+                ctx.say(&chunk);
+                true
+            }),
             Source::Here => self.read(ctx),
         };
         match sent {
-            Ok(Some(())) => self.sent(ctx),
-            Ok(None) => {
+            Ok(true) => self.sent(before, ctx),
+            Ok(false) => {
+                ctx.replies.truncate(start);
+                if let Err(waiting) = ctx.admit(FETCH) {
+                    return StreamStep::Wait(waiting);
+                }
                 let fetch = self.large.fetch(self.next);
                 ctx.submit(move || Answer::Chunk(fetch.run()));
                 self.source = Source::Asked;
                 StreamStep::Wait(Waiting::Lane)
             }
-            Err(error) if self.next == 0 => {
-                answer::fail(&self.after.form(), &error, ctx);
-                StreamStep::Failed(self.after)
-            }
-            Err(error) => {
-                log::error(format_args!("a value broke off while it was sent, connection closed: {error}"));
-                StreamStep::Broken
-            }
+            Err(error) => self.fail(&error, start, ctx),
         }
     }
 
-    fn read(&self, ctx: &mut Context) -> kingdb::store::Result<Option<()>> {
+    fn read(&mut self, ctx: &mut Context) -> kingdb::store::Result<bool> {
         let Context { replies, scratch, .. } = ctx;
-        let header = if self.next == 0 { &self.header[..] } else { &[] };
-        self.large.read_nowait(self.next, scratch, |chunk| {
-            replies.extend_from_slice(header);
-            replies.extend_from_slice(chunk);
-        })
+        self.large.read_nowait(self.next, &mut self.block, scratch, replies)
     }
 
-    fn say(&self, chunk: &[u8], ctx: &mut Context) {
-        if self.next == 0 {
-            ctx.say(&self.header);
-        }
-        ctx.say(chunk);
-    }
-
-    fn sent(&mut self, ctx: &mut Context) -> StreamStep {
-        self.next += 1;
+    /// What the replies have from `before` on is the value's next bytes, and perhaps some too many.
+    fn sent(&mut self, before: usize, ctx: &mut Context) -> StreamStep {
+        let left = usize::try_from(self.end - self.next).unwrap_or(usize::MAX);
+        ctx.replies.truncate(before.saturating_add(left));
+        self.said = ctx.replies.len() - before;
+        self.next += self.said as u64;
+        self.header = Vec::new();
         ctx.chunk_left = false;
-        if self.next < self.large.chunks() {
+        if self.next < self.end {
             return StreamStep::Wait(Waiting::Turn);
         }
         ctx.say(&reply::LINE_END[..self.after.form().tail()]);
         StreamStep::End(self.after)
+    }
+
+    fn fail(&self, error: &Error, start: usize, ctx: &mut Context) -> StreamStep {
+        ctx.replies.truncate(start);
+        if !self.header.is_empty() {
+            answer::fail(&self.after.form(), error, ctx);
+            return StreamStep::Failed(self.after);
+        }
+        log::error(format_args!("a value broke off while it was sent, connection closed: {error}"));
+        StreamStep::Broken
     }
 }

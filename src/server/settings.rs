@@ -53,6 +53,12 @@ pub struct Settings {
     pub detail: (u8, bool),
     /// Largest value. Bytes.
     pub max_value: u64,
+    /// What connections may hold for transfers, together. Bytes.
+    pub buffer_memory: usize,
+    /// Close a connection whose command, or next 64 KiB of a value, takes longer to arrive. `None`: never.
+    pub request_timeout: Option<Duration>,
+    /// Give up an upload in parts that nobody has added to for this long.
+    pub upload_timeout: Duration,
     /// Close a connection that was silent this long. `None`: never.
     pub idle_timeout: Option<Duration>,
     /// TCP_NODELAY.

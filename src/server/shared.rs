@@ -5,6 +5,8 @@ use super::auth::{Lock, Users};
 use super::counters::{Counter, Counters, Values, ZERO};
 use super::inbox::Inbox;
 use super::log;
+use super::memory::Memory;
+use super::multipart::Multiparts;
 use super::settings::Settings;
 use super::watch::Watch;
 use kingdb::sys::clock;
@@ -24,6 +26,10 @@ pub struct Shared {
     pub counters: Vec<Counters>,
     /// One per worker.
     pub inboxes: Vec<Arc<Inbox>>,
+    /// What connections hold.
+    pub memory: Memory,
+    /// Uploads in parts.
+    pub multiparts: Multiparts,
     /// When the server started, on the monotonic clock.
     pub started: Duration,
     /// Who may use the server. `None`: anybody.
@@ -45,6 +51,8 @@ impl Shared {
     pub fn new(settings: Settings, users: Option<Users>, ended: Arc<EventFd>) -> io::Result<Self> {
         let (workers, detail) = (settings.threads, settings.detail);
         Ok(Self {
+            memory: Memory::new(settings.buffer_memory),
+            multiparts: Multiparts::default(),
             settings: Arc::new(settings),
             counters: (0..workers).map(|_| Counters::new()).collect(),
             inboxes: (0..workers).map(|_| Inbox::new().map(Arc::new)).collect::<io::Result<_>>()?,

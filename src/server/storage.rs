@@ -6,6 +6,7 @@ use super::context::Context;
 use super::counters::Counter;
 use super::inbox::Composed;
 use super::proto::text::Verb;
+use super::shared::Shared;
 use super::verdict::{Attempt, Basis, Old, Particulars, Source, Supply, Verdict, look, write};
 use super::watch;
 use kingdb::store::{BINARY_KEY, CHUNK, Expect, Key, Large, Lookup, NewBody, Part, STALE, Uploaded, WON};
@@ -40,9 +41,9 @@ pub struct More {
 /// Its value.
 #[derive(Clone, Copy)]
 pub enum Value<'a> {
-    /// In memory. Longer than [`CHUNK`] only for append and prepend.
+    /// In memory: at most [`CHUNK`] bytes.
     Bytes(&'a [u8]),
-    /// In an extent file. Never for append and prepend.
+    /// In an extent file.
     Uploaded(&'a Uploaded),
 }
 
@@ -76,6 +77,7 @@ impl Store<'_> {
             }
             Verb::Add | Verb::Replace | Verb::Cas => self.put_if(key, value, &supply, ctx),
             Verb::Append | Verb::Prepend => self.join(key, value, supply, ctx),
+            Verb::Part => return Ok(self.part(value, ctx)),
         };
         if let Ok(Verdict::Say(said, _)) = &attempt {
             ctx.count(Counter::CmdSet);
@@ -102,8 +104,19 @@ impl Store<'_> {
             Verb::Append => "append",
             Verb::Prepend => "prepend",
             Verb::Cas => "cas",
+            Verb::Part => "part",
         };
         watch::stored(self.key, status, command, self.expires.saturating_sub(ctx.now), size, ctx);
+    }
+
+    /// A part of an upload.
+    fn part(&self, value: Value<'_>, ctx: &Context) -> Verdict {
+        let Value::Uploaded(part) = value else { unreachable!("parts are uploaded, however small") };
+        let Shared { multiparts, memory, inboxes, .. } = &*ctx.shared;
+        let kept = multiparts.put(self.key, self.cas, part.clone(), ctx.now, memory);
+        // Who sees to it that it expires may be asleep.
+        inboxes[0].ring();
+        Verdict::say(if kept { Said::Stored } else { Said::NoMemory })
     }
 
     fn marks(&self) -> u8 {
@@ -174,7 +187,6 @@ impl Store<'_> {
 
     /// append, prepend: the old record's flags and deadline stay.
     fn join(&self, key: Key<'_>, value: Value<'_>, supply: Option<Box<Supply>>, ctx: &mut Context) -> Attempt {
-        let Value::Bytes(new) = value else { unreachable!("append and prepend receive their value in memory") };
         let supply = match supply.map(|supply| *supply) {
             Some(Supply::Composed(composed)) => match self.write_composed(key, composed, ctx)? {
                 Some(done) => return Ok(done),
@@ -184,48 +196,37 @@ impl Store<'_> {
         };
         loop {
             ctx.value.clear();
-            if self.verb == Verb::Prepend {
-                ctx.value.extend_from_slice(new);
-            }
             let (seen, old) = match look(&key, &supply, ctx)? {
                 Lookup::Hit(seen, old) => (seen, old),
                 Lookup::Cold(read) => return Ok(Verdict::Cold(read)),
                 Lookup::Miss(seen) if self.more.vivify => {
-                    if new.len() > CHUNK {
-                        let size = new.len() as u64;
-                        let basis = Basis { seen, flags: self.flags, expires: self.expires, size };
-                        return Ok(Verdict::Compose(ctx.db.compose(vec![Part::Bytes(new.to_vec())]), basis));
-                    }
                     match self.put(key, value, self.expires, self.marks(), Expect::Unchanged(seen), ctx)? {
                         None => continue,
                         cas => return Ok(stored(cas, value.len())),
                     }
                 }
-                Lookup::Miss(_) => return Ok(self.not_joined(Said::NotStored, new)),
+                Lookup::Miss(_) => return Ok(not_joined(Said::NotStored, value)),
             };
             if self.cas != 0 && self.cas != old.cas {
-                return Ok(self.not_joined(Said::Exists, new));
+                return Ok(not_joined(Said::Exists, value));
             }
-            let size = old.len + new.len() as u64;
+            let size = old.len.saturating_add(value.len());
             if size > ctx.settings.max_value {
                 ctx.count(Counter::StoreTooLarge);
                 return Ok(Verdict::say(Said::TooLarge));
             }
-            if self.verb == Verb::Append && old.large.is_none() {
-                ctx.value.extend_from_slice(new);
-            }
-            let basis = Basis { seen, flags: old.flags, expires: old.expires, size };
-            if old.large.is_some() || ctx.value.len() > CHUNK {
-                return Ok(self.compose(new, old.large, basis, ctx));
+            let basis = Basis { seen: Some(seen), flags: old.flags, expires: old.expires, size };
+            match (value, old.large) {
+                (Value::Bytes(new), None) if size <= CHUNK as u64 => {
+                    let at = if self.verb == Verb::Append { ctx.value.len() } else { 0 };
+                    ctx.value.splice(at..at, new.iter().copied());
+                }
+                (value, large) => return Ok(self.compose(value, large, basis, ctx)),
             }
             if let Some(cas) = write(key, basis.kept(self.more.new_cas, self.marks()), Source::Computed, ctx)? {
                 return Ok(stored(Some(cas), size));
             }
         }
-    }
-
-    fn not_joined(&self, said: Said, new: &[u8]) -> Verdict {
-        Verdict::Say(said, Facts { size: new.len() as u64, ..Facts::default() })
     }
 
     /// What the disk lane joined is written if nothing has changed meanwhile.
@@ -236,24 +237,27 @@ impl Store<'_> {
         ctx: &mut Context,
     ) -> Result<Option<Verdict>, kingdb::Error> {
         let Composed { basis, value } = composed;
-        ctx.depend(basis.seen.depends);
+        basis.seen.into_iter().for_each(|seen| ctx.depend(seen.depends));
         let value = value?;
         let source = Source::Given(NewBody::Uploaded(&value));
         let cas = write(key, basis.kept(self.more.new_cas, self.marks()), source, ctx)?;
         Ok(cas.map(|cas| stored(Some(cas), basis.size)))
     }
 
-    /// The result is large: the disk lane writes it out.
-    fn compose(&self, new: &[u8], large: Option<Large>, basis: Basis, ctx: &mut Context) -> Verdict {
-        let parts = match large {
-            None => vec![Part::Bytes(std::mem::take(&mut ctx.value))],
-            Some(old) if self.verb == Verb::Append => {
-                vec![Part::Large(old), Part::Bytes(new.to_vec())]
-            }
-            Some(old) => vec![Part::Bytes(new.to_vec()), Part::Large(old)],
+    /// The result is large: the disk lane writes what is not in an extent yet, and joins the two.
+    fn compose(&self, value: Value<'_>, large: Option<Large>, basis: Basis, ctx: &mut Context) -> Verdict {
+        let old = large.map_or_else(|| Part::Bytes(std::mem::take(&mut ctx.value)), Part::Large);
+        let new = match value {
+            Value::Bytes(new) => Part::Bytes(new.to_vec()),
+            Value::Uploaded(uploaded) => Part::Uploaded(uploaded.clone()),
         };
+        let parts = if self.verb == Verb::Append { vec![old, new] } else { vec![new, old] };
         Verdict::Compose(ctx.db.compose(parts), basis)
     }
+}
+
+fn not_joined(said: Said, value: Value<'_>) -> Verdict {
+    Verdict::Say(said, Facts { size: value.len(), ..Facts::default() })
 }
 
 #[inline]

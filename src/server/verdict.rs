@@ -48,7 +48,8 @@ impl Verdict {
 /// What a joined value is joined from, and whether the client compares its CAS unique.
 #[derive(Clone, Copy)]
 pub struct Basis {
-    pub seen: Seen,
+    /// `None`: it replaces whatever is there.
+    pub seen: Option<Seen>,
     pub flags: u32,
     pub expires: u64,
     /// Bytes of the joined value.
@@ -59,7 +60,8 @@ impl Basis {
     /// What a record made from this one keeps of it, on condition that it is still there.
     pub fn kept(&self, cas: Option<u64>, marks: u8) -> Particulars {
         let Self { seen, flags, expires, .. } = *self;
-        Particulars { flags, expires, marks, cas, expect: Expect::Unchanged(seen) }
+        let expect = seen.map_or(Expect::Anything, Expect::Unchanged);
+        Particulars { flags, expires, marks, cas, expect }
     }
 }
 

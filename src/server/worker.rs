@@ -15,7 +15,7 @@
 
 use super::buffer::Pool;
 use super::command::FLUSH;
-use super::conn::{Connection, Fate, last_words};
+use super::conn::{Connection, Fate, Ledger, last_words};
 use super::context::{Context, Waiting};
 use super::counters::Counter;
 use super::inbox::{Answer, Census, Letter};
@@ -44,6 +44,8 @@ const INBOX: u32 = 0;
 const DOOR: u32 = 1;
 /// How often the least recently active connection is looked at.
 const IDLE_CHECK: Duration = Duration::from_secs(1);
+/// How often it is looked whether another worker has given memory back.
+const MEMORY_LOOK: Duration = Duration::from_millis(10);
 /// How often a stopping server looks whether it is done.
 const STOP_LOOK: Duration = Duration::from_millis(2);
 /// How long a stopping server waits for the log and for clients to take their replies.
@@ -77,9 +79,13 @@ pub struct Worker {
     /// Connections that wait for room in the log.
     roomless: Vec<Token>,
     letters: Vec<Letter>,
-    /// The turn's store time in seconds, less what does not fit; kept where there is an idle timeout.
+    /// The turn's store time in seconds, less what does not fit, and that of the last look at who is slow.
     second: u32,
+    watched: u32,
+    /// Connections of whose peers the rest of something is expected.
+    midway: usize,
     idle_timeout: Option<u32>,
+    request_timeout: Option<u32>,
     /// Second of store time at which [`Worker::watch_log`] looked last, and whether the log was slow then.
     log_seen: (u64, bool),
     stream_options: StreamOptions,
@@ -109,7 +115,10 @@ impl Worker {
             roomless: Vec::new(),
             letters: Vec::new(),
             second: 0,
+            watched: 0,
+            midway: 0,
             idle_timeout: settings.idle_timeout.map(seconds),
+            request_timeout: settings.request_timeout.map(seconds),
             log_seen: (0, false),
             stream_options: StreamOptions {
                 nodelay: settings.nodelay,
@@ -155,7 +164,9 @@ impl Worker {
         let room = (!self.roomless.is_empty()).then(|| self.ctx.db.room_after());
         let door = if self.door.is_closed() { self.door.closed_for(clock::monotonic()) } else { None };
         let idle = self.idle_timeout.filter(|_| self.table.len() > 0).map(|_| IDLE_CHECK);
-        [room, door, idle].into_iter().flatten().min()
+        let slow = (self.midway > 0 || self.minds_uploads()).then_some(IDLE_CHECK);
+        let memory = (!self.ctx.line.is_empty()).then_some(MEMORY_LOOK);
+        [room, door, idle, slow, memory].into_iter().flatten().min()
     }
 
     fn start_turn(&mut self) -> io::Result<()> {
@@ -172,8 +183,9 @@ impl Worker {
         if self.door.is_closed() {
             self.reopen_door()?;
         }
-        if self.idle_timeout.is_some() {
-            self.second = self.ctx.now as u32;
+        self.second = self.ctx.now as u32;
+        if self.second != self.watched {
+            self.watch_second();
         }
         if !self.roomless.is_empty() && self.ctx.db.has_room() {
             self.resume_roomless();
@@ -286,6 +298,9 @@ impl Worker {
             return self.close(token);
         }
         let after = connection.waiting();
+        if std::mem::take(&mut self.ctx.progressed) {
+            connection.ledger.since = self.second;
+        }
         if end > start || connection.has_unsent() {
             self.leaving.push(Leaving { token, start, end, depends });
         }
@@ -294,6 +309,7 @@ impl Worker {
             Waiting::Room if before != Waiting::Room => self.roomless.push(token),
             _ => {}
         }
+        self.recount(token);
     }
 
     fn resume_roomless(&mut self) {
@@ -305,9 +321,9 @@ impl Worker {
         }
     }
 
-    /// The first in line goes on once the operands of others have left it room.
+    /// The first in line looks whether others have left it room.
     fn resume_memoryless(&mut self) {
-        let Some(token) = self.ctx.operands.next() else { return };
+        let Some(token) = self.ctx.line.next(&self.ctx.shared.memory) else { return };
         if let Some(connection) = self.table.get(token).filter(|first| first.waiting() == Waiting::Memory) {
             connection.resume(Waiting::Memory);
             self.make_ready(token);
@@ -357,13 +373,28 @@ impl Worker {
             if !std::mem::replace(&mut connection.corked, true) {
                 self.corked.push(token);
             }
+            self.recount(token);
             return Some(position);
         }
-        connection.resume_if_sent();
+        connection.resume_if_sent(self.ctx.unsent_limit_now());
         if connection.waiting() == Waiting::Turn {
             self.make_ready(token);
         }
+        self.recount(token);
         None
+    }
+
+    /// Notes what a connection holds, and whether the rest of something is expected of its peer.
+    #[inline]
+    fn recount(&mut self, token: Token) {
+        let Some(connection) = self.table.get(token) else { return };
+        let (holds, midway, before) = (connection.holds(), connection.is_midway(), connection.ledger);
+        if holds != before.holds {
+            self.ctx.shared.memory.change(before.holds, holds);
+        }
+        self.midway = self.midway + usize::from(midway) - usize::from(before.midway);
+        let since = if midway && !before.midway { self.second } else { before.since };
+        connection.ledger = Ledger { holds, midway, since };
     }
 
     /// Asks the store to wake this worker when its mark gets to `nearest`, unless it was asked for less already.
@@ -487,8 +518,10 @@ impl Worker {
             return;
         };
         log::debug(format_args!("connection {}/{token}: {}", self.ctx.worker, connection.ending()));
+        self.ctx.shared.memory.change(connection.ledger.holds, 0);
+        self.midway -= usize::from(connection.ledger.midway);
         connection.close(&mut self.scratch, &mut self.pool);
-        self.ctx.operands.leave(token);
+        self.ctx.line.leave(token);
         self.ctx.shared.leave();
         self.count_connections();
     }
@@ -526,6 +559,35 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// Once a second: closes whom the rest of a command, or of 64 KiB of a value, takes too long, and gives up uploads in
+    /// parts that nobody adds to.
+    fn watch_second(&mut self) {
+        self.watched = self.second;
+        if self.minds_uploads() {
+            let Shared { multiparts, memory, settings, .. } = &*self.ctx.shared;
+            let gone = multiparts.expire(self.ctx.now.saturating_sub(settings.upload_timeout.as_secs()), memory);
+            if gone > 0 {
+                log::debug(format_args!("{gone} uploads in parts given up: nobody has added to them"));
+            }
+        }
+        let Some(timeout) = self.request_timeout.filter(|_| self.midway > 0) else { return };
+        let second = self.second;
+        let is_slow = |ledger: Ledger| ledger.midway && second.wrapping_sub(ledger.since) >= timeout;
+        let tokens: Vec<Token> = self.table.tokens().collect();
+        for token in tokens {
+            if self.table.get(token).is_some_and(|connection| is_slow(connection.ledger)) {
+                log::debug(format_args!("connection {}/{token}: no whole request in {timeout} s", self.ctx.worker));
+                self.ctx.count(Counter::IdleKicks);
+                self.close(token);
+            }
+        }
+    }
+
+    /// The first worker sees to uploads in parts.
+    fn minds_uploads(&self) -> bool {
+        self.ctx.worker == 0 && !self.ctx.shared.multiparts.is_empty()
     }
 
     // ---- the end

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::cache::Cache;
 use super::compactor::{Compaction, Compactor};
+use super::compose::{Compose, Part};
 use super::core::{Core, Counters, Evicted};
 use super::error::{Error, Result, is_full};
 use super::extent::Extents;
@@ -17,7 +18,6 @@ use super::flush::Flushes;
 use super::header::VERSION;
 use super::home::Home;
 use super::lane::{Job, Lane};
-use super::large::{Compose, Part, Upload, Uploaded};
 use super::location::{MAX_SEGMENT, Position};
 use super::log::{self, Log};
 use super::lookup::{Access, Body, Fetched, Key, Lookup, Record, Scratch};
@@ -30,6 +30,7 @@ use super::space::Space;
 use super::syncer::{Bell, Syncer};
 use super::throttle::Throttle;
 use super::time::StoreTime;
+use super::upload::{Upload, Uploaded};
 use super::write::{Expect, NewBody, Outcome, Removed, Write};
 use super::{CHUNK, Seen};
 use crate::sys;
@@ -383,7 +384,8 @@ impl Db {
         self.core.lane.submit(job);
     }
 
-    /// Begins to receive a value of exactly `len` bytes, more than [`CHUNK`].
+    /// Begins to receive a value, or a part of one for [`Db::compose`], of exactly `len` bytes. (A value of up to
+    /// [`CHUNK`] bytes is written whole instead.)
     ///
     /// # Errors
     /// [`Error::Invalid`] if `len` is out of range; [`Error::Full`].
@@ -391,7 +393,7 @@ impl Db {
         Upload::new(&self.core.extents, len)
     }
 
-    /// Makes a large value out of parts, as a job for the lane. The sum must exceed [`CHUNK`].
+    /// Makes a value out of parts, as a job for the lane.
     pub fn compose(&self, parts: Vec<Part>) -> Compose {
         Compose { extents: self.core.extents.clone(), parts }
     }
@@ -604,3 +606,7 @@ mod compact_tests;
 #[cfg(test)]
 #[path = "reclaim_tests.rs"]
 mod reclaim_tests;
+
+#[cfg(test)]
+#[path = "large_tests.rs"]
+mod large_tests;

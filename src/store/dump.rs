@@ -100,11 +100,12 @@ impl Sink<'_> {
     fn value(&mut self, mut reader: Reader) -> Result<()> {
         let (mut offset, mut part) = (0, vec![0; reader.len().min(CHUNK as u64) as usize]);
         loop {
-            match reader.read_at(offset, &mut part)? {
-                0 => return Ok(()),
-                count => self.put(&part[..count])?,
+            let count = reader.read_at(offset, &mut part)?;
+            if count == 0 {
+                return Ok(());
             }
-            offset += part.len() as u64;
+            self.put(&part[..count])?;
+            offset += count as u64;
         }
     }
 }

@@ -18,9 +18,9 @@ use super::error::{Error, Result};
 use super::header::{FileHeader, HEADER, VERSION, mend};
 use super::home::FILE_MODE;
 use super::lane::Lane;
-use super::large::Range;
 use super::lease::{Lease, Leases};
 use super::options::Options;
+use super::piece::Range;
 use super::segment::{files, numbered};
 use super::space::{Space, Taken};
 use super::throttle::Throttle;
@@ -124,12 +124,12 @@ impl Extents {
         super::read(&self.files).values().filter(|file| file.mended).map(|file| file.path.clone()).collect()
     }
 
-    /// Sets a range for `len` bytes aside. No system call.
+    /// Sets a range of `room` bytes aside, whole blocks. One that is longer than a file usually gets has a file alone.
+    /// No system call.
     ///
     /// # Errors
     /// [`Error::Full`].
-    pub fn reserve(self: &Arc<Self>, len: u64) -> Result<Reservation> {
-        let room = padded(len);
+    pub fn reserve(self: &Arc<Self>, room: u64) -> Result<Reservation> {
         let taken = self.space.take(room)?;
         self.reserved.fetch_add(room, Relaxed);
         let mut next = super::lock(&self.next);

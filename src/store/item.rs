@@ -4,10 +4,9 @@
 use std::io;
 use std::sync::Arc;
 
-use super::CHUNK;
 use super::error::{Error, Result};
 use super::extent::Extents;
-use super::large::Large;
+use super::large::{Large, TableBlock};
 use super::lookup::{Body, Record, decompress};
 use super::record::{Fields, Kind};
 use super::segment::Segment;
@@ -31,7 +30,7 @@ pub struct Item {
 /// A value: all of it, or where it lies.
 #[derive(Clone)]
 pub enum Value {
-    /// At most [`CHUNK`] bytes.
+    /// At most [`super::CHUNK`] bytes.
     Bytes(Vec<u8>),
     /// More than that. It stays readable for as long as this handle exists.
     Large(Large),
@@ -103,17 +102,19 @@ impl Value {
 
     /// To read it by parts.
     pub fn into_reader(self) -> Reader {
-        Reader { value: self, position: 0, chunk: None }
+        Reader { value: self, position: 0, start: 0, chunk: Vec::new(), block: TableBlock::default() }
     }
 }
 
 /// Reads a value by parts, from the beginning ([`io::Read`]) or from anywhere ([`Reader::read_at`]). It holds at most
-/// one chunk ([`CHUNK`] bytes) of a large value in memory.
+/// one chunk ([`super::CHUNK`] bytes) of a large value in memory.
 pub struct Reader {
     value: Value,
     position: u64,
-    /// The chunk that was read last, and its number.
-    chunk: Option<(u64, Vec<u8>)>,
+    /// The chunk that was read last, and where it begins.
+    chunk: Vec<u8>,
+    start: u64,
+    block: TableBlock,
 }
 
 impl Reader {
@@ -135,13 +136,12 @@ impl Reader {
         let rest = match &self.value {
             Value::Bytes(bytes) => &bytes[offset as usize..],
             Value::Large(large) => {
-                let number = offset / CHUNK as u64;
-                if self.chunk.as_ref().is_none_or(|(has, _)| *has != number) {
-                    let (_, mut bytes) = self.chunk.take().unwrap_or_default();
-                    large.read(number, &mut bytes)?;
-                    self.chunk = Some((number, bytes));
+                if offset < self.start || offset - self.start >= self.chunk.len() as u64 {
+                    let mut chunk = std::mem::take(&mut self.chunk);
+                    self.start = large.read_chunk(offset, &mut self.block, &mut chunk)?;
+                    self.chunk = chunk;
                 }
-                self.chunk.as_ref().map_or(&[][..], |(_, bytes)| &bytes[offset as usize % CHUNK..])
+                &self.chunk[(offset - self.start) as usize..]
             }
         };
         let count = rest.len().min(buffer.len());

@@ -1,7 +1,8 @@
 //! The store. [`Db`] is its interface; a file here holds one idea, and its head says which:
 //!
 //! `log` (append, write out) on `segment` files of `record`s; `index` and `cache` to find them again; `lookup` and
-//! `write` put these together; `large` values in `extent` files; `lane`, `syncer` and `progress` are the threads
+//! `write` put these together; `large` values, `upload`ed to `extent` files in the form of
+//! `piece`s; `lane`, `syncer` and `progress` are the threads
 //! and how they wait; `space` and `throttle` say when there is too little room or too much comes in; `recovery` reads
 //! it all back.
 #![forbid(unsafe_code)]
@@ -13,6 +14,7 @@ mod cache;
 pub mod check;
 mod checkpoint;
 mod compactor;
+mod compose;
 mod core;
 mod db;
 mod dump;
@@ -39,6 +41,7 @@ mod options;
 mod output;
 mod pace;
 mod page;
+mod piece;
 mod progress;
 mod reach;
 mod reader;
@@ -59,6 +62,7 @@ mod table;
 mod tags;
 mod throttle;
 mod time;
+mod upload;
 mod usage;
 mod victims;
 mod write;
@@ -68,6 +72,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard
 use std::time::Duration;
 
 pub use self::backup::BackedUp;
+pub use self::compose::{Compose, Part};
 pub use self::core::Evicted;
 pub use self::db::Db;
 pub use self::dump::{Tally, dump, load};
@@ -75,7 +80,7 @@ pub use self::error::{Error, Result};
 pub use self::item::{Item, Reader, Value};
 pub use self::iter::Iter;
 pub use self::lane::Job;
-pub use self::large::{ChunkRead, ChunkWrite, ChunkWritten, Compose, Large, Part, Upload, Uploaded};
+pub use self::large::{ChunkRead, Large, TableBlock};
 pub use self::location::Position;
 pub use self::lookup::{Access, Body, ColdRead, Fetched, Key, Lookup, Record, Scratch, Seen};
 pub use self::options::{Options, Report, Severity, Sync};
@@ -84,6 +89,7 @@ pub use self::record::{BINARY_KEY, FETCHED, STALE, WON};
 pub use self::snapshot::{Snapshot, View};
 pub use self::space::Level;
 pub use self::stats::Stats;
+pub use self::upload::{ChunkWrite, ChunkWritten, Upload, Uploaded};
 pub use self::write::{Expect, NewBody, Outcome, Removed, Write};
 pub use self::writer::Writer;
 

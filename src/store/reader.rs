@@ -227,7 +227,7 @@ mod tests {
                 reader.sound_run(offset, most, &mut run).unwrap();
                 let Some(&(at, len)) = run.last() else { break };
                 assert!(run.len() <= most);
-                all.extend(run.drain(..));
+                all.append(&mut run);
                 offset = at + len as u64;
             }
             assert_eq!(all, places);

@@ -22,7 +22,7 @@ use super::core::Core;
 use super::error::Result;
 use super::hash::Hash;
 use super::index::{Entry, size_bound};
-use super::large::Range;
+use super::piece::{self, Piece, Range};
 use super::record::{Fields, Kind};
 
 /// Values whose space may wait for more to come with them.
@@ -72,13 +72,8 @@ impl Core {
         let items = std::mem::take(&mut *super::lock(&self.reclaim.queue));
         let (mut ranges, mut later) = (Vec::new(), Vec::new());
         for item in items {
-            match self.range_of(&item) {
-                Some(None) => {}
-                Some(Some((hash, range))) => match self.names(hash, range) {
-                    Some(true) => {}
-                    Some(false) => ranges.push((hash, range)),
-                    None => later.push(item),
-                },
+            match self.abandoned_by(&item) {
+                Some(abandoned) => ranges.extend(abandoned),
                 None => later.push(item),
             }
         }
@@ -110,27 +105,39 @@ impl Core {
     /// Remembers what records in the segments with these handles named, before they go.
     pub fn remember_ranges(&self, handles: &[u32]) {
         let items = std::mem::take(&mut *super::lock(&self.reclaim.queue));
-        let resolve = |item: Item| match item {
-            Item::Record(entry) if handles.contains(&entry.location.handle()) => match self.range_of(&item) {
-                Some(Some((hash, range))) => Some(Item::Range(hash, range)),
-                _ => None,
-            },
-            other => Some(other),
-        };
-        let kept: Vec<Item> = items.into_iter().filter_map(resolve).collect();
+        let mut kept = Vec::with_capacity(items.len());
+        for item in items {
+            match item {
+                Item::Record(entry) if handles.contains(&entry.location.handle()) => {
+                    let named = self.read_ranges(&entry).flatten();
+                    kept.extend(
+                        named
+                            .into_iter()
+                            .flat_map(|(hash, ranges)| ranges.into_iter().map(move |range| Item::Range(hash, range))),
+                    );
+                }
+                other => kept.push(other),
+            }
+        }
         super::lock(&self.reclaim.queue).extend(kept);
     }
 
-    /// `None`: not known yet. `Some(None)`: it names none that could be given back.
-    fn range_of(&self, item: &Item) -> Option<Option<(Hash, Range)>> {
-        match item {
-            Item::Range(hash, range) => Some(Some((*hash, *range))),
-            Item::Record(entry) => self.read_range(entry),
-        }
+    /// The ranges of an item that the key's newest record does not name. `None`: not known yet.
+    fn abandoned_by(&self, item: &Item) -> Option<Vec<(Hash, Range)>> {
+        let (hash, mut ranges) = match item {
+            Item::Range(hash, range) => (*hash, vec![*range]),
+            Item::Record(entry) => match self.read_ranges(entry)? {
+                Some(named) => named,
+                None => return Some(Vec::new()),
+            },
+        };
+        let named = self.named(hash)?;
+        ranges.retain(|range| !named.contains(&range.place()));
+        Some(ranges.into_iter().map(|range| (hash, range)).collect())
     }
 
-    /// The key and the range that a record names. `None`: it is not in its file yet. `Some(None)`: it is none.
-    fn read_range(&self, entry: &Entry) -> Option<Option<(Hash, Range)>> {
+    /// The key and the ranges that a record names. `None`: it is not in its file yet. `Some(None)`: it names none.
+    fn read_ranges(&self, entry: &Entry) -> Option<Option<(Hash, Vec<Range>)>> {
         let Some(segment) = self.log.segments.get(entry.location) else { return Some(None) };
         let mut bytes = vec![0; size_bound(entry.size_class)];
         if segment.position(entry.location.offset()) >= self.log.progress.written()
@@ -144,16 +151,17 @@ impl Core {
             bytes.truncate(count);
         }
         let Ok((fields, _)) = Fields::decode(&bytes, segment.salt) else { return Some(None) };
-        let range = Some(fields.body).filter(|_| fields.kind == Kind::Large).and_then(Range::of);
-        Some(range.map(|range| (self.home.seed.hash(fields.key), range)))
+        let pieces = Some(fields.body).filter(|_| fields.kind == Kind::Large).and_then(piece::parse);
+        let ranges = |pieces: Vec<Piece>| pieces.iter().map(Piece::range).collect();
+        Some(pieces.map(|pieces| (self.home.seed.hash(fields.key), ranges(pieces))))
     }
 
-    /// Whether the key's newest record names the range. `None`: not known yet.
-    fn names(&self, hash: Hash, range: Range) -> Option<bool> {
+    /// The places of the ranges that the key's newest record names. `None`: not known yet.
+    fn named(&self, hash: Hash) -> Option<HashSet<(u32, u64)>> {
         let entry = self.index.stripe(hash).find(hash.tag);
-        let Some(entry) = entry.filter(|entry| entry.large) else { return Some(false) };
+        let Some(entry) = entry.filter(|entry| entry.large) else { return Some(HashSet::new()) };
         // Where it is damaged, or has just moved on: better luck next time.
-        self.read_range(&entry)?.map(|(_, named)| named.place() == range.place())
+        self.read_ranges(&entry)?.map(|(_, ranges)| ranges.iter().map(Range::place).collect())
     }
 
     /// Makes everything durable that was appended so far, with a durable note that it is: recovery then takes nothing
@@ -170,10 +178,10 @@ impl Core {
         self.index.each(&mut |entry| entries.extend(Some(*entry).filter(|entry| entry.large)));
         let mut named: HashMap<u32, HashSet<Range>> = HashMap::new();
         for entry in &entries {
-            match self.read_range(entry) {
-                Some(Some((_, range))) => drop(named.entry(range.file).or_default().insert(range)),
-                // A damaged record may name any range: nothing is given back.
-                Some(None) | None => return Ok(false),
+            // A damaged record may name any range: nothing is given back.
+            let Some(Some((_, ranges))) = self.read_ranges(entry) else { return Ok(false) };
+            for range in ranges {
+                named.entry(range.file).or_default().insert(range);
             }
         }
         self.settle_log()?;

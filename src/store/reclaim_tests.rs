@@ -161,7 +161,7 @@ fn what_a_reader_a_snapshot_or_a_backup_has_is_not_given_back() {
     db.delete(b"read").unwrap();
     db.compact().unwrap();
     let mut first = Vec::new();
-    large.read(0, &mut first).unwrap();
+    large.read_chunk(0, &mut Default::default(), &mut first).unwrap();
     assert_eq!(first, value[..CHUNK]);
     let snapshot = db.snapshot();
     db.delete(b"frozen").unwrap();

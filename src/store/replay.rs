@@ -20,6 +20,7 @@ use super::index::{Entry, size_class};
 use super::large::Large;
 use super::location::{Location, Position};
 use super::options::{Options, Severity};
+use super::piece;
 use super::reader::Reader;
 use super::record::{Fields, Kind, le_u64};
 use super::segment::Segment;
@@ -306,8 +307,8 @@ impl<'a> Replay<'a> {
     }
 
     fn insert(&mut self, fields: &Fields<'_>, location: Location, len: usize) {
-        if fields.kind == Kind::Large && fields.body.len() >= 4 {
-            self.named.insert(super::record::le_u32(fields.body, 0));
+        if fields.kind == Kind::Large {
+            self.named.extend(piece::parse(fields.body).into_iter().flatten().map(|piece| piece.file));
         }
         self.bulk.insert(self.seed.hash(fields.key), entry(fields, location, len));
     }

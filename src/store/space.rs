@@ -23,6 +23,8 @@ const LEAST_FLOOR: u64 = 2 << 20;
 const MOST_FLOOR: u64 = 192 << 20;
 /// Room below which compaction hurries, by default, on a large file system. Bytes.
 const MOST_SURVIVAL: u64 = 2 << 30;
+/// One value in this part of the store's room is the largest that may come before there is room for it.
+const MOST_PART: u64 = 4;
 /// Files that are kept back for segments, compaction and the index checkpoint.
 const LEAST_FILES: u64 = 4;
 
@@ -153,8 +155,9 @@ impl Space {
     pub fn take(self: &Arc<Self>, bytes: u64) -> Result<Taken> {
         self.admit()?;
         let wanted = i64::try_from(bytes).unwrap_or(i64::MAX);
-        // What is kept back may be drawn on for a moment where room is on its way.
-        let least = if self.makes_room() { 1 } else { wanted };
+        // What is kept back may be drawn on for a moment where room is on its way, but not for so much that no other
+        // writer could go on.
+        let least = if self.makes_room() && bytes <= self.capacity() / MOST_PART { 1 } else { wanted };
         let fits = |left: i64| (left >= least).then(|| left - wanted);
         if self.headroom.fetch_update(Relaxed, Relaxed, fits).is_err() {
             self.refused.fetch_add(1, Relaxed);

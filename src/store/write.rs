@@ -7,10 +7,11 @@ use super::core::Core;
 use super::error::{Error, Result};
 use super::hash::Hash;
 use super::index::{Entry, Stripe, size_class};
-use super::large::{Large, Uploaded, compress};
+use super::large::Large;
 use super::location::Position;
 use super::lookup::{Key, Scratch, Seen, second};
 use super::record::{Fields, Kind};
+use super::upload::{Uploaded, compress};
 use super::{CHUNK, MAX_KEY};
 
 /// Values shorter than this are not worth compressing. Bytes.
@@ -91,10 +92,14 @@ impl Core {
     /// See [`super::Db::write`].
     pub fn write(&self, write: &Write<'_>, scratch: &mut Scratch) -> Result<Outcome> {
         let Scratch { packed, encoder, .. } = scratch;
+        let same;
         let (kind, value) = match write.body {
             NewBody::Inline(value) => (Kind::Value, value),
-            NewBody::Uploaded(uploaded) => (Kind::Large, uploaded.table()),
-            NewBody::Same(large) => (Kind::Large, large.table()),
+            NewBody::Uploaded(uploaded) => (uploaded.kind, &uploaded.body[..]),
+            NewBody::Same(large) => {
+                same = large.body();
+                (Kind::Large, &same[..])
+            }
         };
         check_sizes(&write.key, value)?;
         // What was uploaded has its room already.

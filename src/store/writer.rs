@@ -3,8 +3,8 @@
 
 use super::db::Db;
 use super::error::{Error, Result};
-use super::large::Upload;
 use super::location::Position;
+use super::upload::Upload;
 use super::write::{Expect, NewBody, Write};
 use super::{CHUNK, MAX_KEY};
 
@@ -46,7 +46,7 @@ impl Db {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Invalid`]: the key is longer than 65,535 bytes, or `len` is more than 536,674,304.
+    /// [`Error::Invalid`]: the key is longer than 65,535 bytes. [`Error::Full`]: there is no room for so much.
     pub fn writer(&self, key: &[u8], len: u64) -> Result<Writer<'_>> {
         if key.len() > MAX_KEY {
             return Err(Error::Invalid(format!("a key has at most {MAX_KEY} bytes, not {}", key.len()).into()));
@@ -197,7 +197,7 @@ mod tests {
             assert!(writer.finish().unwrap_err().to_string().contains("1 bytes of the value are missing"));
             assert_eq!(db.get(b"key").unwrap().unwrap(), b"old");
         }
-        assert!(db.writer(b"key", 1 << 40).is_err() && db.writer(&[0; MAX_KEY + 1], 1).is_err());
+        assert!(db.writer(b"key", u64::MAX).is_err() && db.writer(&[0; MAX_KEY + 1], 1).is_err());
         db.close().unwrap();
         // The lane has ended, and with it the giving back of what was reserved.
         let extents = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());

@@ -22,6 +22,19 @@ pub fn read_nowait(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<Op
     }
 }
 
+/// The same, of `len` bytes, behind what `buffer` has; memory that nothing is read into is not touched.
+pub fn append_nowait(file: &File, buffer: &mut Vec<u8>, len: usize, offset: u64) -> io::Result<Option<usize>> {
+    buffer.reserve(len);
+    let slice = libc::iovec { iov_base: buffer.spare_capacity_mut().as_mut_ptr().cast(), iov_len: len };
+    // SAFETY: `slice` names spare capacity of the exclusively borrowed buffer, which has room for `len` bytes there; the
+    // kernel writes at most so many and keeps no pointer afterwards.
+    let count = unsafe { libc::preadv64v2(file.as_raw_fd(), &slice, 1, to_off64(offset)?, libc::RWF_NOWAIT) };
+    let Ok(count) = usize::try_from(count) else { return would_sleep(io::Error::last_os_error()) };
+    // SAFETY: the kernel has filled the first `count` of them.
+    unsafe { buffer.set_len(buffer.len() + count) };
+    Ok(Some(count))
+}
+
 /// Reserves disk blocks for `[0, len)` and makes the file that long (`fallocate`). `Ok(false)`: this file system
 /// cannot. `ENOSPC` is an error: the point of reserving is to learn it here.
 pub fn preallocate(file: &File, len: u64) -> io::Result<bool> {
@@ -97,6 +110,10 @@ mod tests {
             assert_eq!(&buffer[..count], b"3456");
         }
         assert!(read_nowait(&file, &mut buffer, u64::MAX).is_err());
+        let mut bytes = b"ab".to_vec();
+        if let Some(count) = append_nowait(&file, &mut bytes, 100, 5).unwrap() {
+            assert_eq!((count, &bytes[..]), (5, &b"ab56789"[..]));
+        }
     }
 
     #[test]

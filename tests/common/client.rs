@@ -157,6 +157,12 @@ impl Client {
         self.try_ask(line).unwrap_or_else(|error| panic!("{line}: {error}"))
     }
 
+    /// Sends bytes; the line that answers them.
+    pub fn talk_line(&mut self, bytes: &[u8]) -> String {
+        self.send(bytes);
+        self.line()
+    }
+
     pub fn try_ask(&mut self, line: &str) -> io::Result<String> {
         self.try_send(format!("{line}\r\n"))?;
         self.try_line()
@@ -254,6 +260,11 @@ impl Client {
     /// `stats [what]`.
     pub fn stats(&mut self, what: &str) -> BTreeMap<String, String> {
         self.send(format!("stats {what}").trim_end().to_string() + "\r\n");
+        self.stats_now()
+    }
+
+    /// What was asked for already.
+    pub fn stats_now(&mut self) -> BTreeMap<String, String> {
         let mut stats = BTreeMap::new();
         loop {
             let line = self.line();

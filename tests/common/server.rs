@@ -176,6 +176,14 @@ impl Server {
         self.plan.clone()
     }
 
+    /// Blocks of 512 bytes that large values take up on the disk.
+    pub fn extent_blocks(&self) -> u64 {
+        use std::os::unix::fs::MetadataExt;
+        let files = std::fs::read_dir(self.plan().data()).expect("the data directory").flatten();
+        let extents = files.filter(|file| file.path().extension().is_some_and(|end| end == "ext"));
+        extents.filter_map(|file| file.metadata().ok()).map(|file| file.blocks()).sum()
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

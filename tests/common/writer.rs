@@ -8,6 +8,9 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
+/// A value that is so long is not appended to. Bytes.
+const LARGE: usize = 4_500_000;
+
 /// One connection's share of the load.
 pub struct Writer {
     id: usize,
@@ -105,13 +108,19 @@ impl Writer {
             return Command { bytes: format!("incr {key} 7\r\n").into_bytes(), key, reply };
         }
         let len = [0, 10, 100, 1000, 5000, 30_000, 70_000, 200_000][self.random.below(8)] + self.random.below(100);
+        // Now and then one whose table is not in its record.
+        let len = if self.random.below(200) == 0 { LARGE } else { len };
         let value = if number < 8 { b"1000".to_vec() } else { random_bytes(self.random.next(), len) };
         let (line, reply, new) = match (self.random.below(10), old) {
             (0 | 1, None) => (format!("delete {key}\r\n"), "NOT_FOUND", None),
             (0 | 1, Some(_)) => (format!("delete {key}\r\n"), "DELETED", None),
-            (2 | 3, old) if number >= 8 && old.as_ref().is_none_or(|old| old.len() < 400_000) => match old {
+            (2, old) if number >= 8 && old.as_ref().is_none_or(|old| old.len() < LARGE) => match old {
                 None => ("append".to_string(), "NOT_STORED", None),
                 Some(old) => ("append".to_string(), "STORED", Some([&old[..], &value].concat())),
+            },
+            (3, old) if number >= 8 && old.as_ref().is_none_or(|old| old.len() < LARGE) => match old {
+                None => ("prepend".to_string(), "NOT_STORED", None),
+                Some(old) => ("prepend".to_string(), "STORED", Some([&value[..], &old].concat())),
             },
             (4, Some(old)) => ("add".to_string(), "NOT_STORED", Some(old)),
             (4, None) => ("add".to_string(), "STORED", Some(value.clone())),

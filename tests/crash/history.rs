@@ -92,7 +92,9 @@ impl Dialogues {
     fn effective(&self) -> HashMap<String, VecDeque<Command>> {
         let mut all: HashMap<String, VecDeque<Command>> = HashMap::new();
         let clients = self.all.iter().filter(|connection| !connection.is_admin());
-        for command in clients.flat_map(Connection::commands) {
+        // What keys have, as far as the connections so far have changed it: each has keys of its own.
+        let mut newest = HashMap::new();
+        for command in clients.flat_map(|connection| connection.commands(&mut newest)) {
             let reply = command.reply.as_ref().map_or("", |(reply, _)| reply);
             if matches!(reply, "STORED" | "DELETED" | "OK" | "") {
                 all.entry(command.key.clone()).or_default().push_back(command);
@@ -112,7 +114,7 @@ impl Connection {
         self.input.starts_with(b"backup ") || self.input.starts_with(b"compact")
     }
 
-    fn commands(&self) -> Vec<Command> {
+    fn commands(&self, newest: &mut HashMap<String, Option<Vec<u8>>>) -> Vec<Command> {
         let mut commands = Vec::new();
         let mut replies = self.replies().into_iter();
         let mut rest = &self.input[..];
@@ -121,6 +123,20 @@ impl Connection {
             let words: Vec<&str> = line.split(' ').collect();
             rest = &rest[end + 2..];
             let (key, value) = match words[0] {
+                "append" | "prepend" => {
+                    let len: usize = words[4].parse().expect("a length");
+                    if rest.len() < len + 2 {
+                        break;
+                    }
+                    let added = &rest[..len];
+                    rest = &rest[len + 2..];
+                    let old = newest.get(words[1]).cloned().flatten();
+                    let join = |old: Vec<u8>| match words[0] {
+                        "append" => [&old[..], added].concat(),
+                        _ => [added, &old[..]].concat(),
+                    };
+                    (words[1], old.map(join))
+                }
                 "set" => {
                     let len: usize = words[4].parse().expect("a length");
                     if rest.len() < len + 2 {
@@ -136,6 +152,10 @@ impl Connection {
                 other => panic!("no rule for the command {other}"),
             };
             let deletes = words[0] == "delete";
+            match key {
+                "" => newest.clear(),
+                key => drop(newest.insert(key.to_string(), value.clone())),
+            }
             commands.push(Command { key: key.to_string(), value, deletes, reply: replies.next() });
         }
         commands
@@ -209,7 +229,9 @@ fn raw_records(files: &Files, inode: usize, root: &str) -> Vec<Raw> {
             let head = 24 + if flags & 2 != 0 { 8 } else { 0 } + if flags & 4 != 0 { 8 } else { 0 };
             let key = String::from_utf8_lossy(&bytes[at + head..at + head + key_len]).into_owned();
             let body = &bytes[at + head + key_len..at + head + key_len + body_len];
-            let value_safe = if bytes[at + 4] == 2 { extent_safe(files, name, body, edit.begun) } else { 0 };
+            let pieces = if bytes[at + 4] == 2 { pieces(body) } else { Vec::new() };
+            let value_safe =
+                pieces.into_iter().map(|piece| extent_safe(files, name, piece, edit.begun)).max().unwrap_or(0);
             let safe = edit.safe.max(file_safe).max(value_safe);
             found.push(Raw { position: (order, start + at as u64), kind: bytes[at + 4], key, safe });
             at += (head + key_len + body_len).next_multiple_of(8);
@@ -225,10 +247,24 @@ fn segment_header(edit: &Change<Edit>) -> Option<(&Vec<u8>, usize)> {
     }
 }
 
-/// When the bytes that the table of a large value names were safe.
-fn extent_safe(files: &Files, beside: &Change<Names>, table: &[u8], before: usize) -> usize {
-    let number = |at: usize| u64::from_le_bytes(table[at..at + 8].try_into().expect("8 bytes"));
-    let (file, base, len) = (number(0), number(8), number(16).next_multiple_of(4096));
+/// File, start and length of the ranges that the record of a large value names.
+fn pieces(body: &[u8]) -> Vec<(u32, u64, u64)> {
+    let word = |at: usize| u32::from_le_bytes(body[at..at + 4].try_into().expect("4 bytes"));
+    let number = |at: usize| u64::from_le_bytes(body[at..at + 8].try_into().expect("8 bytes"));
+    let piece = |at: usize| (word(at), number(at + 8), number(at + 16).next_multiple_of(4096));
+    if word(4) == 0 {
+        return vec![piece(0)];
+    }
+    let (mut at, mut all) = (16, Vec::new());
+    while at < body.len() {
+        all.push(piece(at));
+        at += 24 + 8 * (word(at + 4) & !(1 << 31)) as usize;
+    }
+    all
+}
+
+/// When the bytes of a range were safe.
+fn extent_safe(files: &Files, beside: &Change<Names>, (file, base, len): (u32, u64, u64), before: usize) -> usize {
     let path = format!("{}/{file:08x}.ext", parent(&beside.what[0].0));
     let names = |change: &&Change<Names>| change.what.iter().any(|(name, inode)| *name == path && inode.is_some());
     let name = files.names.iter().find(names).expect("the extent file was made");

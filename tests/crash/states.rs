@@ -184,12 +184,17 @@ impl<'a> Explorer<'a> {
         let (from, bytes) = &self.safe[inode];
         let mut bytes = bytes.clone();
         let edits = self.files.inodes[inode].edits.iter().enumerate().skip(*from);
+        let mut whole = bytes.clone();
         for (index, edit) in edits.filter(|(_, edit)| edit.begun <= time) {
             match fate.get(&Pending::Edit(inode, index)).unwrap_or(&Fate::Kept) {
                 Fate::Lost => {}
-                Fate::Kept => edit.what.apply(&mut bytes),
+                Fate::Kept => {
+                    carry(&edit.what, &whole, &mut bytes);
+                    edit.what.apply(&mut bytes);
+                }
                 Fate::Torn(seed) => tear(&edit.what, *seed, &mut bytes),
             }
+            edit.what.apply(&mut whole);
         }
         bytes
     }
@@ -255,6 +260,16 @@ impl<'a> Explorer<'a> {
 enum Pending {
     Name(usize),
     Edit(usize, usize),
+}
+
+/// A sector goes to the disk as the page cache has it: what an earlier write had put before this one comes with it.
+fn carry(edit: &Edit, whole: &[u8], bytes: &mut Vec<u8>) {
+    let Edit::Write(start, _) = edit else { return };
+    let (from, to) = ((start / SECTOR * SECTOR) as usize, (*start as usize).min(whole.len()));
+    if from < to {
+        bytes.resize(bytes.len().max(to), 0);
+        bytes[from..to].copy_from_slice(&whole[from..to]);
+    }
 }
 
 /// Applies a part of an edit.

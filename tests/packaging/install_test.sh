@@ -9,6 +9,7 @@ files="/etc/kingserver/kingserver.conf
 /usr/local/share/kingserver/sysctl/60-kingserver.conf
 /usr/local/share/man/man5/kingdb.5
 /usr/local/share/man/man7/kingdb.7
+/usr/local/share/man/man7/kingserver-protocol.7
 /usr/local/share/man/man8/kingserver.8"
 
 install_into() {

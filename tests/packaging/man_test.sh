@@ -36,7 +36,7 @@ commands_are_documented() {
     done <"$scratch/commands"
 }
 
-for page in kingserver.8 kingdb.5 kingdb.7; do
+for page in kingserver.8 kingserver-protocol.7 kingdb.5 kingdb.7; do
     check "$page is clean" lint "man/$page"
 done
 printf '.TH\n.Bogus\n' >"$scratch/bogus.8"

@@ -12,8 +12,10 @@ use super::{Launch, listen, units};
 use crate::server::log;
 use crate::server::settings::{Dialect, Settings};
 
-/// Longest value this release stores. Bytes.
-const MAX_VALUE: u64 = 1 << 20;
+/// Longest value, unless told otherwise, and where there is no limit. Bytes.
+const MAX_VALUE: u64 = 1 << 30;
+const NO_LIMIT: u64 = 1 << 62;
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
 const DEFAULT_PORT: u16 = 11211;
 
 /// Rows that `--help` shows together.
@@ -92,11 +94,14 @@ const NETWORK: &[Row] = &[
 const CONNECTIONS: &[Row] = &[
     row("t", &["server.num-threads", "threads"], "N", "one per processor", "worker threads", threads),
     row("c", &["server.max-connections", "conn-limit"], "N", "1024", "most connections at once", max_connections),
+    row("", &["server.buffer-memory"], "SIZE", "64mb", "memory that all connections may hold for values on their way in\nand replies on their way out, 1mb or more", buffer_memory),
+    row("", &["server.request-timeout"], "TIME", "1 min", "close a connection whose command, or next 64 KiB of a value,\ntakes longer to arrive; 0: never", request_timeout),
+    row("", &["server.upload-timeout"], "TIME", "1 min", "give up an upload in parts that was not added to for this long", upload_timeout),
     row("", &["server.idle-timeout"], "TIME", "0, never", "close a connection that was silent this long", idle_timeout),
     row("R", &["server.commands-per-turn", "max-reqs-per-event"], "N", "128", "commands one connection may have executed before others have\ntheir turn", commands_per_turn),
     row("", &["server.bytes-per-turn"], "SIZE", "256k", "bytes one connection may send before others have their turn", bytes_per_turn),
     row("Y", &["server.auth-file", "auth-file"], "FILE", "", "ask clients for a name and password; the file has a line\nuser:password for each, and is read again on SIGHUP", users),
-    row("I", &["server.max-value-size", "max-item-size"], "SIZE", "1mb", "largest value, from 1k to 1mb", max_value),
+    row("I", &["server.max-value-size", "max-item-size"], "SIZE", "1gb", "largest value, 1k or more; 0: as large as the disk allows", max_value),
 ];
 
 #[rustfmt::skip]
@@ -201,6 +206,9 @@ fn default_settings() -> Settings {
         hide_cas: false,
         detail: (b':', false),
         max_value: MAX_VALUE,
+        buffer_memory: 64 << 20,
+        request_timeout: Some(Duration::from_secs(60)),
+        upload_timeout: Duration::from_secs(60),
         idle_timeout: None,
         nodelay: true,
         keepalive: true,
@@ -342,8 +350,24 @@ fn max_connections(draft: &mut Draft, value: &str) -> Result<(), String> {
 }
 
 fn idle_timeout(draft: &mut Draft, value: &str) -> Result<(), String> {
-    let limit = time(value, Duration::ZERO, Duration::from_secs(365 * 86_400))?;
+    let limit = time(value, Duration::ZERO, YEAR)?;
     draft.settings().idle_timeout = Some(limit).filter(|limit| !limit.is_zero());
+    Ok(())
+}
+
+fn buffer_memory(draft: &mut Draft, value: &str) -> Result<(), String> {
+    draft.settings().buffer_memory = small_size(value, 1 << 20, 1 << 40)?;
+    Ok(())
+}
+
+fn request_timeout(draft: &mut Draft, value: &str) -> Result<(), String> {
+    let limit = time(value, Duration::ZERO, YEAR)?;
+    draft.settings().request_timeout = Some(limit).filter(|limit| !limit.is_zero());
+    Ok(())
+}
+
+fn upload_timeout(draft: &mut Draft, value: &str) -> Result<(), String> {
+    draft.settings().upload_timeout = time(value, Duration::from_secs(1), YEAR)?;
     Ok(())
 }
 
@@ -358,8 +382,10 @@ fn bytes_per_turn(draft: &mut Draft, value: &str) -> Result<(), String> {
 }
 
 fn max_value(draft: &mut Draft, value: &str) -> Result<(), String> {
-    draft.settings().max_value = size(value, 1 << 10, MAX_VALUE)
-        .map_err(|message| format!("{message}; this release stores values of up to 1mb"))?;
+    draft.settings().max_value = match units::size(value)? {
+        0 => NO_LIMIT,
+        _ => size(value, 1 << 10, NO_LIMIT)?,
+    };
     Ok(())
 }
 

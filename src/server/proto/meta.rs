@@ -75,6 +75,8 @@ pub struct Flags<'a> {
     pub delta: Option<u64>,
     /// M; 0: not given.
     pub mode: u8,
+    /// r: of the value, from this offset on, at most so many bytes.
+    pub range: Option<(u64, u64)>,
 }
 
 /// The words of `text`.
@@ -192,11 +194,18 @@ impl Flags<'_> {
                 self.client_flags = number(argument).and_then(|flags| u32::try_from(flags).ok()).ok_or(BAD_LINE)?;
             }
             b'J' => self.initial = number(argument).ok_or(BAD_INITIAL)?,
+            b'r' => self.range = Some(range(argument).ok_or(BAD_TOKEN)?),
             b'D' => self.delta = Some(number(argument).ok_or(BAD_DELTA)?),
             _ => return Err(INVALID),
         }
         Ok(())
     }
+}
+
+/// Two numbers with a comma between them.
+fn range(argument: &[u8]) -> Option<(u64, u64)> {
+    let comma = argument.iter().position(|byte| *byte == b',')?;
+    Some((number(&argument[..comma])?, number(&argument[comma + 1..])?))
 }
 
 fn time(argument: &[u8]) -> Result<i64, &'static [u8]> {
@@ -217,11 +226,11 @@ mod tests {
     #[test]
     fn every_flag_is_read() {
         let mut room = [0; MAX_KEY];
-        let line = b" key  77 q v u x I T-1 N30 R5 C7 E8 F9 J10 D11 MA Oopaque k Pa";
+        let line = b" key  77 q v u x I T-1 N30 R5 C7 E8 F9 J10 D11 MA r12,13 Oopaque k";
         let request = parse(b's', line, &mut room, MIB).unwrap();
         assert_eq!((request.key, request.len), (&b"key"[..], 77));
         let flags = Flags {
-            text: b" q v u x I T-1 N30 R5 C7 E8 F9 J10 D11 MA Oopaque k Pa",
+            text: b" q v u x I T-1 N30 R5 C7 E8 F9 J10 D11 MA r12,13 Oopaque k",
             base64: false,
             quiet: true,
             value: true,
@@ -237,6 +246,7 @@ mod tests {
             initial: 10,
             delta: Some(11),
             mode: b'A',
+            range: Some((12, 13)),
         };
         assert_eq!(request.flags, flags);
         assert_eq!(parse(b'g', b" Zm9v b", &mut room, MIB).unwrap().key, b"foo");
@@ -261,6 +271,10 @@ mod tests {
             (" k F4294967296", BAD_LINE),
             (" k Jx", BAD_INITIAL),
             (" k D", BAD_DELTA),
+            (" k r5", BAD_TOKEN),
+            (" k r5,", BAD_TOKEN),
+            (" k r-5,3", BAD_TOKEN),
+            (" k r5,3,1", BAD_TOKEN),
             (" !!! b", BAD_BASE64),
             (&format!(" k O{}", "o".repeat(MAX_OPAQUE)), LONG_OPAQUE),
         ] {

@@ -9,6 +9,7 @@
 //! storage line is skipped wherever its length could be read and is below 2 GiB, so that data is not taken for
 //! commands.
 
+mod parts;
 pub mod scan;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,8 @@ use scan::{key_len, newline, number, signed, spaces, word_len};
 pub const MAX_KEY: usize = 250;
 /// Longest line other than a retrieval's list of keys. Bytes, newline excluded.
 pub const MAX_LINE: usize = 2048;
+/// The highest number of a part of an upload; the lowest is 1.
+pub const MAX_UPLOAD_PARTS: u64 = 10_000;
 /// Shortest line that is looked at, its newline included. Bytes.
 const MIN_LINE: usize = 4;
 /// Longest data block that is swallowed to keep a connection in step: memcached's `INT_MAX - 2`. Bytes.
@@ -81,12 +84,14 @@ pub enum Verb {
     Append,
     Prepend,
     Cas,
+    /// Of an upload: the key is its name, `cas` the part's number.
+    Part,
 }
 
 /// A whole, valid command line.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Command<'a> {
-    /// A data block of `len` bytes and `\r\n` follows. `cas` is 0 for all verbs but `Cas`.
+    /// A data block of `len` bytes and `\r\n` follows. `cas` is 0 for all verbs but `Cas` and `Part`.
     Store {
         verb: Verb,
         key: &'a [u8],
@@ -114,6 +119,20 @@ pub enum Command<'a> {
     /// `delay` as sent, 0 if none was.
     FlushAll {
         delay: i64,
+        noreply: bool,
+    },
+    /// The parts 1 to `parts` of an upload become the value of `key`.
+    Commit {
+        upload: &'a [u8],
+        key: &'a [u8],
+        flags: u32,
+        exptime: i64,
+        parts: u64,
+        noreply: bool,
+    },
+    /// An upload is given up.
+    Abort {
+        upload: &'a [u8],
         noreply: bool,
     },
     Version,
@@ -288,9 +307,13 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// The key, always the second word.
+    /// The key, nearly always the second word.
     fn key(&self, noreply: bool) -> Result<&'a [u8], Refusal> {
-        let key = self.words[1];
+        self.key_at(1, noreply)
+    }
+
+    fn key_at(&self, index: usize, noreply: bool) -> Result<&'a [u8], Refusal> {
+        let key = self.words[index];
         if key.len() > MAX_KEY || key_len(key) < key.len() {
             return refuse(BAD_LINE, noreply);
         }
@@ -316,6 +339,9 @@ fn command<'a>(line: &Line<'a>, max_value: u64) -> Result<Command<'a>, Refusal> 
         b"incr" => increment(line, false),
         b"decr" => increment(line, true),
         b"touch" => touch(line),
+        b"part" => parts::part(line, max_value),
+        b"commit" => parts::commit(line),
+        b"abort" => parts::abort(line),
         b"gat" | b"gats" => refused_gat(line),
         b"flush_all" => flush_all(line),
         b"version" => Ok(Command::Version),

@@ -1,16 +1,18 @@
 //! Reads the chunks of large values that keys still have, and compares their checksums.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
 use super::scan::Scan;
 use super::survey::Source;
 use super::{Checked, Damage, Fault, Watch};
 use crate::store::error::{Error, Result};
 use crate::store::extent;
-use crate::store::large::{StoredChunk, stored_chunks};
 use crate::store::location::Location;
+use crate::store::piece::{self, Piece};
 use crate::store::reader::Reader;
 use crate::sys::clock;
 
@@ -47,21 +49,21 @@ pub(super) fn verify(scan: &mut Scan, checked: &mut Checked, watch: Watch<'_>) -
     Ok(())
 }
 
-/// What is wrong with a value. `chunk`: none if its table makes no sense.
+/// What is wrong with a value.
 struct Bad {
-    chunk: Option<StoredChunk>,
     what: String,
     /// Only a bit is wrong: no crash does that.
     decayed: bool,
-    file: std::path::PathBuf,
+    /// Where in which file. `None`: its table makes no sense.
+    place: Option<(PathBuf, u64)>,
 }
 
 impl Bad {
     /// The damage, given where the record is that names the value.
     fn damage(&self, source: &Source, start: u64, end: u64) -> Damage {
         let fault = Fault::Value { number: source.header.number, start, end };
-        match &self.chunk {
-            Some(chunk) => Damage::new(&self.file, chunk.offset, &self.what, fault),
+        match &self.place {
+            Some((file, offset)) => Damage::new(file, *offset, &self.what, fault),
             None => Damage::new(&source.path, start, &self.what, fault),
         }
     }
@@ -80,37 +82,51 @@ struct Chunks {
 impl Chunks {
     fn verify(
         &mut self,
-        table: &[u8],
+        body: &[u8],
         scan: &Scan,
         checked: &mut Checked,
         watch: Watch<'_>,
     ) -> std::result::Result<(), Bad> {
-        let Some(chunks) = stored_chunks(table) else {
+        let Some(pieces) = piece::parse(body) else {
             let what = "the table of a large value makes no sense".into();
-            return Err(Bad { chunk: None, what, decayed: false, file: scan.survey.dir.clone() });
+            return Err(Bad { what, decayed: false, place: None });
         };
-        for chunk in chunks {
-            let path = extent::path_of(&scan.survey.dir, chunk.file);
-            let open = || File::open(&path).map_err(|error| error.to_string());
-            let file = self.open.entry(chunk.file).or_insert_with(open).as_ref().map_err(String::clone);
-            let bytes = file.and_then(|file| read(file, &chunk).map_err(|error| format!("it cannot be read: {error}")));
-            let (what, decayed) = match bytes {
-                Ok(bytes) if chunk.is_sound(&bytes) => {
-                    checked.bytes += bytes.len() as u64;
-                    watch(checked.bytes, scan.survey.bytes);
-                    continue;
-                }
-                Ok(bytes) => ("a chunk of a large value is damaged".into(), chunk.is_decayed(&bytes)),
-                Err(what) => (what, false),
-            };
-            return Err(Bad { chunk: Some(chunk), what, decayed, file: path });
-        }
-        Ok(())
+        pieces.iter().try_for_each(|piece| self.verify_piece(piece, scan, checked, watch))
     }
-}
 
-fn read(file: &File, chunk: &StoredChunk) -> std::io::Result<Vec<u8>> {
-    let mut bytes = vec![0; chunk.len];
-    file.read_exact_at(&mut bytes, chunk.offset)?;
-    Ok(bytes)
+    fn verify_piece(
+        &mut self,
+        piece: &Piece,
+        scan: &Scan,
+        checked: &mut Checked,
+        watch: Watch<'_>,
+    ) -> std::result::Result<(), Bad> {
+        let path = extent::path_of(&scan.survey.dir, piece.file);
+        let open = || File::open(&path).map_err(|error| error.to_string());
+        let file = self.open.entry(piece.file).or_insert_with(open).as_ref();
+        let bad = |what, decayed, offset| Bad { what, decayed, place: Some((path.clone(), offset)) };
+        let file = file.map_err(|why| bad(why.clone(), false, piece.base))?;
+        let (unreadable, unsound) = (Cell::new(None), Cell::new(None));
+        let read = piece.survey(
+            &mut |offset, bytes| {
+                checked.bytes += bytes.len() as u64;
+                watch(checked.bytes, scan.survey.bytes);
+                file.read_exact_at(bytes, offset).map_err(|error| {
+                    unreadable.set(Some(offset));
+                    Error::other(format!("it cannot be read: {error}"))
+                })
+            },
+            &mut |offset, decayed| {
+                unsound.set(Some((offset, decayed)));
+                Err(Error::other("a chunk of a large value is damaged"))
+            },
+        );
+        read.map_err(|error| match (unreadable.get(), unsound.get()) {
+            (Some(offset), _) => bad(error.to_string(), false, offset),
+            (None, at) => {
+                let (offset, decayed) = at.unwrap_or((piece.base, false));
+                bad(error.to_string(), decayed, offset)
+            }
+        })
+    }
 }

@@ -97,6 +97,8 @@ pub struct Places {
     pub install: bool,
     /// More words on KingServer's command line.
     pub words: Vec<String>,
+    /// The same for memcached.
+    pub memcached_words: Vec<String>,
 }
 
 impl Places {
@@ -146,7 +148,11 @@ impl Places {
         let address = free_address()?;
         let mut command = Command::new(self.program(peer)?);
         command.args(arguments(peer, address.port(), dir.path(), work)?);
-        command.args(self.words.iter().filter(|_| peer == Peer::KingServer));
+        command.args(match peer {
+            Peer::KingServer => &self.words[..],
+            Peer::Memcached => &self.memcached_words,
+            _ => &[],
+        });
         let log = File::create(dir.path().join("stderr"))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         sys::tie(&mut command, self.core)?;

@@ -57,5 +57,6 @@ pub fn places(matches: &Matches) -> Result<Places> {
         core: server_core()?,
         install: matches.opt_present("install") || std::env::var_os("CI").is_some(),
         words: Vec::new(),
+        memcached_words: Vec::new(),
     })
 }

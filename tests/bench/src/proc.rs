@@ -31,6 +31,19 @@ pub fn anonymous(pid: u32) -> Result<u64> {
     Ok(kib * 1024)
 }
 
+/// Lets [`peak`] begin anew.
+pub fn reset_peak(pid: u32) -> Result<()> {
+    let path = format!("/proc/{pid}/clear_refs");
+    fs::write(&path, "5").with_context(|| format!("cannot write {path}"))
+}
+
+/// The most resident memory since [`reset_peak`]. Bytes.
+pub fn peak(pid: u32) -> Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}: the server is gone"))?;
+    Ok(field(&text, "VmHWM:").with_context(|| format!("{path} has no VmHWM"))? * 1024)
+}
+
 /// Context switches of all living threads of a process, voluntary and not. Reads one file per thread.
 pub fn switches(pid: u32) -> Result<u64> {
     let path = format!("/proc/{pid}/task");

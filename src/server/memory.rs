@@ -1,0 +1,123 @@
+//! Memory that connections hold for what is on its way: values being received, chunks on the disk lane, input that was
+//! not executed, replies that were not sent. All of it is counted, over all workers, and bounded by an option. When
+//! half is taken, who does not read his replies gets none made, and little is read ahead; when all is, transfers that
+//! would need more wait in line, and TCP holds their clients back. Small requests go on either way: what they need is
+//! taken and given back within a turn.
+//!
+//! The count is kept by the workers, after each connection's turn; so it is a turn late, and what one turn can add (a
+//! worker's buffer of replies) is beside it.
+
+use super::table::Token;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The bound, and how much of it is taken. Any thread.
+pub struct Memory {
+    limit: usize,
+    taken: AtomicUsize,
+}
+
+impl Memory {
+    /// Of `limit` bytes.
+    pub fn new(limit: usize) -> Self {
+        Self { limit, taken: AtomicUsize::new(0) }
+    }
+
+    /// Somebody who held `before` bytes holds `after`.
+    pub fn change(&self, before: usize, after: usize) {
+        self.taken.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
+    }
+
+    /// Bytes taken.
+    pub fn taken(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    /// Whether `bytes` more would be too much. A single transfer may have them whatever the bound is.
+    pub fn is_spent(&self, bytes: usize) -> bool {
+        let taken = self.taken();
+        taken > 0 && taken.saturating_add(bytes) > self.limit
+    }
+
+    /// Whether nothing is to be held that can be avoided.
+    pub fn is_tight(&self) -> bool {
+        self.taken() > self.limit / 2
+    }
+}
+
+/// Who waits for memory, and for how much, the first first. Used by one worker thread.
+#[derive(Default)]
+pub struct Line(VecDeque<(Token, usize)>);
+
+impl Line {
+    /// Whether a connection may have `bytes` now. Otherwise it stands in line and comes to its turn, see [`Line::next`].
+    pub fn admit(&mut self, token: Token, bytes: usize, memory: &Memory) -> bool {
+        let place = self.0.iter().position(|(waiting, _)| *waiting == token);
+        let admitted = place.unwrap_or(self.0.len()) == 0 && !memory.is_spent(bytes);
+        match (admitted, place) {
+            (true, Some(_)) => drop(self.0.pop_front()),
+            (false, None) => self.0.push_back((token, bytes)),
+            _ => {}
+        }
+        admitted
+    }
+
+    /// Whether nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The first in line, if there is enough for it now.
+    pub fn next(&self, memory: &Memory) -> Option<Token> {
+        let (token, bytes) = *self.0.front()?;
+        (!memory.is_spent(bytes)).then_some(token)
+    }
+
+    /// The connection is closed: it does not wait any more.
+    pub fn leave(&mut self, token: Token) {
+        self.0.retain(|(waiting, _)| *waiting != token);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(number: u32) -> Token {
+        Token::reserved(number)
+    }
+
+    #[test]
+    fn the_line_is_kept() {
+        let (memory, mut line) = (Memory::new(100), Line::default());
+        assert!(line.admit(token(1), 90, &memory));
+        memory.change(0, 90);
+        assert!(!line.admit(token(2), 11, &memory));
+        assert!(!line.admit(token(3), 1, &memory), "it would fit, but another one was first");
+        assert_eq!(line.next(&memory), None);
+        memory.change(90, 0);
+        assert_eq!(line.next(&memory), Some(token(2)));
+        assert!(!line.admit(token(3), 1, &memory));
+        assert!(line.admit(token(2), 11, &memory) && line.admit(token(3), 1, &memory));
+        assert!(line.is_empty());
+    }
+
+    #[test]
+    fn one_that_needs_too_much_has_it_alone() {
+        let (memory, mut line) = (Memory::new(100), Line::default());
+        memory.change(0, 1);
+        assert!(!line.admit(token(1), 200, &memory));
+        memory.change(1, 0);
+        assert!(line.admit(token(1), 200, &memory));
+    }
+
+    #[test]
+    fn who_leaves_the_line_holds_nobody_up() {
+        let (memory, mut line) = (Memory::new(100), Line::default());
+        memory.change(0, 95);
+        assert!(!line.admit(token(1), 10, &memory) && !line.admit(token(2), 5, &memory));
+        line.leave(token(1));
+        assert!(line.admit(token(2), 5, &memory));
+        assert!(memory.is_tight());
+    }
+}

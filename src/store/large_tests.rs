@@ -1,0 +1,261 @@
+//! Large values in all their forms: with the table in the record or behind the chunks, in one piece or many.
+
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::super::options::Options;
+use super::super::piece::BLOCK_ROWS;
+use super::{CHUNK, Db};
+use crate::store::{
+    Body, Expect, Large, Lookup, NewBody, Outcome, Part, Record, Scratch, Seen, Sync, TableBlock, View, Write, check,
+};
+
+fn options(dir: &Path) -> Options {
+    let compaction_interval = std::time::Duration::from_secs(3600);
+    Options { segment_bytes: 1 << 20, cache_bytes: 1 << 20, sync: Sync::None, compaction_interval, ..Options::new(dir) }
+}
+
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+/// Of which every other KiB can be compressed; a chunk turns up nowhere else.
+fn value(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = vec![seed as u8; len];
+    for block in bytes.chunks_mut(1024).step_by(2) {
+        for word in block.chunks_mut(8) {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            word.copy_from_slice(&(state ^ (state >> 29)).to_le_bytes()[..word.len()]);
+        }
+    }
+    bytes
+}
+
+/// The key's record: what was seen, and its value.
+fn look(db: &Db, key: &[u8]) -> (Seen, Result<Vec<u8>, Large>) {
+    let mut fetched = None;
+    loop {
+        let visit = |record: Record<'_>| match record.body {
+            Body::Inline(value) => Ok(value.to_vec()),
+            Body::Large(large) => Err(large.clone()),
+        };
+        match db.lookup(&db.key(key), db.now(), fetched.as_ref(), &mut Scratch::default(), visit).unwrap() {
+            Lookup::Hit(seen, value) => return (seen, value),
+            Lookup::Cold(read) => fetched = Some(read.run()),
+            Lookup::Miss(_) => panic!("the key is there"),
+        }
+    }
+}
+
+fn large(db: &Db, key: &[u8]) -> Large {
+    look(db, key).1.unwrap_err()
+}
+
+/// Writes the old value and `added`, in either order, as the server does.
+fn add(db: &Db, key: &[u8], added: &[u8], in_front: bool) {
+    let (seen, old) = look(db, key);
+    let mut parts = vec![old.map_or_else(Part::Large, Part::Bytes)];
+    let new = match added.len() > CHUNK {
+        true => Part::Uploaded(db.upload_all(added).unwrap()),
+        false => Part::Bytes(added.to_vec()),
+    };
+    parts.insert(if in_front { 0 } else { 1 }, new);
+    let composed = db.compose(parts).run().unwrap();
+    let (key, expect, body) = (db.key(key), Expect::Unchanged(seen), NewBody::Uploaded(&composed));
+    let write = Write { key, flags: 0, expires: 0, marks: 0, cas: None, body, expect };
+    assert!(matches!(db.write(&write, &mut Scratch::default()).unwrap(), Outcome::Done { .. }));
+    db.flush().unwrap();
+}
+
+fn touch(db: &Db, key: &[u8]) {
+    let (seen, Err(large)) = look(db, key) else { return };
+    let (key, expect, body) = (db.key(key), Expect::Unchanged(seen), NewBody::Same(&large));
+    let write = Write { key, flags: 0, expires: 0, marks: 0, cas: None, body, expect };
+    assert!(matches!(db.write(&write, &mut Scratch::default()).unwrap(), Outcome::Done { .. }));
+}
+
+/// What a loop sends of `[from, to)`.
+fn range(large: &Large, from: u64, to: u64) -> Vec<u8> {
+    let (mut out, mut block, mut room) = (Vec::new(), TableBlock::default(), Scratch::default());
+    while from + (out.len() as u64) < to {
+        let at = from + out.len() as u64;
+        if !large.read_nowait(at, &mut block, &mut room, &mut out).unwrap() {
+            out.extend(large.fetch(at).run().unwrap());
+        }
+    }
+    out.truncate((to - from) as usize);
+    out
+}
+
+fn is_sound(dir: &Path) -> bool {
+    let checked = check::check(dir, &mut |_, _| ()).unwrap();
+    checked.damages.is_empty() && checked.notes.is_empty()
+}
+
+/// Bytes of the extent files on the disk.
+fn extents(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).unwrap().map(Result::unwrap);
+    let wanted = entries.filter(|entry| entry.path().extension().is_some_and(|end| end == "ext"));
+    wanted.map(|entry| entry.metadata().unwrap().blocks() * 512).sum()
+}
+
+#[test]
+fn values_of_all_lengths_around_the_forms_limits_come_back() {
+    let dir = scratch();
+    let lens = [64, 65, BLOCK_ROWS as usize, 2 * BLOCK_ROWS as usize]
+        .into_iter()
+        .flat_map(|chunks| [chunks * CHUNK - 1, chunks * CHUNK, chunks * CHUNK + 1]);
+    let lens: Vec<usize> = [CHUNK + 1, 2 * CHUNK].into_iter().chain(lens).collect();
+    let db = Db::open(options(dir.path())).unwrap();
+    for &len in &lens {
+        db.put(&len.to_le_bytes(), &value(len, len as u64)).unwrap();
+    }
+    let verify = |db: &Db| {
+        for &len in &lens {
+            let (wanted, found) = (value(len, len as u64), large(db, &len.to_le_bytes()));
+            assert!(range(&found, 0, len as u64) == wanted, "{len} bytes");
+            for at in [0, 1, CHUNK - 1, CHUNK, len / 2, len - 1] {
+                let to = (at + CHUNK + 7).min(len);
+                assert!(range(&found, at as u64, to as u64) == wanted[at..to], "{at} of {len}");
+            }
+        }
+    };
+    verify(&db);
+    drop(db);
+    assert!(is_sound(dir.path()));
+    verify(&Db::open(options(dir.path())).unwrap());
+}
+
+#[test]
+fn what_is_added_costs_what_is_added() {
+    let dir = scratch();
+    let db = Db::open(options(dir.path())).unwrap();
+    let mut wanted = value(9 << 20, 1);
+    db.put(b"key", &wanted).unwrap();
+    let before = db.core.extents.reserved();
+    let mut added = 0;
+    for number in 0..100 {
+        let piece = value(1000 + number * 997, number as u64);
+        add(&db, b"key", &piece, number % 4 == 0);
+        added += piece.len();
+        let at = if number % 4 == 0 { 0 } else { wanted.len() };
+        wanted.splice(at..at, piece);
+    }
+    let (taken, pieces) = (db.core.extents.reserved() - before, large(&db, b"key").spans().count());
+    println!("{added} bytes added in 100 pieces: {taken} set aside, {pieces} pieces left");
+    assert!(taken < 5 * added as u64 && pieces < 50);
+    assert!(db.get(b"key").unwrap().unwrap() == wanted);
+    db.compact().unwrap();
+    assert!(extents(dir.path()) < wanted.len() as u64 + 100 * 4096, "{} on the disk", extents(dir.path()));
+    drop(db);
+    assert!(is_sound(dir.path()));
+    let db = Db::open(options(dir.path())).unwrap();
+    db.compact().unwrap();
+    assert!(db.get(b"key").unwrap().unwrap() == wanted);
+    assert!(db.delete(b"key").unwrap());
+    db.compact().unwrap();
+    assert!(extents(dir.path()) <= 8192, "{} left", extents(dir.path()));
+}
+
+#[test]
+fn damage_to_a_table_behind_the_chunks_is_an_error_and_is_found() {
+    let dir = scratch();
+    let db = Db::open(options(dir.path())).unwrap();
+    let wanted = value(70 * CHUNK, 1);
+    db.put(b"key", &wanted).unwrap();
+    let offset = large(&db, b"key").spans().next().unwrap().piece.block_offset(0);
+    drop(db);
+    let file = std::fs::File::options().write(true).read(true).open(dir.path().join("00000000.ext")).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset + 100).unwrap();
+    for (mask, decayed) in [(1, true), (0xff, false)] {
+        file.write_all_at(&[byte[0] ^ mask], offset + 100).unwrap();
+        assert!(!is_sound(dir.path()));
+        let db = Db::open(options(dir.path())).unwrap();
+        assert!(db.get(b"key").unwrap_err().to_string().contains("a block of a table"));
+        assert_eq!(large(&db, b"key").verify().ok(), decayed.then_some(1));
+    }
+    file.write_all_at(&byte, offset + 100).unwrap();
+    assert!(is_sound(dir.path()));
+    assert!(Db::open(options(dir.path())).unwrap().get(b"key").unwrap().unwrap() == wanted);
+}
+
+#[test]
+fn a_value_as_long_as_nobody_has_is_refused() {
+    let dir = scratch();
+    let db = Db::open(options(dir.path())).unwrap();
+    for len in [0, 1 << 60, (1 << 62) + 1, u64::MAX] {
+        assert!(db.upload(len).is_err(), "{len} bytes");
+    }
+    db.put(b"key", &value(CHUNK + 1, 1)).unwrap();
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Set(usize),
+    Add { len: usize, in_front: bool },
+    Touch,
+    Range(u16, u16),
+    Compact,
+    Reopen,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let len = || prop_oneof![0..200_usize, 0..3 * CHUNK, (60 * CHUNK)..(70 * CHUNK)];
+    prop_oneof![
+        2 => len().prop_map(Step::Set),
+        12 => (len(), any::<bool>()).prop_map(|(len, in_front)| Step::Add { len, in_front }),
+        1 => Just(Step::Touch),
+        4 => any::<(u16, u16)>().prop_map(|(from, len)| Step::Range(from, len)),
+        1 => Just(Step::Compact),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, max_shrink_iters: 200, ..ProptestConfig::default() })]
+
+    /// Whatever is set, appended, prepended, touched, compacted and opened anew: the value is what a vector would be.
+    #[test]
+    fn a_value_is_what_was_put_together(steps in proptest::collection::vec(step(), 1..60)) {
+        let dir = scratch();
+        let mut db = Db::open(options(dir.path())).unwrap();
+        let mut model = value(100, 0);
+        db.put(b"key", &model).unwrap();
+        for (number, step) in steps.into_iter().enumerate() {
+            match step {
+                Step::Set(len) => {
+                    model = value(len, number as u64);
+                    db.put(b"key", &model).unwrap();
+                }
+                Step::Add { len, in_front } => {
+                    let added = value(len, number as u64);
+                    add(&db, b"key", &added, in_front);
+                    let at = if in_front { 0 } else { model.len() };
+                    model.splice(at..at, added);
+                }
+                Step::Touch => touch(&db, b"key"),
+                Step::Range(from, len) => if let (_, Err(large)) = look(&db, b"key") {
+                    let from = model.len() * usize::from(from) / 65_536;
+                    let to = (from + 1 + usize::from(len)).min(model.len());
+                    prop_assert!(range(&large, from as u64, to as u64) == model[from..to]);
+                },
+                Step::Compact => db.compact().unwrap(),
+                Step::Reopen => {
+                    drop(db);
+                    prop_assert!(is_sound(dir.path()));
+                    db = Db::open(options(dir.path())).unwrap();
+                }
+            }
+        }
+        prop_assert!(db.get(b"key").unwrap().unwrap() == model);
+        let snapshot = db.snapshot().unwrap();
+        let mut reader = snapshot.reader(b"key").unwrap().unwrap();
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut reader, &mut bytes).unwrap();
+        prop_assert!(bytes == model);
+    }
+}

@@ -1,0 +1,349 @@
+//! `make bench-large`: what small gets notice of values of 64 MiB on their way in and out on other connections, and what
+//! those cost. KingServer and memcached (`-I 512m`), one worker each, on a core of their own, in turn; the load on
+//! another. The load is one thread that looks after the small connection between any two steps of the large ones, so
+//! that it does not wait for its own work; small gets are sent at fixed times and measured from them.
+
+use std::fmt::Write as _;
+use std::io::{ErrorKind, Read, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use getopts::Options;
+use hdrhistogram::Histogram;
+use kingserver_bench::peer::{Peer, Places, Server};
+use kingserver_bench::report::{figure, median, surroundings, whole, write};
+use kingserver_bench::wire::{Op, Work};
+use kingserver_bench::{place, proc, sys};
+
+const PEERS: [Peer; 2] = [Peer::KingServer, Peer::Memcached];
+const LARGE: usize = 64 << 20;
+const SMALL: usize = 100;
+/// Small gets per second.
+const RATE: u64 = 2000;
+/// Bytes moved for a stream before the small connection is looked after.
+const STEP: usize = 64 << 10;
+/// What large values are made of, again and again: nothing that can be compressed within a chunk.
+const RING: usize = 1 << 20;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What runs beside the small gets.
+#[derive(Clone, Copy)]
+struct Scenario {
+    op: Op,
+    streams: usize,
+}
+
+const SCENARIOS: [Scenario; 5] = [
+    Scenario { op: Op::Get, streams: 0 },
+    Scenario { op: Op::Get, streams: 2 },
+    Scenario { op: Op::Get, streams: 8 },
+    Scenario { op: Op::Set, streams: 2 },
+    Scenario { op: Op::Set, streams: 8 },
+];
+
+impl Scenario {
+    fn title(self) -> String {
+        match (self.streams, self.op) {
+            (0, _) => "small gets alone".into(),
+            (count, Op::Get) => format!("{count} get streams"),
+            (count, Op::Set) => format!("{count} set streams"),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("large: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let mut options = Options::new();
+    options.optopt("", "seconds", "length of one measurement (default 3)", "S");
+    options.optopt("", "rounds", "rounds (default 3)", "N");
+    options.optflag("", "smoke", "a few seconds: figures mean nothing");
+    options.optflag("", "publish", "copy the table to tests/bench/results");
+    place::options(&mut options);
+    let matches = options.parse(std::env::args().skip(1)).context("see --help")?;
+    if matches.opt_present("help") {
+        print!("{}", options.usage("Usage: large [options]"));
+        return Ok(());
+    }
+    let smoke = matches.opt_present("smoke");
+    let seconds = matches.opt_get_default("seconds", if smoke { 0.2 } else { 3.0 }).context("--seconds")?;
+    let rounds = matches.opt_get_default("rounds", if smoke { 1 } else { 3 }).context("--rounds")?;
+    let places = Places { memcached_words: vec!["-I".into(), "512m".into()], ..place::places(&matches)? };
+    places.check(&PEERS)?;
+    sys::pin(place::load_core()?)?;
+    let table = table(&places, rounds, Duration::from_secs_f64(seconds))?;
+    if matches.opt_present("publish") {
+        write(&place::root().join("tests/bench/results/large.md"), &table)?;
+    }
+    print!("{table}");
+    Ok(())
+}
+
+fn table(places: &Places, rounds: usize, window: Duration) -> Result<String> {
+    let mut text = format!(
+        "Gets of {SMALL} B at {RATE}/s beside values of 64 MiB, one worker on a core of its own. Medians of {rounds} interleaved \
+         rounds of {window:?}, but the worst maximum. CPU is the server's, all its threads; growth is that of its resident memory \
+         at most. {}.\n\n\
+         | beside | server | MB/s | CPU, ms/MB | p50, ms | p99, ms | max, ms | growth, MiB |\n|:--|:--|--:|--:|--:|--:|--:|--:|\n",
+        surroundings(&PEERS)
+    );
+    for scenario in SCENARIOS {
+        let mut samples = PEERS.map(|_| Vec::new());
+        for round in 0..rounds {
+            for turn in 0..PEERS.len() {
+                let index = (turn + round) % PEERS.len();
+                let server = places.start(PEERS[index], Work::single(Op::Get, SMALL, 1))?;
+                samples[index].push(one(&server, scenario, window).with_context(|| scenario.title())?);
+                server.stop()?;
+            }
+        }
+        for (peer, samples) in PEERS.iter().zip(&samples) {
+            let of = |pick: fn(&Sample) -> f64| median(samples.iter().map(pick).collect());
+            let max = samples.iter().map(|sample| sample.max).fold(0.0, f64::max);
+            let rate = if scenario.streams > 0 { whole(of(|sample| sample.rate)) } else { "".into() };
+            let cpu = if scenario.streams > 0 { figure(of(|sample| sample.cpu)) } else { "".into() };
+            let (p50, p99) = (figure(of(|sample| sample.p50)), figure(of(|sample| sample.p99)));
+            let (max, growth) = (figure(Some(max)), figure(of(|sample| sample.growth)));
+            let (title, name) = (scenario.title(), peer.name());
+            let line = format!("| {title} | {name} | {rate} | {cpu} | {p50} | {p99} | {max} | {growth} |");
+            eprintln!("{line}");
+            let _ = writeln!(text, "{line}");
+        }
+    }
+    Ok(text)
+}
+
+/// Megabytes per second, milliseconds of processor time per megabyte, milliseconds, mebibytes.
+struct Sample {
+    rate: f64,
+    cpu: f64,
+    p50: f64,
+    p99: f64,
+    max: f64,
+    growth: f64,
+}
+
+fn one(server: &Server, scenario: Scenario, window: Duration) -> Result<Sample> {
+    let mut random = fastrand::Rng::with_seed(7);
+    let ring: Vec<u8> = (0..RING).map(|_| random.u8(..)).collect();
+    let mut small = Small::connect(server.address)?;
+    let mut streams = Vec::new();
+    for number in 0..scenario.streams {
+        let mut stream = Stream::connect(server.address, number)?;
+        // What is to be got must be there; what is to be set has been, so that a peer has its memory for it.
+        stream.begin(Op::Set);
+        while !stream.step(&ring)? {}
+        stream.begin(scenario.op);
+        streams.push(stream);
+    }
+    spin(&mut small, &mut streams, scenario.op, &ring, window / 4)?;
+    small.latency.reset();
+    proc::reset_peak(server.pid())?;
+    let (before, cpu, began) = (proc::rss(server.pid())?, sys::cpu_time(server.pid())?, Instant::now());
+    let moved = spin(&mut small, &mut streams, scenario.op, &ring, window)?;
+    let (cpu, wall) = (sys::cpu_time(server.pid())? - cpu, began.elapsed().as_secs_f64());
+    let growth = proc::peak(server.pid())?.saturating_sub(before);
+    let at = |quantile| small.latency.value_at_quantile(quantile) as f64 / 1e6;
+    let megabytes = moved as f64 / 1e6;
+    Ok(Sample {
+        rate: megabytes / wall,
+        cpu: cpu.as_secs_f64() * 1e3 / megabytes,
+        p50: at(0.5),
+        p99: at(0.99),
+        max: small.latency.max() as f64 / 1e6,
+        growth: growth as f64 / f64::from(1 << 20),
+    })
+}
+
+/// Keeps everything going for a while; tells how many bytes of large values were moved.
+fn spin(small: &mut Small, streams: &mut [Stream], op: Op, ring: &[u8], time: Duration) -> Result<u64> {
+    let end = Instant::now() + time;
+    let before: u64 = streams.iter().map(|stream| stream.moved).sum();
+    while Instant::now() < end {
+        small.step()?;
+        for stream in &mut *streams {
+            if stream.step(ring)? {
+                stream.begin(op);
+            }
+            small.step()?;
+        }
+    }
+    Ok(streams.iter().map(|stream| stream.moved).sum::<u64>() - before)
+}
+
+/// A get under way, or due.
+struct Small {
+    socket: TcpStream,
+    reply: Vec<u8>,
+    got: usize,
+    /// When the one under way should have been sent.
+    asked: Option<Instant>,
+    due: Instant,
+    latency: Histogram<u64>,
+}
+
+impl Small {
+    fn connect(address: SocketAddr) -> Result<Small> {
+        let mut socket = connect(address)?;
+        let value = [b'v'; SMALL];
+        socket.write_all(&[b"set small 0 0 100\r\n", &value[..], b"\r\n"].concat())?;
+        let mut stored = [0; 8];
+        socket.read_exact(&mut stored)?;
+        ensure!(&stored == b"STORED\r\n", "the small value was refused");
+        socket.set_nonblocking(true)?;
+        let reply = [b"VALUE small 0 100\r\n", &value[..], b"\r\nEND\r\n"].concat();
+        let latency = Histogram::new(3).context("a histogram")?;
+        Ok(Small { socket, reply, got: 0, asked: None, due: Instant::now(), latency })
+    }
+
+    /// Takes the reply if it is there; sends the next request if it is due.
+    fn step(&mut self) -> Result<()> {
+        if let Some(asked) = self.asked {
+            let mut buffer = [0; 256];
+            let Some(count) = quiet(self.socket.read(&mut buffer))? else {
+                ensure!(asked.elapsed() < PATIENCE, "no reply to a small get for {PATIENCE:?}");
+                return Ok(());
+            };
+            ensure!(count > 0 && self.reply[self.got..].starts_with(&buffer[..count]), "a wrong reply to a small get");
+            self.got += count;
+            if self.got < self.reply.len() {
+                return Ok(());
+            }
+            self.latency.record(asked.elapsed().as_nanos() as u64)?;
+            self.asked = None;
+        }
+        if Instant::now() >= self.due {
+            self.socket.write_all(b"get small\r\n")?;
+            (self.asked, self.got) = (Some(self.due), 0);
+            self.due += Duration::from_nanos(1_000_000_000 / RATE);
+        }
+        Ok(())
+    }
+}
+
+/// One large value after the other, in one direction.
+struct Stream {
+    socket: TcpStream,
+    number: usize,
+    /// What is still to be sent before and after a value, or in its place.
+    head: Vec<u8>,
+    /// Bytes of the value that were sent or taken; of what comes before and after it.
+    body: usize,
+    got: Vec<u8>,
+    op: Op,
+    buffer: Vec<u8>,
+    moved: u64,
+    heard: Instant,
+}
+
+impl Stream {
+    fn connect(address: SocketAddr, number: usize) -> Result<Stream> {
+        let socket = connect(address)?;
+        socket.set_nonblocking(true)?;
+        let (head, got, buffer) = (Vec::new(), Vec::new(), vec![0; STEP]);
+        Ok(Stream { socket, number, head, body: 0, got, op: Op::Set, buffer, moved: 0, heard: Instant::now() })
+    }
+
+    fn begin(&mut self, op: Op) {
+        let number = self.number;
+        self.head = match op {
+            Op::Get => format!("get large{number}\r\n").into_bytes(),
+            Op::Set => format!("set large{number} 0 0 {LARGE}\r\n").into_bytes(),
+        };
+        (self.op, self.body) = (op, 0);
+        self.got.clear();
+    }
+
+    /// Moves a step's worth. Whether the value is through.
+    fn step(&mut self, ring: &[u8]) -> Result<bool> {
+        let moved = match self.op {
+            Op::Set => self.send(ring)?,
+            Op::Get => self.receive(ring)?,
+        };
+        match moved {
+            Some(done) => {
+                self.heard = Instant::now();
+                Ok(done)
+            }
+            None if self.heard.elapsed() > PATIENCE => bail!("nothing moves for {PATIENCE:?}"),
+            None => Ok(false),
+        }
+    }
+
+    fn send_head(&mut self) -> Result<Option<usize>> {
+        let count = quiet(self.socket.write(&self.head))?;
+        self.head.drain(..count.unwrap_or(0));
+        Ok(count)
+    }
+
+    fn send(&mut self, ring: &[u8]) -> Result<Option<bool>> {
+        if !self.head.is_empty() {
+            return Ok(self.send_head()?.map(|_| false));
+        }
+        if self.body < LARGE {
+            let at = self.body % RING;
+            let part = &ring[at..RING.min(at + STEP.min(LARGE - self.body))];
+            let Some(count) = quiet(self.socket.write(part))? else { return Ok(None) };
+            (self.body, self.moved) = (self.body + count, self.moved + count as u64);
+            if self.body == LARGE {
+                self.head = b"\r\n".to_vec();
+            }
+            return Ok(Some(false));
+        }
+        let Some(count) = quiet(self.socket.read(&mut self.buffer))? else { return Ok(None) };
+        self.got.extend_from_slice(&self.buffer[..count]);
+        ensure!(count > 0 && b"STORED\r\n".starts_with(&self.got), "a set was answered {}", self.got.escape_ascii());
+        Ok(Some(self.got.len() == b"STORED\r\n".len()))
+    }
+
+    fn receive(&mut self, ring: &[u8]) -> Result<Option<bool>> {
+        if !self.head.is_empty() {
+            return Ok(self.send_head()?.map(|_| false));
+        }
+        let Some(count) = quiet(self.socket.read(&mut self.buffer))? else { return Ok(None) };
+        ensure!(count > 0, "the connection was closed");
+        let header = format!("VALUE large{} 0 {LARGE}\r\n", self.number);
+        let mut rest = &self.buffer[..count];
+        if self.got.len() < header.len() {
+            let part = rest.len().min(header.len() - self.got.len());
+            self.got.extend_from_slice(&rest[..part]);
+            rest = &rest[part..];
+            ensure!(header.as_bytes().starts_with(&self.got), "a get was answered {}", self.got.escape_ascii());
+        }
+        while !rest.is_empty() && self.body < LARGE {
+            let at = self.body % RING;
+            let part = rest.len().min(RING - at).min(LARGE - self.body);
+            ensure!(rest[..part] == ring[at..at + part], "a wrong byte near {} of a value", self.body);
+            (self.body, self.moved) = (self.body + part, self.moved + part as u64);
+            rest = &rest[part..];
+        }
+        self.got.extend_from_slice(rest);
+        ensure!(b"\r\nEND\r\n".starts_with(&self.got[header.len().min(self.got.len())..]), "a value has no end");
+        Ok(Some(self.got.len() == header.len() + b"\r\nEND\r\n".len()))
+    }
+}
+
+fn connect(address: SocketAddr) -> Result<TcpStream> {
+    let socket = TcpStream::connect_timeout(&address, PATIENCE).context("cannot connect")?;
+    socket.set_nodelay(true)?;
+    Ok(socket)
+}
+
+/// `None`: it would wait.
+fn quiet(result: std::io::Result<usize>) -> Result<Option<usize>> {
+    match result {
+        Ok(count) => Ok(Some(count)),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error).context("the connection broke"),
+    }
+}

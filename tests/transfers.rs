@@ -1,0 +1,232 @@
+//! What values on their way hold: memory within a bound that all connections share, and nothing for ever. Uploads in
+//! parts, clients that never read or never finish, and what the others notice of them: nothing. Progress is asserted by
+//! counts; the clock only ends what hangs.
+
+mod common;
+
+use common::client::storage;
+use common::util::{counted, random_bytes, resident_memory, text_bytes, tier, wait_until};
+use common::{Client, Server};
+
+const CHUNK: usize = 64 * 1024;
+const MIB: u64 = 1 << 20;
+
+fn part(client: &mut Client, upload: &str, number: usize, value: &[u8]) -> String {
+    client.talk_line(&storage(&format!("part {upload} {number} {}", value.len()), value))
+}
+
+#[test]
+fn parts_in_any_order_over_any_connection_become_a_value_at_once() {
+    let server = Server::start(&["-t", "2"]);
+    let mut clients = [server.client(), server.client(), server.client()];
+    let parts: Vec<Vec<u8>> = [1, 70_000, CHUNK, 5_000_000, 3, 300_000]
+        .into_iter()
+        .enumerate()
+        .map(
+            |(number, len)| {
+                if number % 2 == 0 { text_bytes(number as u64, len) } else { random_bytes(number as u64, len) }
+            },
+        )
+        .collect();
+    clients[0].set("key", "before");
+    for (turn, number) in [3, 0, 5, 1, 4, 2].into_iter().enumerate() {
+        let client = &mut clients[turn % 3];
+        assert_eq!(part(client, "up", number + 1, b"to be replaced"), "STORED");
+        assert_eq!(part(client, "up", number + 1, &parts[number]), "STORED");
+        assert_eq!(client.get("key").unwrap(), b"before");
+        assert_eq!(client.get("up"), None);
+    }
+    let client = &mut clients[1];
+    for count in [0, 5, 7] {
+        assert_eq!(
+            client.ask(&format!("commit up key 9 0 {count}")),
+            "CLIENT_ERROR the upload has other parts than these"
+        );
+    }
+    assert_eq!(client.ask("commit up key 9 0 6"), "STORED");
+    let item = client.gets("key").unwrap();
+    assert!(item.value == parts.concat() && item.flags == 9);
+    assert_eq!(client.ask("commit up key 9 0 6"), "NOT_FOUND");
+    // A small one is a value like any other.
+    assert_eq!(part(client, "number", 2, b"7"), "STORED");
+    assert_eq!(part(client, "number", 1, b"4"), "STORED");
+    assert_eq!(client.ask("commit number n 0 0 2"), "STORED");
+    assert_eq!(client.ask("incr n 1"), "48");
+    let server = server.restart();
+    assert!(server.client().get("key").unwrap() == parts.concat());
+}
+
+#[test]
+fn parts_that_nobody_commits_leave_nothing() {
+    let server = Server::start(&["--server.upload-timeout=1s", "-I", "16m"]);
+    let mut client = server.client();
+    let value = random_bytes(1, 2 << 20);
+    assert_eq!(part(&mut client, "dropped", 1, &value), "STORED");
+    assert_eq!(part(&mut client, "left", 1, &value), "STORED");
+    assert_eq!(client.ask("abort dropped"), "DELETED");
+    assert_eq!(client.ask("abort dropped"), "NOT_FOUND");
+    wait_until("the upload expires", || {
+        client.ask("commit left key 0 0 2") == "NOT_FOUND" && server.extent_blocks() < 64
+    });
+    assert_eq!(client.get("key"), None);
+    for number in 1..=9 {
+        assert_eq!(part(&mut client, "long", number, &value), "STORED");
+    }
+    assert_eq!(client.ask("commit long key 0 0 9"), "SERVER_ERROR object too large for cache");
+    let server = server.kill().start();
+    assert_eq!(server.client().ask("abort long"), "NOT_FOUND");
+    let plan = server.stop();
+    assert!(common::server::command(&plan.data(), &["check"]));
+    for (line, reply) in [
+        ("part up 0 3", "CLIENT_ERROR bad command line format"),
+        ("part up 10001 3", "CLIENT_ERROR bad command line format"),
+        ("part up x 3", "CLIENT_ERROR bad command line format"),
+        ("part up 1 0", "CLIENT_ERROR bad command line format"),
+        ("part up 1 17000000", "SERVER_ERROR object too large for cache"),
+        ("part up 1", "CLIENT_ERROR bad command line format"),
+    ] {
+        let server = plan.start();
+        let mut client = server.client();
+        let len = line.split(' ').nth(3).map_or(0, |len| len.parse().unwrap());
+        let block = if len > 0 || line.ends_with(" 0") {
+            storage(line, &vec![b'x'; len])
+        } else {
+            format!("{line}\r\n").into()
+        };
+        assert_eq!(client.talk_line(&block), reply, "{line}");
+        assert!(client.ask("version").starts_with("VERSION"), "{line}: in step");
+        server.stop();
+    }
+}
+
+/// Clients that ask for large values, or for many small ones, and read nothing; clients that send the beginning of a
+/// large value. Small requests are served beside them, and all that they hold together is bounded.
+#[test]
+fn what_is_on_its_way_is_bounded() {
+    common::util::raise_descriptor_limit();
+    let clients = tier(150, 1000, 1000);
+    let server = Server::start(&["-t", "1", "-m", "1", "-c", "4096", "--server.buffer-memory=8mb"]);
+    let mut client = server.client();
+    let large = random_bytes(1, 4 << 20);
+    client.set("large", &large);
+    for number in 0..20 {
+        client.set(&format!("small{number}"), random_bytes(number, 60_000));
+    }
+    (0..20).for_each(|number| assert!(client.get(&format!("small{number}")).is_some()));
+    let before = resident_memory(server.pid());
+    let mut most = 0;
+    let mut look = |what: &str, client: &mut Client| {
+        for number in 0..100 {
+            client.set("mine", format!("{number}"));
+            assert_eq!(client.get("mine").unwrap(), format!("{number}").into_bytes());
+        }
+        let growth = resident_memory(server.pid()).saturating_sub(before);
+        println!("{clients} {what}: {} KiB more", growth / 1024);
+        most = most.max(growth);
+    };
+    let line = format!("get{}\r\n", " large".repeat(1000));
+    let mut readers: Vec<Client> = (0..clients).map(|_| server.client()).collect();
+    readers.iter_mut().for_each(|reader| reader.send(&line));
+    look("clients that do not read a large value", &mut client);
+    let small: String = (0..20).map(|number| format!("get small{number}\r\n")).collect();
+    let mut others: Vec<Client> = (0..clients).map(|_| server.client()).collect();
+    others.iter_mut().for_each(|other| other.send(small.repeat(20)));
+    look("clients that do not read small ones", &mut client);
+    let mut writers: Vec<Client> = (0..clients).map(|_| server.client()).collect();
+    for writer in &mut writers {
+        writer.send("set other 0 0 1000000000\r\n");
+        // Those that wait for memory are not read from: what the kernel takes, it takes.
+        writer.tcp().set_nonblocking(true).unwrap();
+        let _ = writer.try_send(&large[..150_000]);
+    }
+    look("clients that send the beginning of a value", &mut client);
+    let allowed = 8 * MIB + 8 * MIB + (clients * 64 * 1024) as u64;
+    assert!(most <= allowed, "{most} bytes more, {allowed} are allowed");
+    drop((others, writers));
+    // What was taken back is sent again from the right place.
+    for reader in readers.iter_mut().take(3) {
+        for _ in 0..3 {
+            let item = reader.line();
+            assert_eq!(item, format!("VALUE large 0 {}", large.len()));
+            assert!(reader.bytes(large.len()) == large);
+            assert_eq!(reader.line(), "");
+        }
+    }
+    counted("clients that hold what they are sent", 3 * clients, 450);
+}
+
+/// When the memory is spent, transfers wait until others have ended, and then go on.
+#[test]
+fn transfers_wait_for_memory_and_then_go_on() {
+    let server = Server::start(&["-t", "2", "--server.buffer-memory=1mb"]);
+    let value = random_bytes(1, 300_000);
+    // Twice as many as there is memory for.
+    let mut holders: Vec<Client> = (0..10).map(|_| server.client()).collect();
+    for holder in &mut holders {
+        holder.send("set held 0 0 300000\r\n");
+        holder.send(&value[..100_000]);
+    }
+    let mut client = server.client();
+    for number in 0..200 {
+        client.set("small", format!("{number}"));
+    }
+    let value = &value;
+    std::thread::scope(|scope| {
+        for number in 0..10 {
+            let server = &server;
+            scope.spawn(move || {
+                let mut client = server.client();
+                client.set(&format!("large{number}"), value);
+                assert!(client.get(&format!("large{number}")).unwrap() == *value);
+            });
+        }
+        for holder in &mut holders {
+            holder.send(&value[100_000..]);
+            holder.send("\r\n");
+            assert_eq!(holder.line(), "STORED");
+        }
+    });
+}
+
+/// A command or a value that comes a byte at a time does not occupy a connection for ever, and one that comes slowly
+/// but gets on does.
+#[test]
+fn who_never_finishes_is_sent_away() {
+    let server = Server::start(&["-t", "1", "--server.request-timeout=2s"]);
+    let mut steady = server.client();
+    steady.send("set steady 0 0 1000000\r\n");
+    let beginnings: [&[u8]; 6] = [
+        b"ge",
+        b"get key another",
+        b"set key 0 0 100\r\nabc",
+        b"set key 0 0 1000000\r\nabc",
+        b"set key 0 0 0 0 ",
+        b"\x00",
+    ];
+    let mut idle = server.client();
+    assert!(idle.ask("version").starts_with("VERSION"));
+    let mut slow: Vec<Client> = beginnings
+        .iter()
+        .map(|beginning| {
+            let mut client = server.client();
+            client.send(beginning);
+            client
+        })
+        .collect();
+    let (mut sent, mut steps) = (0, 0);
+    while slow.iter_mut().any(|client| client.try_send(b"x").is_ok()) && steps < 600 {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        if sent < 1_000_000 && steps % 10 == 0 {
+            steady.send(vec![b'x'; 100_000]);
+            sent += 100_000;
+        }
+        steps += 1;
+    }
+    assert!(steps < 600, "they are still there");
+    steady.send(vec![b'x'; 1_000_000 - sent]);
+    steady.send("\r\n");
+    assert_eq!(steady.line(), "STORED");
+    assert!(idle.ask("version").starts_with("VERSION"), "who has asked for nothing may stay");
+    assert_eq!(server.client().stat("idle_kicks"), beginnings.len() as u64);
+    counted("slow clients sent away", beginnings.len(), 6);
+}
