@@ -138,6 +138,12 @@ impl Session {
                 self.input.used += used;
                 self.retrieve(retrieval.with_cas)?;
             }
+            // It speaks the classic text protocol only.
+            Parse::Meta { used, .. } => {
+                self.input.used += used;
+                self.out.extend_from_slice(b"ERROR\r\n");
+                self.give_up(false)?;
+            }
             Parse::Refused { used, reply, swallow, close } => {
                 self.input.used += used;
                 self.out.extend_from_slice(reply);
