@@ -1,6 +1,6 @@
 //! `make bench-large`: what small gets notice of values of 64 MiB on their way in and out on other connections, and what
 //! those cost. KingServer and memcached (`-I 512m`), one worker each, on a core of their own, in turn; the load on
-//! another. The load is one thread that looks after the small connection between any two steps of the large ones, so
+//! another. The load is one thread that looks after the small connections between any two steps of the large ones, so
 //! that it does not wait for its own work; small gets are sent at fixed times and measured from them.
 
 use std::fmt::Write as _;
@@ -20,9 +20,11 @@ use kingserver_bench::{place, proc, sys};
 const PEERS: [Peer; 2] = [Peer::KingServer, Peer::Memcached];
 const LARGE: usize = 64 << 20;
 const SMALL: usize = 100;
-/// Small gets per second.
-const RATE: u64 = 2000;
-/// Bytes moved for a stream before the small connection is looked after.
+/// Small gets per second, and over how many connections: none waits for the reply before as long as that comes within
+/// 16 ms.
+const RATE: u64 = 1000;
+const SMALLS: u64 = 16;
+/// Bytes moved for a stream before the small connections are looked after.
 const STEP: usize = 64 << 10;
 /// What large values are made of, again and again: nothing that can be compressed within a chunk.
 const RING: usize = 1 << 20;
@@ -136,7 +138,7 @@ struct Sample {
 fn one(server: &Server, scenario: Scenario, window: Duration) -> Result<Sample> {
     let mut random = fastrand::Rng::with_seed(7);
     let ring: Vec<u8> = (0..RING).map(|_| random.u8(..)).collect();
-    let mut small = Small::connect(server.address)?;
+    let mut smalls = (0..SMALLS).map(|number| Small::connect(server.address, number)).collect::<Result<Vec<_>>>()?;
     let mut streams = Vec::new();
     for number in 0..scenario.streams {
         let mut stream = Stream::connect(server.address, number)?;
@@ -146,36 +148,38 @@ fn one(server: &Server, scenario: Scenario, window: Duration) -> Result<Sample> 
         stream.begin(scenario.op);
         streams.push(stream);
     }
-    spin(&mut small, &mut streams, scenario.op, &ring, window / 4)?;
-    small.latency.reset();
+    spin(&mut smalls, &mut streams, scenario.op, &ring, window / 4)?;
+    smalls.iter_mut().for_each(|small| small.latency.reset());
     proc::reset_peak(server.pid())?;
     let (before, cpu, began) = (proc::rss(server.pid())?, sys::cpu_time(server.pid())?, Instant::now());
-    let moved = spin(&mut small, &mut streams, scenario.op, &ring, window)?;
+    let moved = spin(&mut smalls, &mut streams, scenario.op, &ring, window)?;
     let (cpu, wall) = (sys::cpu_time(server.pid())? - cpu, began.elapsed().as_secs_f64());
     let growth = proc::peak(server.pid())?.saturating_sub(before);
-    let at = |quantile| small.latency.value_at_quantile(quantile) as f64 / 1e6;
+    let mut latency = Histogram::<u64>::new(3).context("a histogram")?;
+    smalls.iter().try_for_each(|small| latency.add(&small.latency)).context("a sum of histograms")?;
+    let at = |quantile| latency.value_at_quantile(quantile) as f64 / 1e6;
     let megabytes = moved as f64 / 1e6;
     Ok(Sample {
         rate: megabytes / wall,
         cpu: cpu.as_secs_f64() * 1e3 / megabytes,
         p50: at(0.5),
         p99: at(0.99),
-        max: small.latency.max() as f64 / 1e6,
+        max: latency.max() as f64 / 1e6,
         growth: growth as f64 / f64::from(1 << 20),
     })
 }
 
 /// Keeps everything going for a while; tells how many bytes of large values were moved.
-fn spin(small: &mut Small, streams: &mut [Stream], op: Op, ring: &[u8], time: Duration) -> Result<u64> {
+fn spin(smalls: &mut [Small], streams: &mut [Stream], op: Op, ring: &[u8], time: Duration) -> Result<u64> {
     let end = Instant::now() + time;
     let before: u64 = streams.iter().map(|stream| stream.moved).sum();
     while Instant::now() < end {
-        small.step()?;
+        smalls.iter_mut().try_for_each(Small::step)?;
         for stream in &mut *streams {
             if stream.step(ring)? {
                 stream.begin(op);
             }
-            small.step()?;
+            smalls.iter_mut().try_for_each(Small::step)?;
         }
     }
     Ok(streams.iter().map(|stream| stream.moved).sum::<u64>() - before)
@@ -193,7 +197,7 @@ struct Small {
 }
 
 impl Small {
-    fn connect(address: SocketAddr) -> Result<Small> {
+    fn connect(address: SocketAddr, number: u64) -> Result<Small> {
         let mut socket = connect(address)?;
         let value = [b'v'; SMALL];
         socket.write_all(&[b"set small 0 0 100\r\n", &value[..], b"\r\n"].concat())?;
@@ -203,7 +207,8 @@ impl Small {
         socket.set_nonblocking(true)?;
         let reply = [b"VALUE small 0 100\r\n", &value[..], b"\r\nEND\r\n"].concat();
         let latency = Histogram::new(3).context("a histogram")?;
-        Ok(Small { socket, reply, got: 0, asked: None, due: Instant::now(), latency })
+        let due = Instant::now() + Duration::from_nanos(number * 1_000_000_000 / RATE);
+        Ok(Small { socket, reply, got: 0, asked: None, due, latency })
     }
 
     /// Takes the reply if it is there; sends the next request if it is due.
@@ -225,7 +230,7 @@ impl Small {
         if Instant::now() >= self.due {
             self.socket.write_all(b"get small\r\n")?;
             (self.asked, self.got) = (Some(self.due), 0);
-            self.due += Duration::from_nanos(1_000_000_000 / RATE);
+            self.due += Duration::from_nanos(SMALLS * 1_000_000_000 / RATE);
         }
         Ok(())
     }
@@ -235,9 +240,9 @@ impl Small {
 struct Stream {
     socket: TcpStream,
     number: usize,
-    /// What is still to be sent before and after a value, or in its place.
+    /// What is still to be sent before a value, in its place, or after it.
     head: Vec<u8>,
-    /// Bytes of the value that were sent or taken; of what comes before and after it.
+    /// Bytes of the value that were sent or taken.
     body: usize,
     got: Vec<u8>,
     op: Op,

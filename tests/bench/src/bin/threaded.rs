@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::thread;
 
 use kingdb::store::{
-    Body, CHUNK, Db, Expect, Fetched, Large, Lookup, NewBody, Outcome, Position, Scratch, Uploaded, Waiter, Write,
+    Body, CHUNK, Db, Expect, Fetched, Large, Lookup, NewBody, Outcome, Position, Scratch, TableBlock, Uploaded, Waiter,
+    Write,
 };
 use server::proto::text::{self, Command, NextKey, Parse, Verb};
 
@@ -137,6 +138,12 @@ impl Session {
                 self.input.used += used;
                 self.retrieve(retrieval.with_cas)?;
             }
+            // It speaks the classic text protocol only.
+            Parse::Meta { used, .. } => {
+                self.input.used += used;
+                self.out.extend_from_slice(b"ERROR\r\n");
+                self.give_up(false)?;
+            }
             Parse::Refused { used, reply, swallow, close } => {
                 self.input.used += used;
                 self.out.extend_from_slice(reply);
@@ -222,13 +229,14 @@ impl Session {
 
     /// The rest of a value and its newline.
     fn body(&mut self, large: Option<Large>) -> Result<()> {
-        for index in 0..large.as_ref().map_or(0, Large::chunks) {
-            let Some(large) = &large else { break };
-            let out = &mut self.out;
-            let read = large.read_nowait(index, &mut self.scratch, |chunk| out.extend_from_slice(chunk));
-            if read.map_err(Error::other)?.is_none() {
-                out.extend_from_slice(&large.fetch(index).run().map_err(Error::other)?);
+        let (mut offset, mut block) = (0, TableBlock::default());
+        while let Some(large) = large.as_ref().filter(|large| offset < large.len()) {
+            let before = self.out.len();
+            let read = large.read_nowait(offset, &mut block, &mut self.scratch, &mut self.out);
+            if !read.map_err(Error::other)? {
+                self.out.extend_from_slice(&large.fetch(offset).run().map_err(Error::other)?);
             }
+            offset += (self.out.len() - before) as u64;
             self.send_if_much()?;
         }
         self.out.extend_from_slice(b"\r\n");
