@@ -12,10 +12,12 @@ TIER       ?= test
 ARGS       ?=
 
 BIN     := $(TARGET_DIR)/release/kingserver
-SOURCES := Cargo.toml Cargo.lock .cargo/config.toml $(shell find src -name '*.rs')
+SOURCES := Cargo.toml Cargo.lock .cargo/config.toml $(shell find src -type f)
 PAGES   := $(wildcard man/*.[1-9])
 BENCH   := tests/bench/Cargo.toml
 BENCHDB := tests/bench-store/Cargo.toml
+FUZZ    := tests/fuzz/Cargo.toml
+CLIENTS := tests/clients/rust/Cargo.toml
 DEB     := $(TARGET_DIR)/deb
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 INSTALL ?= install
@@ -90,6 +92,10 @@ lint: ## formatting, clippy and the man pages; warnings are errors
 	$(CARGO) clippy --locked --manifest-path $(BENCH) --all-targets -- -D warnings
 	$(CARGO) fmt --check --manifest-path $(BENCHDB)
 	$(DYNAMIC) $(CARGO) clippy --locked --manifest-path $(BENCHDB) --all-targets -- -D warnings
+	$(CARGO) fmt --check --manifest-path $(FUZZ)
+	$(CARGO) clippy --locked --manifest-path $(FUZZ) --lib --bins --test fixed -- -D warnings
+	$(CARGO) fmt --check --manifest-path $(CLIENTS)
+	$(DYNAMIC) $(CARGO) clippy --locked --manifest-path $(CLIENTS) --all-targets -- -D warnings
 	mandoc -Tlint -Wwarning $(PAGES)
 
 install: $(BIN) ## binary, man pages, unit, configuration, sysctl profile (DESTDIR, PREFIX)

@@ -650,7 +650,7 @@ impl Connection {
     }
 
     /// `stats conns` of it: lines about its descriptor.
-    pub fn describe(&self, now: u64, out: &mut String) {
+    pub fn describe(&self, now: u64, unix: &str, out: &mut String) {
         let state = match (&self.state, self.waiting) {
             (State::Watch(_), _) => "conn_watch",
             (State::Swallow(_) | State::SkipLine, _) => "conn_swallow",
@@ -662,7 +662,7 @@ impl Connection {
         };
         let address = |address: std::io::Result<_>| match address {
             Ok(address) => format!("tcp:{address}"),
-            Err(_) => "unix:".to_owned(),
+            Err(_) => format!("unix:{unix}"),
         };
         let (fd, idle) = (self.fd(), (now as u32).wrapping_sub(self.active));
         // Writing into a String cannot fail.

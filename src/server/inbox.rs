@@ -49,11 +49,30 @@ impl Census {
         let mut sum = self.text.lock().unwrap_or_else(PoisonError::into_inner);
         sum.extend_from_slice(text);
         if self.missing.fetch_sub(1, Ordering::SeqCst) == 1 {
-            sum.extend_from_slice(super::reply::END);
-            let work = Work::done(self.db.clone(), std::mem::take(&mut sum));
+            let mut text = by_descriptor(&sum);
+            text.extend_from_slice(super::reply::END);
+            let work = Work::done(self.db.clone(), text);
             self.inbox.post(Letter { token: self.token, answer: Answer::Piece(work) });
         }
     }
+}
+
+/// The lines in the order of their descriptors, as memcached has them; a listening socket that workers share stands there once.
+fn by_descriptor(text: &[u8]) -> Vec<u8> {
+    let mut lines: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
+    // `STAT 17` before `STAT 104`: numbers of more digits are greater.
+    let descriptor = |line: &&[u8]| {
+        let head = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
+        (head, line[..head].to_vec())
+    };
+    lines.sort_by_key(descriptor);
+    let mut sorted: Vec<&[u8]> = Vec::with_capacity(lines.len());
+    for line in lines {
+        if !sorted.iter().rev().take(8).any(|other| *other == line) {
+            sorted.push(line);
+        }
+    }
+    sorted.concat()
 }
 
 /// A joined value and what it was joined from.

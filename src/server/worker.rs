@@ -256,11 +256,12 @@ impl Worker {
         /// Connections told of at most.
         const MOST: usize = 4096;
         let (mut text, now) = (String::new(), self.ctx.now);
+        let unix = self.ctx.settings.unix_socket.as_ref().map_or(String::new(), |path| path.display().to_string());
         self.door.describe(&mut text);
         let tokens: Vec<_> = self.table.tokens().take(MOST).collect();
         for token in tokens {
             if let Some(connection) = self.table.get(token) {
-                connection.describe(now, &mut text);
+                connection.describe(now, &unix, &mut text);
             }
         }
         census.add(text.as_bytes());

@@ -83,7 +83,7 @@ pub fn run(pair: &mut Pair, frames: &[Frame]) -> Result<(), String> {
 /// Every frame up to the no-op's answer, with the CAS by its number among those seen, or up to the connection's end.
 #[derive(PartialEq, Eq)]
 struct Replies {
-    frames: Vec<(Vec<u8>, Option<usize>, Vec<u8>)>,
+    frames: Vec<(Header, Option<usize>, Vec<u8>)>,
     closed: bool,
 }
 
@@ -121,8 +121,11 @@ fn take(side: &mut Side, frame: &Frame, opaque: u32) -> Result<Replies, String> 
     }
 }
 
+/// A response's header up to the CAS.
+type Header = Vec<u8>;
+
 /// Header up to the CAS, CAS, body; `None` at the end of the connection.
-fn reply(side: &mut Side) -> Result<Option<(Vec<u8>, u64, Vec<u8>)>, String> {
+fn reply(side: &mut Side) -> Result<Option<(Header, u64, Vec<u8>)>, String> {
     let mut header = side.bytes(24)?;
     if header.len() < 24 {
         return if header.is_empty() { Ok(None) } else { Err(format!("half a header: {}", header.escape_ascii())) };

@@ -167,7 +167,8 @@ fn ask_unique(side: &mut Side, key: &str) -> Result<u64, String> {
     Ok(line.trim().strip_prefix("HD c").and_then(|unique| unique.parse().ok()).unwrap_or(1))
 }
 
-fn replace(bytes: &[u8], what: &str, with: &str) -> Vec<u8> {
+/// The bytes with the first occurrence of `what` replaced.
+pub fn replace(bytes: &[u8], what: &str, with: &str) -> Vec<u8> {
     match bytes.windows(what.len()).position(|window| window == what.as_bytes()) {
         Some(at) => [&bytes[..at], with.as_bytes(), &bytes[at + what.len()..]].concat(),
         None => bytes.to_vec(),

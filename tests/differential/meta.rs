@@ -16,15 +16,14 @@ fn named() -> impl Strategy<Value = (String, &'static str)> {
 /// Flags, each at most once, in any order.
 fn flags(of: &'static [&'static str]) -> impl Strategy<Value = String> {
     proptest::sample::subsequence(of, 0..=of.len().min(6)).prop_shuffle().prop_flat_map(|flags| {
-        let filled = expiry().prop_map(move |expiry| {
+        expiry().prop_map(move |expiry| {
             // Of T and N, memcached lets the later one say when a new item expires; with us it is always T.
             let both = flags.contains(&"N500");
             // And what is left to live of one that is given a time in the past is a very large number.
             let past = expiry == "-1" || expiry == "2592001";
             let wanted = |flag: &&&str| !(both && flag.starts_with('T') || past && **flag == "t");
             flags.iter().filter(wanted).map(|flag| format!(" {}", flag.replace("{expiry}", expiry))).collect::<String>()
-        });
-        filled
+        })
     })
 }
 

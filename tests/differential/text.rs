@@ -129,7 +129,7 @@ const WORDS: &[&str] = &[
 
 /// Words that do not belong where they are put.
 pub fn odd_word() -> impl Strategy<Value = String> {
-    prop_oneof![12 => proptest::sample::select(&WORDS[..]).prop_map(String::from), 1 => Just("x".repeat(251)), 1 => Just("x".repeat(600))]
+    prop_oneof![12 => proptest::sample::select(WORDS).prop_map(String::from), 1 => Just("x".repeat(251)), 1 => Just("x".repeat(600))]
 }
 
 /// What is done to a good line.
