@@ -12,7 +12,7 @@ TIER       ?= test
 ARGS       ?=
 
 BIN     := $(TARGET_DIR)/release/kingserver
-SOURCES := Cargo.toml Cargo.lock .cargo/config.toml $(shell find src -type f)
+SOURCES := Cargo.toml Cargo.lock .cargo/config.toml $(shell find src -name '*.rs')
 PAGES   := $(wildcard man/*.[1-9])
 BENCH   := tests/bench/Cargo.toml
 BENCHDB := tests/bench-store/Cargo.toml
