@@ -44,14 +44,14 @@ impl State {
         State(v)
     }
 
-    #[inline]
+    #[inline(always)]
     fn compress(&mut self, word: u64) {
         self.0[3] ^= word;
         self.round();
         self.0[0] ^= word;
     }
 
-    #[inline]
+    #[inline(always)]
     fn round(&mut self) {
         let [mut v0, mut v1, mut v2, mut v3] = self.0;
         v0 = v0.wrapping_add(v1);
@@ -75,6 +75,7 @@ impl State {
         Hash { place, tag: narrowed(tag) }
     }
 
+    #[inline(always)]
     fn squeeze(&mut self) -> u64 {
         for _ in 0..3 {
             self.round();
