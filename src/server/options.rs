@@ -5,6 +5,7 @@
 //! here happens once, before the first thread; errors are whole sentences without the program's name.
 
 mod config;
+mod draft;
 mod listen;
 pub mod suggest;
 mod table;
@@ -73,7 +74,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked, String> 
     }
     all.retain(|given| !told.iter().any(|told| std::ptr::eq(told.row, given.row)));
     all.extend(told);
-    let mut draft = table::Draft::default();
+    let mut draft = draft::Draft::default();
     for given in &all {
         draft.origin.clone_from(&given.origin);
         (given.row.set)(&mut draft, &given.value).map_err(|message| format!("{}: {message}", given.origin))?;

@@ -35,6 +35,8 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::time::Duration;
 
+mod last;
+
 /// Events taken per wait.
 const EVENTS: usize = 512;
 /// The read buffer all connections of a worker share. Bytes.
@@ -46,10 +48,6 @@ const DOOR: u32 = 1;
 const IDLE_CHECK: Duration = Duration::from_secs(1);
 /// How often it is looked whether another worker has given memory back.
 const MEMORY_LOOK: Duration = Duration::from_millis(10);
-/// How often a stopping server looks whether it is done.
-const STOP_LOOK: Duration = Duration::from_millis(2);
-/// How long a stopping server waits for the log and for clients to take their replies.
-const STOP_WAIT: Duration = Duration::from_secs(2);
 
 /// Replies of one connection, collected in phase 1.
 struct Leaving {
@@ -589,49 +587,6 @@ impl Worker {
     /// The first worker sees to uploads in parts.
     fn minds_uploads(&self) -> bool {
         self.ctx.worker == 0 && !self.ctx.shared.multiparts.is_empty()
-    }
-
-    // ---- the end
-
-    /// Nothing is accepted, read or executed any more; what was said leaves as far as the log and the peers
-    /// allow within a bounded time.
-    fn finish(&mut self) -> io::Result<()> {
-        self.door.shut(&self.epoll)?;
-        self.ctx.db.write_out();
-        let end = clock::monotonic() + STOP_WAIT;
-        let mut unsent: Vec<_> = self.table.tokens().collect();
-        loop {
-            unsent.retain(|token| self.send_last(*token));
-            let now = clock::monotonic();
-            if unsent.is_empty() || now >= end {
-                break;
-            }
-            let events = self.epoll.wait(Some((end - now).min(STOP_LOOK)))?;
-            for index in 0..events {
-                let event = self.epoll.event(index);
-                if let Some(connection) = self.table.get(Token::unpack(event.token)) {
-                    connection.note(event);
-                }
-            }
-        }
-        let all: Vec<_> = self.table.tokens().collect();
-        all.into_iter().filter_map(|token| self.table.remove(token)).for_each(|connection| {
-            connection.leave(&mut self.scratch);
-        });
-        Ok(())
-    }
-
-    /// Whether the connection still has something to send.
-    fn send_last(&mut self, token: Token) -> bool {
-        let (mark, failure) = (self.ctx.db.mark(), self.ctx.db.failure());
-        let Some(connection) = self.table.get(token) else {
-            return false;
-        };
-        let mut fate = connection.send(&[], Position::default(), mark, &mut self.pool, &self.ctx);
-        if let (Fate::Open, Some(_), Some(why)) = (fate, connection.held_back(), &failure) {
-            fate = connection.refuse(why, &mut self.pool, &self.ctx);
-        }
-        fate == Fate::Open && connection.unsent() > 0
     }
 }
 
