@@ -55,3 +55,11 @@ def test_slap(server):
         tool(server, "memcslap", "--concurrency=8", "--execute-number=500", "--initial-load=1000", f"--test={kind}")
     tool(server, "memcslap", "--concurrency=4", "--execute-number=500", "--test=set", "--non-blocking", "--tcp-nodelay")
     tool(server, "memcping")
+
+
+def test_caslap(server):
+    """memcaslap, in the binary dialect: in text it makes keys of control characters, which are refused."""
+    shown = tool(server, "memcaslap", "--threads=2", "--concurrency=16", "--execute_number=20000", "--verify=0.2", "--binary").decode()
+    counts = dict(line.split(": ") for line in shown.splitlines() if line.count(": ") == 1 and not line.startswith("Run"))
+    assert int(counts["cmd_get"]) + int(counts["cmd_set"]) == 20_000, shown
+    assert counts["get_misses"] == counts["verify_misses"] == counts["verify_failed"] == "0" and "ERROR" not in shown, shown

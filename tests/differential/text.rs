@@ -99,7 +99,7 @@ fn line() -> impl Strategy<Value = String> {
         2 => (key(), noreply()).prop_map(|(key, noreply)| format!("delete {key}{noreply}")),
         1 => key().prop_map(|key| format!("delete {key} 0")),
         3 => (prop_oneof![Just("incr"), Just("decr")], counter(), delta, noreply()).prop_map(|(verb, key, by, noreply)| format!("{verb} {key} {by}{noreply}")),
-        2 => (key(), unsigned_expiry(), noreply()).prop_map(|(key, expiry, noreply)| format!("touch {key} {expiry}{noreply}")),
+        2 => (key(), expiry(), noreply()).prop_map(|(key, expiry, noreply)| format!("touch {key} {expiry}{noreply}")),
         1 => noreply().prop_map(|noreply| format!("flush_all{noreply}")),
         1 => noreply().prop_map(|noreply| format!("verbosity 0{noreply}")),
     ]
