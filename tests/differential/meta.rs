@@ -116,7 +116,8 @@ fn odd() -> impl Strategy<Value = Step> {
     let verb = prop_oneof![Just("mg"), Just("md"), Just("mn")];
     let line = (verb.clone(), key(), flags(GET), damage())
         .prop_map(|(verb, key, flags, damage)| Step::new(&damage.done(&format!("{verb} {key}{flags}"))));
-    let flag = (verb, key(), "[a-gi-km-zA-Z]", odd_word())
+    // Flag r reads a part of a value: memcached has none.
+    let flag = (verb, key(), "[a-gi-km-qs-zA-Z]", odd_word())
         .prop_map(|(verb, key, flag, word)| Step::new(&format!("{verb} {key} {flag}{word}")));
     let set = (key(), flags(SET), damage())
         .prop_map(|(key, flags, damage)| Step::with_data(&damage.done(&format!("ms {key} 2{flags}")), b"ab").last());

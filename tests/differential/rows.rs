@@ -50,6 +50,12 @@ const ROWS: &[Row] = &[
         ours: r"STORED\r\nCLIENT_ERROR cannot increment or decrement non-numeric value\r\n",
     },
     Row {
+        why: "mg has no flag r",
+        send: b"set k 0 0 5\r\nabcde\r\nmg k s v r1,3\r\n",
+        theirs: r"STORED\r\nCLIENT_ERROR invalid flag\r\n",
+        ours: r"STORED\r\nVA 3 s5\r\nbcd\r\n",
+    },
+    Row {
         why: "T before N",
         send: b"mg k T0 N500\r\nmg k t\r\n",
         theirs: r"HD W\r\nHD t500 Z\r\n",
