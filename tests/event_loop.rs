@@ -25,8 +25,8 @@ fn a_flood_gets_one_budget_per_turn() {
     server.signal("STOP");
     flood.send("get a\r\n".repeat(count));
     other.send("stats\r\n");
-    // Loopback packets may be on their way a moment longer where the processors are busy.
-    std::thread::sleep(Duration::from_millis(100));
+    flood.arrived();
+    other.arrived();
     server.signal("CONT");
     let mut executed = 0;
     loop {

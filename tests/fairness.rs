@@ -121,8 +121,8 @@ fn a_light_request_waits_for_one_budget_at_most() {
         server.signal("STOP");
         client.send(&heavy);
         light.send("stats\r\n");
-        // Loopback packets may be on their way a moment longer where the processors are busy.
-        std::thread::sleep(std::time::Duration::from_millis(100));
+        client.arrived();
+        light.arrived();
         server.signal("CONT");
         let stats = light.stats_now();
         let gets: u64 = stats["cmd_get"].parse().expect("a number");

@@ -1,7 +1,7 @@
 //! A small text-protocol client over std's sockets. The plain methods panic with what came instead; the `try_` ones hand
 //! errors to tests that kill servers.
 
-use super::util::DEADLINE;
+use super::util::{DEADLINE, wait_until};
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -91,6 +91,18 @@ impl Client {
 
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.try_send(bytes).expect("send to the server");
+    }
+
+    /// Waits until all that was sent lies at the server's end of the connection, whether or not it is read there.
+    pub fn arrived(&self) {
+        let port = format!(":{:04X}", self.tcp().local_addr().expect("an address").port());
+        wait_until("what was sent has arrived", || {
+            let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's table");
+            let mut rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+            let row = rows.find(|row| row.get(1).is_some_and(|local| local.ends_with(&port)));
+            // Bytes that the peer has not acknowledged, and bytes that were not read here.
+            row.is_some_and(|row| row[4].starts_with("00000000:"))
+        });
     }
 
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
