@@ -5,7 +5,8 @@
 //! waiting for earlier replies, and measures from the intended time: a server that stalls can not make the load wait
 //! politely for it, so no delay is left out (no "coordinated omission").
 //!
-//! Every reply is checked: its beginning, its length, its end; one in [`EXACT`] batches is compared byte for byte. A
+//! Every reply is checked: its beginning, its length, its end; one in [`EXACT`] batches is compared byte for byte (but
+//! for the CAS of binary frames). A
 //! wrong reply, a closed connection or [`PATIENCE`] without a byte ends the run with an error. epoll is used
 //! level-triggered here: one recv per event, and nothing can be missed.
 
@@ -444,6 +445,7 @@ impl Connection {
         if let Some(mut keys) = asked.keys {
             let mut want = Vec::with_capacity(self.got);
             wire.reply(&mut keys, &mut want);
+            wire.blank_cas(&mut self.seen);
             ensure!(want == self.seen, "a reply has the right length but a wrong value: {:?}", head(&self.seen));
         }
         self.seen.clear();

@@ -60,11 +60,19 @@ impl Peer {
             .with_context(|| format!("no peer `{name}`; there are {}", names()))
     }
 
-    /// What it speaks.
+    /// What it is asked in where nothing else is said.
     pub fn dialect(self) -> Dialect {
         match self {
             Peer::Redis => Dialect::Resp,
             _ => Dialect::Text,
+        }
+    }
+
+    /// Whether it can be asked in a dialect.
+    pub fn speaks(self, dialect: Dialect) -> bool {
+        match self {
+            Peer::KingServer | Peer::Memcached => dialect != Dialect::Resp,
+            _ => dialect == self.dialect(),
         }
     }
 
@@ -313,6 +321,14 @@ mod tests {
             assert_eq!(Peer::named(peer.name()).unwrap(), peer);
         }
         assert!(Peer::named("mongo").unwrap_err().to_string().contains("memcached"));
+    }
+
+    #[test]
+    fn each_speaks_its_own_dialect_and_only_some_speak_more() {
+        assert!(Peer::ALL.into_iter().all(|peer| peer.speaks(peer.dialect())));
+        let all = [Dialect::Text, Dialect::Meta, Dialect::Binary, Dialect::Resp];
+        let count = |peer: Peer| all.into_iter().filter(|&dialect| peer.speaks(dialect)).count();
+        assert_eq!(Peer::ALL.map(count), [1, 3, 3, 1]);
     }
 
     #[test]

@@ -44,21 +44,25 @@ pub fn failed(error: impl std::fmt::Display) -> anyhow::Error {
     anyhow!("cannot draw: {error}")
 }
 
-/// Server CPU per operation: a panel per value size, a group of bars per case, a bar per peer.
+/// Server CPU per operation: a panel per value size and one for the fixed dialects, a group of bars per case, a bar per
+/// peer.
 pub fn bench(results: &Results) -> Result<String> {
     let closed: Vec<Case> = results.cases.iter().copied().filter(|case| case.rate.is_none()).collect();
-    let mut sizes: Vec<usize> = closed.iter().map(|case| case.work.size).collect();
-    sizes.dedup();
-    let height = 60 + 260 * sizes.len().max(1) as u32;
+    let panels: Vec<&[Case]> = closed.chunk_by(|one, next| panel_title(one) == panel_title(next)).collect();
+    let height = 60 + 260 * panels.len().max(1) as u32;
     svg((900, height), |area| {
         let (title, below) = area.split_vertically(50);
         legend(&title, "Server CPU per operation, µs (less is better)", &results.peers)?;
-        for (panel, &size) in below.split_evenly((sizes.len().max(1), 1)).iter().zip(&sizes) {
-            let cases: Vec<Case> = closed.iter().copied().filter(|case| case.work.size == size).collect();
-            bars(panel, &format!("values of {}", size_title(size)), &cases, results)?;
+        for (panel, cases) in below.split_evenly((panels.len().max(1), 1)).iter().zip(panels) {
+            bars(panel, &panel_title(&cases[0]), cases, results)?;
         }
         Ok(())
     })
+}
+
+fn panel_title(case: &Case) -> String {
+    let protocols = if case.dialect.is_some() { ", meta and binary protocols" } else { "" };
+    format!("values of {}{protocols}", size_title(case.work.size))
 }
 
 fn legend(area: &Area<'_>, title: &str, peers: &[Peer]) -> Result<()> {
@@ -78,10 +82,8 @@ fn legend(area: &Area<'_>, title: &str, peers: &[Peer]) -> Result<()> {
 }
 
 fn bars(area: &Area<'_>, title: &str, cases: &[Case], results: &Results) -> Result<()> {
-    let value = |case: &Case, peer| {
-        results.median(case, peer, |sample| sample.cpu).filter(|value| value.is_finite()).unwrap_or(0.0)
-    };
-    let all = cases.iter().flat_map(|case| results.peers.iter().map(|&peer| value(case, peer)));
+    let value = |case: &Case, peer| results.median(case, peer, |sample| sample.cpu).filter(|value| value.is_finite());
+    let all = cases.iter().flat_map(|case| results.peers.iter().filter_map(|&peer| value(case, peer)));
     let top = all.fold(0.0, f64::max) * 1.15 + 1e-9;
     let mut chart = ChartBuilder::on(area)
         .caption(title, (FONT, 15))
@@ -102,9 +104,10 @@ fn bars(area: &Area<'_>, title: &str, cases: &[Case], results: &Results) -> Resu
     let font = |size| (FONT, size).into_font().color(&BLACK);
     for (group, case) in cases.iter().enumerate() {
         for (index, &peer) in results.peers.iter().enumerate() {
-            let (left, height) = (group as f64 + 0.08 + width * index as f64, value(case, peer));
+            let (left, value) = (group as f64 + 0.08 + width * index as f64, value(case, peer));
+            let height = value.unwrap_or(0.0);
             let bar = Rectangle::new([(left, 0.0), (left + width * 0.92, height)], colour(peer).filled());
-            let label = Text::new(figure(Some(height)), (left, height + top * 0.07), font(11));
+            let label = Text::new(figure(value), (left, height + top * 0.07), font(11));
             chart.draw_series([bar]).map_err(failed)?;
             chart.draw_series([label]).map_err(failed)?;
         }

@@ -46,6 +46,11 @@ impl Results {
         self.samples.get(&(case.name(), peer)).map_or(&[], Vec::as_slice)
     }
 
+    /// The peers that the case was run on.
+    fn measured(&self, case: &Case) -> impl Iterator<Item = Peer> {
+        self.peers.iter().copied().filter(|&peer| !self.of(case, peer).is_empty())
+    }
+
     /// The median of one figure over the rounds.
     pub fn median(&self, case: &Case, peer: Peer, figure: impl Fn(&Sample) -> f64) -> Option<f64> {
         median(self.of(case, peer).iter().map(figure).collect())
@@ -60,7 +65,7 @@ impl Results {
     /// A line for the terminal while it goes on.
     pub fn line(&self, case: &Case) -> String {
         let mut line = format!("{:28}", case.title());
-        for &peer in &self.peers {
+        for peer in self.measured(case) {
             let cpu = self.median(case, peer, |sample| sample.cpu);
             let rate = self.median(case, peer, |sample| sample.rate).unwrap_or(0.0);
             let _ = write!(line, " {} {} µs {rate:.0}/s", peer.name(), figure(cpu));
@@ -98,7 +103,7 @@ impl Results {
         text.push_str("| case | server | ops/s | p50 µs | p99 µs | p99.9 µs | core busy | switches/op | RSS MiB |\n");
         text.push_str("|---|---|--:|--:|--:|--:|--:|--:|--:|\n");
         for case in cases {
-            for &peer in &self.peers {
+            for peer in self.measured(case) {
                 let of = |pick: fn(&Sample) -> f64| self.median(case, peer, pick);
                 let late = self.of(case, peer).iter().map(|sample| sample.unanswered).sum::<f64>();
                 let late = if late > 0.0 { format!(" ({late} unanswered)") } else { String::new() };
@@ -114,7 +119,7 @@ impl Results {
 
     /// Everything, single samples included.
     pub fn json(&self) -> Value {
-        let rows = self.cases.iter().flat_map(|case| self.peers.iter().map(|&peer| self.row(case, peer)));
+        let rows = self.cases.iter().flat_map(|case| self.measured(case).map(|peer| self.row(case, peer)));
         json!({ "about": self.about, "rows": rows.collect::<Vec<_>>() })
     }
 
@@ -243,6 +248,19 @@ mod tests {
         let json = results.json();
         assert_eq!(json["rows"][1]["peer"], "kingserver");
         assert!(json["rows"][1]["over_memcached"].is_null());
+    }
+
+    #[test]
+    fn a_peer_left_out_of_a_case_has_no_figure_there() {
+        let mut results = Results::new(&[Peer::KingServer, Peer::Redis], 1, Duration::ZERO, 1);
+        let case = Case::of_size(100, 10)[7];
+        results.add(&case, Peer::KingServer, Sample { cpu: 0.7, rate: 1000.0, ..Sample::default() });
+        let table = results.markdown();
+        assert!(table.contains("| meta get, 100 B | 0.70 | – | – | – |"));
+        assert!(table.contains("| meta get, 100 B | kingserver | 1,000 |"));
+        assert!(!table.contains("| meta get, 100 B | redis |"));
+        assert!(!results.line(&case).contains("redis"));
+        assert_eq!(results.json()["rows"].as_array().unwrap().len(), 1);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Requests and the replies they must get, byte for byte, for the memcached text protocol and for RESP (Redis).
+//! Requests and the replies they must get, byte for byte, for the memcached protocols (text, meta, binary) and for RESP
+//! (Redis).
 //!
 //! Keys have a fixed width and all replies of one kind of work have the same length, so the load generator knows a whole
 //! reply by counting. What a key's value is follows from its number, so that any reply can be checked in full.
@@ -10,6 +11,10 @@ use std::rc::Rc;
 pub enum Dialect {
     /// The classic memcached text protocol.
     Text,
+    /// The memcached meta commands, with no flag but `v`.
+    Meta,
+    /// The memcached binary protocol. A frame's opaque is the key's number, so that a reply tells what it is for.
+    Binary,
     /// The Redis protocol, requests as arrays of bulk strings as every client sends them.
     Resp,
 }
@@ -30,7 +35,7 @@ pub struct Work {
     pub op: Op,
     /// Requests per batch.
     pub depth: usize,
-    /// Keys per request. One for `Set`.
+    /// Keys per request. One for `Set`, and where the dialect is meta or binary.
     pub keys: usize,
     /// Value's length. Bytes.
     pub size: usize,
@@ -83,6 +88,7 @@ impl Keys {
 pub struct Pool(Vec<u8>);
 
 const STRIDE: usize = 65_521;
+const KEY_LEN: usize = 12;
 
 impl Pool {
     /// A pool for values of up to `longest` bytes.
@@ -109,6 +115,8 @@ pub struct Wire {
 impl Wire {
     /// `pool` must have been made for at least `work.size`.
     pub fn new(work: Work, dialect: Dialect, pool: Rc<Pool>) -> Wire {
+        let has_many = work.op == Op::Get && matches!(dialect, Dialect::Text | Dialect::Resp);
+        assert!(work.keys == 1 || has_many, "no {:?} of many keys in {dialect:?}", work.op);
         let mut wire = Wire { work, dialect, pool, reply_len: 0 };
         let mut reply = Vec::new();
         wire.reply(&mut Keys::InOrder(0), &mut reply);
@@ -121,24 +129,37 @@ impl Wire {
         self.reply_len
     }
 
-    /// How every reply to a batch begins.
+    /// How every reply to a batch begins. (A binary frame: from the magic byte to the status.)
     pub fn begin(&self) -> &'static [u8] {
         match (self.work.op, self.dialect, self.work.keys) {
             (Op::Get, Dialect::Text, _) => b"VALUE key:",
+            (Op::Get, Dialect::Meta, _) => b"VA ",
+            (Op::Get, Dialect::Binary, _) => b"\x81\x00\x00\x00\x04\x00\x00\x00",
             (Op::Get, Dialect::Resp, 1) => b"$",
             (Op::Get, Dialect::Resp, _) => b"*",
             (Op::Set, Dialect::Text, _) => b"STORED\r\n",
+            (Op::Set, Dialect::Meta, _) => b"HD\r\n",
+            (Op::Set, Dialect::Binary, _) => b"\x81\x01\x00\x00\x00\x00\x00\x00",
             (Op::Set, Dialect::Resp, _) => b"+OK\r\n",
         }
     }
 
-    /// How every reply to a batch ends.
+    /// How every reply to a batch ends. (A binary frame: with a value or a CAS, so this is empty.)
     pub fn end(&self) -> &'static [u8] {
         match (self.work.op, self.dialect) {
             (Op::Get, Dialect::Text) => b"\r\nEND\r\n",
-            (Op::Get, Dialect::Resp) => b"\r\n",
-            (Op::Set, Dialect::Text) => b"STORED\r\n",
-            (Op::Set, Dialect::Resp) => b"+OK\r\n",
+            (Op::Get, Dialect::Meta | Dialect::Resp) => b"\r\n",
+            (_, Dialect::Binary) => b"",
+            (Op::Set, _) => self.begin(),
+        }
+    }
+
+    /// Zeroes what the server alone can know, the CAS of binary frames, in all replies to a batch. [`Wire::reply`] has zeros
+    /// there.
+    pub fn blank_cas(&self, replies: &mut [u8]) {
+        if self.dialect == Dialect::Binary {
+            let each = self.reply_len / self.work.depth;
+            replies.chunks_exact_mut(each).for_each(|reply| reply[16..24].fill(0));
         }
     }
 
@@ -148,6 +169,10 @@ impl Wire {
             match (self.work.op, self.dialect) {
                 (Op::Get, Dialect::Text) => self.text_get(keys, out),
                 (Op::Set, Dialect::Text) => self.text_set(keys, out),
+                (Op::Get, Dialect::Meta) => self.meta_get(keys, out),
+                (Op::Set, Dialect::Meta) => self.meta_set(keys, out),
+                (Op::Get, Dialect::Binary) => self.binary_get(keys, out),
+                (Op::Set, Dialect::Binary) => self.binary_set(keys, out),
                 (Op::Get, Dialect::Resp) => self.resp_get(keys, out),
                 (Op::Set, Dialect::Resp) => self.resp_set(keys, out),
             }
@@ -159,6 +184,9 @@ impl Wire {
         for _ in 0..self.work.depth {
             match (self.work.op, self.dialect) {
                 (Op::Get, Dialect::Text) => self.text_values(keys, out),
+                (Op::Get, Dialect::Meta) => self.meta_value(keys, out),
+                (Op::Get, Dialect::Binary) => self.binary_value(keys, out),
+                (Op::Set, Dialect::Binary) => push_frame(self.begin(), 0, keys.next(&self.work), out),
                 (Op::Get, Dialect::Resp) => self.resp_values(keys, out),
                 (Op::Set, _) => {
                     keys.next(&self.work);
@@ -200,6 +228,51 @@ impl Wire {
         out.extend_from_slice(b"END\r\n");
     }
 
+    fn meta_get(&self, keys: &mut Keys, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"mg ");
+        push_key(keys.next(&self.work), out);
+        out.extend_from_slice(b" v\r\n");
+    }
+
+    fn meta_set(&self, keys: &mut Keys, out: &mut Vec<u8>) {
+        let key = keys.next(&self.work);
+        out.extend_from_slice(b"ms ");
+        push_key(key, out);
+        out.push(b' ');
+        push_number(self.work.size, out);
+        out.extend_from_slice(b"\r\n");
+        self.push_value(key, out);
+    }
+
+    fn meta_value(&self, keys: &mut Keys, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"VA ");
+        push_number(self.work.size, out);
+        out.extend_from_slice(b"\r\n");
+        self.push_value(keys.next(&self.work), out);
+    }
+
+    fn binary_get(&self, keys: &mut Keys, out: &mut Vec<u8>) {
+        let key = keys.next(&self.work);
+        push_frame(b"\x80\x00\x00\x0c\x00\x00\x00\x00", KEY_LEN, key, out);
+        push_key(key, out);
+    }
+
+    fn binary_set(&self, keys: &mut Keys, out: &mut Vec<u8>) {
+        let (key, extras) = (keys.next(&self.work), [0; 8]); // flags, expiration
+        let body = extras.len() + KEY_LEN + self.work.size;
+        push_frame(b"\x80\x01\x00\x0c\x08\x00\x00\x00", body, key, out);
+        out.extend_from_slice(&extras);
+        push_key(key, out);
+        out.extend_from_slice(self.pool.value(key, self.work.size));
+    }
+
+    fn binary_value(&self, keys: &mut Keys, out: &mut Vec<u8>) {
+        let (key, extras) = (keys.next(&self.work), [0; 4]); // flags
+        push_frame(self.begin(), extras.len() + self.work.size, key, out);
+        out.extend_from_slice(&extras);
+        out.extend_from_slice(self.pool.value(key, self.work.size));
+    }
+
     fn resp_get(&self, keys: &mut Keys, out: &mut Vec<u8>) {
         push_header(b'*', self.work.keys + 1, out);
         out.extend_from_slice(if self.work.keys == 1 { b"$3\r\nGET\r\n" } else { b"$4\r\nMGET\r\n" });
@@ -238,7 +311,15 @@ fn push_resp_key(key: u32, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Twelve bytes: `key:` and eight digits.
+/// A binary frame's header: `start` is its first eight bytes, `body` counts all that follows the header, CAS is 0.
+fn push_frame(start: &[u8], body: usize, opaque: u32, out: &mut Vec<u8>) {
+    out.extend_from_slice(start);
+    out.extend_from_slice(&(body as u32).to_be_bytes());
+    out.extend_from_slice(&opaque.to_be_bytes());
+    out.extend_from_slice(&[0; 8]);
+}
+
+/// [`KEY_LEN`] bytes: `key:` and eight digits.
 fn push_key(key: u32, out: &mut Vec<u8>) {
     let mut text = *b"key:00000000";
     let mut rest = key;
@@ -267,13 +348,18 @@ mod tests {
     use super::*;
 
     fn both(work: Work, dialect: Dialect) -> (String, String) {
+        let (request, reply) = both_raw(work, dialect);
+        (String::from_utf8(request).unwrap(), String::from_utf8(reply).unwrap())
+    }
+
+    fn both_raw(work: Work, dialect: Dialect) -> (Vec<u8>, Vec<u8>) {
         let wire = Wire::new(work, dialect, Rc::new(Pool::new(1 << 20)));
         let (mut request, mut reply) = (Vec::new(), Vec::new());
         wire.request(&mut Keys::InOrder(6), &mut request);
         wire.reply(&mut Keys::InOrder(6), &mut reply);
         assert_eq!(reply.len(), wire.reply_len());
         assert!(reply.starts_with(wire.begin()) && reply.ends_with(wire.end()));
-        (String::from_utf8(request).unwrap(), String::from_utf8(reply).unwrap())
+        (request, reply)
     }
 
     fn value(key: u32, size: usize) -> String {
@@ -305,6 +391,50 @@ mod tests {
         let (request, reply) = both(Work { op: Op::Set, ..get }, Dialect::Resp);
         assert_eq!(request, format!("*3\r\n$3\r\nSET\r\n$12\r\nkey:00000006\r\n$10\r\n{six}\r\n"));
         assert_eq!(reply, "+OK\r\n");
+    }
+
+    #[test]
+    fn meta_requests_and_replies() {
+        let get = Work { depth: 2, ..Work::single(Op::Get, 10, 100) };
+        let (six, seven) = (value(6, 10), value(7, 10));
+        let (request, reply) = both(get, Dialect::Meta);
+        assert_eq!(request, "mg key:00000006 v\r\nmg key:00000007 v\r\n");
+        assert_eq!(reply, format!("VA 10\r\n{six}\r\nVA 10\r\n{seven}\r\n"));
+        let (request, reply) = both(Work { op: Op::Set, ..get }, Dialect::Meta);
+        assert_eq!(request, format!("ms key:00000006 10\r\n{six}\r\nms key:00000007 10\r\n{seven}\r\n"));
+        assert_eq!(reply, "HD\r\nHD\r\n");
+    }
+
+    #[test]
+    fn binary_requests_and_replies() {
+        let get = Work::single(Op::Get, 10, 100);
+        let (six, cas) = (value(6, 10), "\0".repeat(8));
+        let (request, reply) = both_raw(get, Dialect::Binary);
+        let header = "\0\x0c\0\0\0\0\0\0\0\x0c\0\0\0\x06";
+        assert_eq!(request, [b"\x80\0", format!("{header}{cas}key:00000006").as_bytes()].concat());
+        let header = "\0\0\x04\0\0\0\0\0\0\x0e\0\0\0\x06";
+        assert_eq!(reply, [b"\x81\0", format!("{header}{cas}\0\0\0\0{six}").as_bytes()].concat());
+        let (request, reply) = both_raw(Work { op: Op::Set, ..get }, Dialect::Binary);
+        let header = "\0\x0c\x08\0\0\0\0\0\0\x1e\0\0\0\x06";
+        assert_eq!(
+            request,
+            [b"\x80\x01", format!("{header}{cas}\0\0\0\0\0\0\0\0key:00000006{six}").as_bytes()].concat()
+        );
+        assert_eq!(reply, [b"\x81\x01", format!("\0\0\0\0\0\0\0\0\0\0\0\0\0\x06{cas}").as_bytes()].concat());
+    }
+
+    #[test]
+    fn of_binary_replies_all_but_the_cas_is_fixed() {
+        let work = Work { depth: 3, ..Work::single(Op::Get, 10, 100) };
+        let wire = Wire::new(work, Dialect::Binary, Rc::new(Pool::new(10)));
+        let mut right = Vec::new();
+        wire.reply(&mut Keys::InOrder(0), &mut right);
+        let mut replies = vec![0xff; right.len()];
+        wire.blank_cas(&mut replies);
+        let blank: Vec<usize> = (0..replies.len()).filter(|&index| replies[index] == 0).collect();
+        let each = right.len() / 3;
+        assert_eq!(blank, [0, each, 2 * each].map(|at| at + 16..at + 24).into_iter().flatten().collect::<Vec<_>>());
+        assert!(blank.iter().all(|&index| right[index] == 0));
     }
 
     #[test]

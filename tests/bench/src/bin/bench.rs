@@ -1,7 +1,7 @@
 //! `make bench`: KingServer, memcached, Redis and the null server side by side. All servers run on one core, the load on
 //! another. Each case goes in rounds; within a round each peer is measured once, in rotating order, while the others are
 //! stopped (SIGSTOP), so that whatever else the machine does hits all alike. Figures are medians over the rounds, ratios
-//! are medians of the ratios within a round.
+//! are medians of the ratios within a round. A case that fixes the dialect leaves out the peers that do not speak it.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use getopts::{Matches, Options};
-use kingserver_bench::case::{Case, SIZES, SPACE, SPACE_OF_LARGE};
+use kingserver_bench::case::{Case, SIZE_OF_DIALECTS, SIZES, SPACE, SPACE_OF_LARGE};
 use kingserver_bench::load::{Arrival, Plan};
 use kingserver_bench::measure::{fill, measure};
 use kingserver_bench::peer::{Peer, Places, Server};
@@ -35,7 +35,9 @@ fn options() -> Options {
     options.optopt("", "seconds", "length of one measurement (default 1)", "S");
     options.optopt("", "rounds", "rounds per case (default 5)", "N");
     options.optopt("", "peers", "out of null,kingserver,memcached,redis (default all)", "LIST");
-    options.optopt("", "cases", "kinds (get,set,get16,set16,mget,open-get,open-set) or names (get-100)", "LIST");
+    let dialects = format!("at {SIZE_OF_DIALECTS} bytes also meta- or binary- before the first four");
+    let cases = format!("kinds (get,set,get16,set16,mget,open-get,open-set; {dialects}) or names (get-100)");
+    options.optopt("", "cases", &cases, "LIST");
     options.optopt("", "sizes", "value sizes in bytes (default 100,4096,65536)", "LIST");
     options.optopt("", "keys", "keys stored and drawn from (default 100000, of 64 KiB 10000)", "N");
     options.optopt("", "connections", "connections (default 50)", "N");
@@ -93,13 +95,15 @@ fn settings(matches: &Matches) -> Result<Settings> {
     if sizes.is_empty() {
         sizes = if smoke { vec![100] } else { SIZES.to_vec() };
     }
+    let peers = list(matches, "peers").iter().map(|name| Peer::named(name)).collect::<Result<Vec<_>>>()?;
+    let peers = if peers.is_empty() { Peer::ALL.to_vec() } else { peers };
     let picked = list(matches, "cases");
     let cases = sizes.iter().flat_map(|&size| Case::of_size(size, space_of(size)));
-    let cases: Vec<Case> = cases.filter(|case| case.is_in(&picked)).collect();
-    ensure!(!cases.is_empty(), "--cases={} picks none", picked.join(","));
-    let peers = list(matches, "peers").iter().map(|name| Peer::named(name)).collect::<Result<Vec<_>>>()?;
+    let cases = cases.filter(|case| case.is_in(&picked) && peers.iter().any(|&peer| case.suits(peer)));
+    let cases: Vec<Case> = cases.collect();
+    ensure!(!cases.is_empty(), "--cases={} picks none at these sizes for these peers", picked.join(","));
     Ok(Settings {
-        peers: if peers.is_empty() { Peer::ALL.to_vec() } else { peers },
+        peers,
         cases,
         rounds: number("rounds", 5.0, 2.0)?.max(1.0) as usize,
         window: Duration::from_secs_f64(number("seconds", 1.0, 0.05)?.clamp(0.01, 600.0)),
@@ -138,13 +142,13 @@ fn run_case(
     pool: &Rc<Pool>,
     results: &mut Results,
 ) -> Result<()> {
-    let null =
-        settings.peers.contains(&Peer::Null).then(|| settings.places.start(Peer::Null, case.work)).transpose()?;
+    let has_null = settings.peers.contains(&Peer::Null) && case.suits(Peer::Null);
+    let null = has_null.then(|| settings.places.start(Peer::Null, case.work)).transpose()?;
     if let Some(null) = &null {
         null.pause()?;
     }
     for round in 0..settings.rounds {
-        let mut all: Vec<&Server> = null.iter().chain(servers.iter()).collect();
+        let mut all: Vec<&Server> = null.iter().chain(servers).filter(|server| case.suits(server.peer)).collect();
         let first = round % all.len();
         all.rotate_left(first);
         for server in all {
@@ -160,8 +164,9 @@ fn run_case(
 }
 
 fn plan(settings: &Settings, case: &Case, peer: Peer, pool: &Rc<Pool>, round: usize) -> Plan {
+    let dialect = case.dialect.unwrap_or_else(|| peer.dialect());
     Plan {
-        wire: Wire::new(case.work, peer.dialect(), pool.clone()),
+        wire: Wire::new(case.work, dialect, pool.clone()),
         keys: Keys::random(round as u64),
         arrival: case.rate.map_or(Arrival::Closed, Arrival::Open),
         connections: settings.connections,

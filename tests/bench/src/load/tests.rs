@@ -16,39 +16,48 @@ fn pool() -> Rc<Pool> {
 }
 
 fn plan(op: Op, depth: usize, arrival: Arrival) -> Plan {
+    plan_in(Dialect::Text, op, depth, arrival)
+}
+
+fn plan_in(dialect: Dialect, op: Op, depth: usize, arrival: Arrival) -> Plan {
     let work = Work { depth, ..Work::single(op, SIZE, 1) };
-    let wire = Wire::new(work, Dialect::Text, pool());
+    let wire = Wire::new(work, dialect, pool());
     Plan { wire, keys: Keys::random(1), arrival, connections: 2, exact: true }
 }
 
-/// Answers each line of gets with what `reply` makes of the right reply, until the clients leave.
+/// Answers each get with what `reply` makes of the right reply, until the clients leave.
 fn server(reply: impl Fn(Vec<u8>) -> Vec<u8> + Send + Clone + 'static) -> SocketAddr {
+    server_in(Dialect::Text, reply)
+}
+
+fn server_in(dialect: Dialect, reply: impl Fn(Vec<u8>) -> Vec<u8> + Send + Clone + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
         for stream in listener.incoming() {
             let reply = reply.clone();
-            thread::spawn(move || answer(stream.unwrap(), reply));
+            thread::spawn(move || answer(stream.unwrap(), dialect, reply));
         }
     });
     address
 }
 
-fn answer(mut stream: TcpStream, reply: impl Fn(Vec<u8>) -> Vec<u8>) {
-    let mut right = Vec::new();
-    plan(Op::Get, 1, Arrival::Closed).wire.reply(&mut Keys::random(1), &mut right);
-    let mut buffer = [0; 4096];
-    while let Ok(count @ 1..) = stream.read(&mut buffer) {
-        for _ in buffer[..count].iter().filter(|&&byte| byte == b'\n') {
-            if stream.write_all(&reply(right.clone())).is_err() {
-                return;
-            }
-        }
-    }
+fn answer(mut stream: TcpStream, dialect: Dialect, reply: impl Fn(Vec<u8>) -> Vec<u8>) {
+    let (mut request, mut right) = (Vec::new(), Vec::new());
+    let wire = plan_in(dialect, Op::Get, 1, Arrival::Closed).wire;
+    wire.request(&mut Keys::random(1), &mut request);
+    wire.reply(&mut Keys::random(1), &mut right);
+    // One key, so all requests are the same.
+    while stream.read_exact(&mut request).is_ok() && stream.write_all(&reply(right.clone())).is_ok() {}
 }
 
 fn error_of(reply: impl Fn(Vec<u8>) -> Vec<u8> + Send + Clone + 'static) -> String {
-    let mut load = Load::connect(server(reply), vec![plan(Op::Get, 1, Arrival::Closed)]).unwrap();
+    error_in(Dialect::Text, reply)
+}
+
+fn error_in(dialect: Dialect, reply: impl Fn(Vec<u8>) -> Vec<u8> + Send + Clone + 'static) -> String {
+    let plan = plan_in(dialect, Op::Get, 1, Arrival::Closed);
+    let mut load = Load::connect(server_in(dialect, reply), vec![plan]).unwrap();
     let outcome = load.run(PATIENCE).and_then(|()| load.drain(PATIENCE));
     format!("{:#}", outcome.unwrap_err())
 }
@@ -84,6 +93,27 @@ fn a_wrong_value_ends_the_run() {
         reply
     });
     assert!(said.contains("wrong value"), "{said}");
+}
+
+#[test]
+fn a_binary_reply_may_have_any_cas_and_nothing_else() {
+    let address = server_in(Dialect::Binary, |mut reply| {
+        reply[16..24].fill(7);
+        reply
+    });
+    let mut load = Load::connect(address, vec![plan_in(Dialect::Binary, Op::Get, 16, Arrival::Closed)]).unwrap();
+    load.once().unwrap();
+    assert_eq!(load.done().next().unwrap().latency.len(), 2);
+    // Magic, status; opaque, flags, value.
+    for (index, what) in
+        [(0, "wrong reply"), (7, "wrong reply"), (15, "wrong value"), (27, "wrong value"), (28, "wrong value")]
+    {
+        let said = error_in(Dialect::Binary, move |mut reply| {
+            reply[index] ^= 1;
+            reply
+        });
+        assert!(said.contains(what), "byte {index}: {said}");
+    }
 }
 
 #[test]
