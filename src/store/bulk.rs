@@ -16,7 +16,7 @@ use super::segment::Segment;
 
 /// Changes that are applied together: few at first, so that both threads soon have something to do; then a part of what
 /// came before, so that each page of a large index has some of them.
-const BATCH: (usize, usize) = (16 << 10, 384 << 10);
+const BATCH: (usize, usize) = (16 << 10, 192 << 10);
 /// That part: one in so many.
 const PART: usize = 4;
 /// How far ahead of its use memory is asked for. Changes.

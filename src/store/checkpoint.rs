@@ -124,7 +124,7 @@ impl Core {
     /// Writes an index checkpoint that replaces the one before. Sleeps. A failure leaves things as they were.
     pub fn write_checkpoint(&self) -> Result<()> {
         // Meanwhile no segment is removed and no record moved.
-        let _no_round = super::lock(&self.compaction.rounds);
+        let _no_round = self.hold_rounds();
         let dir = &self.options.path;
         let (fresh, path) = (dir.join(FRESH), dir.join(NAME));
         let written = self.write_checkpoint_to(&fresh).and_then(|()| {
@@ -179,8 +179,6 @@ impl Core {
     pub fn refresh_checkpoint(&self) {
         let index = self.index.len() * BYTES_PER_KEY;
         if self.unchecked() > OFTEN.max(index * RARELY) {
-            // No round is under way meanwhile: nobody is to wait for one.
-            self.compaction.pressure.lift();
             self.try_checkpoint();
         }
     }

@@ -5,7 +5,7 @@
 
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::time::{Duration, Instant};
 
 use super::backpressure::Backpressure;
@@ -82,8 +82,6 @@ impl Compactor {
                 break;
             }
         }
-        self.core.compaction.pressure.end();
-        self.urgent.close();
     }
 
     /// Does what there is to do; tells how long to sleep then. `None`: there will be nothing more.
@@ -128,7 +126,7 @@ impl Compactor {
         let core = &self.core;
         let long = self.last_reclaim.elapsed() >= core.options.compaction_interval;
         let all = long || core.space.level() > Level::Enough;
-        let _no_round = super::lock(&core.compaction.rounds);
+        let _no_round = core.hold_rounds();
         core.reclaim(all)?;
         if all {
             self.last_reclaim = Instant::now();
@@ -158,6 +156,14 @@ impl Compactor {
         let (core, (tell, told)) = (self.core.clone(), mpsc::channel());
         self.urgent.submit(Box::new(move || drop(tell.send(core.round_if_due(forced)))));
         told.recv().unwrap_or(Ok(false))
+    }
+}
+
+/// Also where a panic ends the thread: nobody is to wait for it, nor for the other one.
+impl Drop for Compactor {
+    fn drop(&mut self) {
+        self.core.compaction.pressure.end();
+        self.urgent.close();
     }
 }
 
@@ -222,11 +228,16 @@ impl Core {
         }
     }
 
+    /// Keeps rounds from being carried out, and so nobody waiting for one.
+    pub fn hold_rounds(&self) -> MutexGuard<'_, Visited> {
+        let visited = super::lock(&self.compaction.rounds);
+        self.compaction.pressure.lift();
+        visited
+    }
+
     /// Compacts everything of which anything can be given back, until nothing is left. Sleeps.
     pub fn compact(&self) -> Result<Outcome> {
-        let mut visited = super::lock(&self.compaction.rounds);
-        // Nobody is to wait for the compactor while that waits for this.
-        self.compaction.pressure.lift();
+        let mut visited = self.hold_rounds();
         match self.seal_active() {
             // Then the active segment is left as it is: it is the others that give room.
             Err(Error::Full(_)) => {}
@@ -305,7 +316,7 @@ impl Core {
     /// Makes room otherwise than by a round: by what is gone of large values, or, in cache mode, by giving up the oldest
     /// segment. Tells whether any came of it.
     fn make_room(&self) -> Result<bool> {
-        let _no_round = super::lock(&self.compaction.rounds);
+        let _no_round = self.hold_rounds();
         if self.compaction.stopping.load(SeqCst) {
             return Ok(false);
         }

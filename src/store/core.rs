@@ -85,10 +85,12 @@ impl Core {
         self.space.measure(&self.log.needs());
     }
 
-    /// Whether writers must wait until there is room on the disk: the compactor is told to make some.
+    /// Whether writers must wait until there is room on the disk: the compactor is told to make some, and the syncer to look
+    /// whether there is some after all.
     pub fn waits_for_space(&self) -> bool {
         let waits = self.space.is_waiting() && self.log.progress.failure().is_none();
         if waits {
+            self.bell.ring();
             self.compaction.bell.ring();
         }
         waits

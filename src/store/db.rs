@@ -169,6 +169,7 @@ impl Db {
         let mut upload = self.upload(value.len() as u64)?;
         let mut buffer = Vec::with_capacity(CHUNK);
         for chunk in value.chunks(CHUNK) {
+            self.wait_for_room();
             buffer.extend_from_slice(chunk);
             let written = upload.chunk(buffer).run();
             buffer = upload.done(written)?;
@@ -243,7 +244,8 @@ impl Db {
         }
     }
 
-    fn wait_for_room(&self) {
+    /// Sleeps until a write may be executed.
+    pub(super) fn wait_for_room(&self) {
         let mut pause = FIRST_PAUSE;
         while !self.has_room() {
             self.core.log.write_all();

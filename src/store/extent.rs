@@ -80,7 +80,7 @@ pub(crate) struct Reservation {
     /// A record names the range; if none does by the end, the range is given back.
     pub kept: AtomicBool,
     len: u64,
-    _taken: Taken,
+    taken: Taken,
     pub extents: Arc<Extents>,
 }
 
@@ -142,7 +142,7 @@ impl Extents {
         file.reserved.fetch_add(1, SeqCst);
         super::lock(&file.live).get_or_insert_default().insert(base);
         let (kept, compression) = (AtomicBool::new(false), self.compression);
-        Ok(Reservation { file, base, compression, kept, len: room, _taken: taken, extents: self.clone() })
+        Ok(Reservation { file, base, compression, kept, len: room, taken, extents: self.clone() })
     }
 
     /// `file` takes no more values: it cannot grow.
@@ -383,6 +383,7 @@ impl Reservation {
     /// Writes inside the range; may sleep.
     pub fn write(&self, bytes: &[u8], offset: u64) -> Result<()> {
         assert!(offset >= self.base && offset + bytes.len() as u64 <= self.base + self.len);
+        self.extents.space.admit()?;
         let file = self.file.get_or_make(&self.extents)?;
         file.write_all_at(bytes, offset).map_err(|error| {
             if error.kind() == ErrorKind::FileTooLarge {
@@ -391,6 +392,7 @@ impl Reservation {
             let attempt = format!("write {} bytes at offset {offset} of", bytes.len());
             Error::full_or_io(&attempt, &self.file.path, &error)
         })?;
+        self.taken.written(padded(bytes.len() as u64));
         self.extents.note_dirty(&self.file);
         Ok(())
     }

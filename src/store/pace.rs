@@ -50,7 +50,8 @@ impl Pace {
         let spent = std::mem::take(&mut self.unseen);
         self.spent += spent;
         core.compaction.pressure.credit(spent * self.gain.0 / self.gain.1);
-        while let Some(rate) = self.rate.filter(|rate| self.spent > self.allowed(core, *rate)) {
+        // Who waits for the round appends nothing that would allow more.
+        while let Some(rate) = self.rate.filter(|rate| self.spent > self.allowed(core, *rate) && !core.is_behind()) {
             self.check(core)?;
             let ahead = Duration::from_secs_f64((self.spent - self.allowed(core, rate)) as f64 / rate as f64);
             std::thread::sleep(ahead.min(NAP));

@@ -167,7 +167,11 @@ impl<'a> Reader<'a> {
                 Ok(0) => break,
                 Ok(count) => self.filled += count,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Error::io(format!("read at offset {at} of"), self.path, &error)),
+                Err(error) => {
+                    // A window that is not full would pass for the end of the file.
+                    self.filled = 0;
+                    return Err(Error::io(format!("read at offset {at} of"), self.path, &error));
+                }
             }
         }
         Ok(())

@@ -25,6 +25,8 @@ const MOST_FLOOR: u64 = 192 << 20;
 const MOST_SURVIVAL: u64 = 2 << 30;
 /// One value in this part of the store's room is the largest that may come before there is room for it.
 const MOST_PART: u64 = 4;
+/// What is set aside for a large value on its way in: more than its chunks that are being written. Bytes.
+const AHEAD: u64 = 1 << 20;
 /// Files that are kept back for segments, compaction and the index checkpoint.
 const LEAST_FILES: u64 = 4;
 
@@ -75,15 +77,24 @@ pub(crate) struct Needs {
     pub stuck: Option<Arc<str>>,
 }
 
-/// Room set aside for a large value, until its bytes are in the file.
+/// Room set aside for a large value that is on its way in: for its next bytes, not for all that was announced, or whoever
+/// announces much and sends nothing would keep everybody out.
 pub(crate) struct Taken {
     space: Arc<Space>,
-    bytes: u64,
+    ahead: u64,
+}
+
+impl Taken {
+    /// So many bytes are in the file now. They count until the file system is asked again.
+    pub fn written(&self, bytes: u64) {
+        self.space.headroom.fetch_sub(i64::try_from(bytes).unwrap_or(i64::MAX), Relaxed);
+    }
 }
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        self.space.in_flight.fetch_sub(self.bytes, Relaxed);
+        self.space.in_flight.fetch_sub(self.ahead, Relaxed);
+        self.space.headroom.fetch_add(self.ahead as i64, Relaxed);
     }
 }
 
@@ -148,7 +159,7 @@ impl Space {
         Error::Full(super::lock(&self.why).clone())
     }
 
-    /// Sets `bytes` aside for a large value. No system call.
+    /// Admits a large value of `bytes`, for which there must be room, and sets the first of them aside. No system call.
     ///
     /// # Errors
     /// [`Error::Full`].
@@ -158,13 +169,14 @@ impl Space {
         // What is kept back may be drawn on for a moment where room is on its way, but not for so much that no other
         // writer could go on.
         let least = if self.makes_room() && bytes <= self.capacity() / MOST_PART { 1 } else { wanted };
-        let fits = |left: i64| (left >= least).then(|| left - wanted);
+        let ahead = bytes.min(AHEAD);
+        let fits = |left: i64| (left >= least).then(|| left - ahead as i64);
         if self.headroom.fetch_update(Relaxed, Relaxed, fits).is_err() {
             self.refused.fetch_add(1, Relaxed);
             return Err(Error::Full(format!("there is no room for {} more", show(bytes)).into()));
         }
-        self.in_flight.fetch_add(bytes, Relaxed);
-        Ok(Taken { space: self.clone(), bytes })
+        self.in_flight.fetch_add(ahead, Relaxed);
+        Ok(Taken { space: self.clone(), ahead })
     }
 
     /// Bytes that may be taken before values are refused.

@@ -47,11 +47,27 @@ fn what_is_set_aside_counts_until_it_is_measured() {
     assert!(matches!(space.take(6), Err(Error::Full(_))), "4 are left");
     assert_eq!((space.headroom(), space.in_flight.load(Relaxed)), (4, 6));
     drop(first);
+    assert_eq!((space.headroom(), space.in_flight.load(Relaxed)), (10, 0), "it was given up");
+    let written = space.take(6).unwrap();
+    written.written(6);
+    drop(written);
     assert_eq!((space.headroom(), space.in_flight.load(Relaxed)), (4, 0), "its bytes are in the file now");
     // While the compactor makes room, one may draw on what is kept back; the next one waits.
     space.note_progress(true);
     let _second = space.take(6).unwrap();
     assert!(space.is_waiting() && space.take(1).is_err());
+}
+
+#[test]
+fn what_is_announced_keeps_nobody_out() {
+    let space = space(|_| ());
+    space.headroom.store(100 * MIB as i64, Relaxed);
+    space.note_progress(false);
+    let all: Vec<_> = (0..20).map(|_| space.take(70 * MIB).unwrap()).collect();
+    assert_eq!(space.headroom(), 80 * MIB);
+    assert!(space.take(101 * MIB).is_err(), "that much there is not");
+    drop(all);
+    assert_eq!(space.headroom(), 100 * MIB);
 }
 
 #[test]

@@ -157,7 +157,9 @@ impl Syncer {
         let stalled = self.core.log.stalled().is_some();
         // Much was taken meanwhile: others may have done as much.
         let less = self.core.space.headroom() < self.looked.1 - self.looked.1 / 8;
-        if stalled || less || self.look.is_some_and(|look| look <= now) {
+        // By what was counted since the last look there is none left; how much of that was given back is not known.
+        let none = self.core.space.headroom() == 0 && self.core.space.level() == Level::Enough;
+        if stalled || less || none || self.look.is_some_and(|look| look <= now) {
             self.core.measure_space();
             if self.core.space.level() != Level::Enough {
                 self.core.compaction.bell.ring();

@@ -88,7 +88,10 @@ impl Writer<'_> {
                 bytes.extend_from_slice(part);
                 Ok(())
             }
-            State::Large(upload, gathered) => take(upload, gathered, part),
+            State::Large(upload, gathered) => {
+                self.db.wait_for_room();
+                take(upload, gathered, part)
+            }
             State::Failed(error) => Err(error.clone()),
         };
         taken.inspect_err(|error| self.state = State::Failed(error.clone()))?;
