@@ -230,3 +230,43 @@ fn who_never_finishes_is_sent_away() {
     assert_eq!(server.client().stat("idle_kicks"), beginnings.len() as u64);
     counted("slow clients sent away", beginnings.len(), 6);
 }
+
+/// Between two commands, or watching, a connection may be silent for as long as it likes, whatever it speaks.
+#[test]
+fn who_is_between_commands_may_stay() {
+    let server = Server::start(&["-t", "1", "--server.request-timeout=1s"]);
+    let noop: Vec<u8> = [0x80, 0x0a].into_iter().chain([0; 22]).collect();
+    let (mut binary, mut watcher, mut fresh) = (server.client(), server.client(), server.client());
+    binary.send(&noop);
+    assert_eq!(binary.bytes(24)[..2], [0x81, 0x0a]);
+    assert_eq!(watcher.ask("watch mutations"), "OK");
+    // They were silent before this one is, so whatever ends it has let them pass.
+    let mut partial = server.client();
+    partial.send("get ");
+    assert_eq!(partial.until_closed(), b"");
+    binary.send(&noop);
+    assert_eq!(binary.bytes(24)[..2], [0x81, 0x0a]);
+    assert_eq!(fresh.stat("idle_kicks"), 1);
+    fresh.set("key", "value");
+    assert!(watcher.until(b"\n").starts_with(b"ts="));
+}
+
+/// Whoever is to say who he is has the time of one request for it, silent or not.
+#[test]
+fn who_is_not_known_may_not_stay() {
+    let dir = tempfile::tempdir().expect("make a directory");
+    let file = dir.path().join("users");
+    std::fs::write(&file, "alice:wonderland\n").expect("write the users");
+    let server =
+        Server::start(&["-t", "1", "--server.request-timeout=1s", "-Y", file.to_str().expect("a path in ASCII")]);
+    let mut known = server.client();
+    assert_eq!(known.talk_line(&storage("set any 0 0 16", b"alice wonderland")), "STORED");
+    let version: Vec<u8> = [0x80, 0x0b].into_iter().chain([0; 22]).collect();
+    for beginning in [&b""[..], b"version\r\n", &version] {
+        let mut unknown = server.client();
+        unknown.send(beginning);
+        let reply = unknown.until_closed();
+        assert_eq!(reply.is_empty(), beginning.is_empty(), "{}", reply.escape_ascii());
+    }
+    assert_eq!(known.stat("idle_kicks"), 3);
+}

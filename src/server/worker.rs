@@ -297,7 +297,7 @@ impl Worker {
             return self.close(token);
         }
         let after = connection.waiting();
-        if std::mem::take(&mut self.ctx.progressed) {
+        if std::mem::take(&mut self.ctx.progressed) && connection.is_known() {
             connection.ledger.since = self.second;
         }
         if end > start || connection.has_unsent() {
