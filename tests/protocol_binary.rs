@@ -172,6 +172,21 @@ fn large_values_and_keys_of_any_bytes() {
     assert_eq!(told(&mut c, 0x00, &[], &key, &[], 0).1.len(), 300_000);
 }
 
+/// What is longer than may be stored is refused and thrown away, however long a header says that it is.
+#[test]
+fn a_body_too_large_is_swallowed() {
+    const LEN: usize = (1 << 30) + (1 << 20);
+    let server = Server::start(&["-I", "1m"]);
+    let (mut c, block) = (server.client(), vec![b'x'; 1 << 20]);
+    let mut header = frame(0x01, &SET, b"key", &[], 0);
+    header[8..12].copy_from_slice(&((LEN + 11) as u32).to_be_bytes());
+    c.send(&header);
+    (0..LEN >> 20).for_each(|_| c.send(&block));
+    let refused = response(&mut c);
+    assert_eq!((refused.status, refused.value), (3, b"Too large.".to_vec()));
+    assert_eq!(told(&mut c, 0x00, &[], b"key", &[], 0).0, 1, "in step");
+}
+
 /// Key length, extras, body: what memcached's CVE-2016-8704, -8705, -8706 and the extras of 1.6.0 were made of.
 #[test]
 fn lengths_that_lie() {
@@ -194,7 +209,9 @@ fn lengths_that_lie() {
             header[2..4].copy_from_slice(&u16::to_be_bytes(key));
             header[4] = extras;
             header[8..12].copy_from_slice(&u32::to_be_bytes(body));
-            c.send(&header);
+            // As much of a body as it takes to look at extras and key.
+            c.send([&header[..], &[b'k'; 600]].concat());
+            c.half_close();
             let got = c.until_closed();
             assert!(got.len() > 24 && got[0] == 0x81 && got[7] != 0, "{opcode:#x} {key} {extras} {body}: {got:?}");
         }
