@@ -188,6 +188,44 @@ fn transfers_wait_for_memory_and_then_go_on() {
     });
 }
 
+/// Who waits for memory to read from the disk, and finds then that the page cache has it, holds nobody up.
+#[test]
+fn who_waits_in_vain_lets_the_others_pass() {
+    let server = Server::start(&["-t", "1", "--server.buffer-memory=1mb"]);
+    let (mut client, value) = (server.client(), random_bytes(1, 300_000));
+    client.set("large", &value);
+    let files = || {
+        let files = std::fs::read_dir(server.plan().data()).expect("the data directory").flatten();
+        files.map(|file| file.path()).filter(|path| path.extension().is_some_and(|end| end == "ext"))
+    };
+    for file in files() {
+        let from = format!("if={}", file.display());
+        let sync = std::process::Command::new("sync").arg(&file).status();
+        let cold = std::process::Command::new("dd").args([&from, "iflag=nocache", "count=0", "status=none"]).status();
+        assert!(sync.expect("run sync").success() && cold.expect("run dd").success());
+    }
+    // They leave less than a chunk takes that comes from the disk.
+    let mut holders: Vec<Client> = (0..5).map(|_| server.client()).collect();
+    for holder in &mut holders {
+        holder.send("set held 0 0 300000\r\n");
+        holder.send(&value[..100_000]);
+    }
+    wait_until("all are received", || {
+        client.stats("conns").values().filter(|state| *state == "conn_nread").count() == holders.len()
+    });
+    let mut reader = server.client();
+    reader.send("get large\r\n");
+    wait_until("it waits", || client.stats("conns").values().any(|state| state == "conn_io_pending"));
+    assert!(files().all(|file| std::fs::read(file).is_ok()));
+    for holder in &mut holders {
+        holder.send(&value[100_000..]);
+        holder.send("\r\n");
+        assert_eq!(holder.line(), "STORED");
+    }
+    assert_eq!(reader.items()[0].1.value, value);
+    client.set("after", &value);
+}
+
 /// A command or a value that comes a byte at a time does not occupy a connection for ever, and one that comes slowly
 /// but gets on does.
 #[test]
