@@ -172,6 +172,39 @@ fn large_values_and_keys_of_any_bytes() {
     assert_eq!(told(&mut c, 0x00, &[], &key, &[], 0).1.len(), 300_000);
 }
 
+/// A value that the other dialects may store and this one cannot tell: the client learns it, and stays in step.
+#[test]
+fn a_value_longer_than_a_header_can_tell() {
+    const LEN: u64 = 1 << 32;
+    let server = Server::start(&["-I", "0"]);
+    let (mut text, block) = (server.client(), vec![b'x'; 1 << 20]);
+    text.send(format!("set huge 0 0 {LEN}\r\n"));
+    (0..LEN >> 20).for_each(|_| text.send(&block));
+    text.send("\r\n");
+    assert_eq!(text.line(), "STORED");
+    let mut c = server.client();
+    for (opcode, extras) in [(0x00, &[][..]), (0x0c, &[]), (0x09, &[]), (0x1d, &[0; 4]), (0x23, &[0; 4])] {
+        assert_eq!(told(&mut c, opcode, extras, b"huge", &[], 0), (3, b"Too large.".to_vec()), "{opcode:#x}");
+    }
+    assert_eq!(told(&mut c, 0x1c, &[0; 4], b"huge", &[], 0), (0, vec![]), "touch tells no value");
+    assert_eq!(told(&mut c, 0x0a, &[], &[], &[], 0).0, 0);
+}
+
+/// What is longer than may be stored is refused and thrown away, however long a header says that it is.
+#[test]
+fn a_body_too_large_is_swallowed() {
+    const LEN: usize = (1 << 30) + (1 << 20);
+    let server = Server::start(&["-I", "1m"]);
+    let (mut c, block) = (server.client(), vec![b'x'; 1 << 20]);
+    let mut header = frame(0x01, &SET, b"key", &[], 0);
+    header[8..12].copy_from_slice(&((LEN + 11) as u32).to_be_bytes());
+    c.send(&header);
+    (0..LEN >> 20).for_each(|_| c.send(&block));
+    let refused = response(&mut c);
+    assert_eq!((refused.status, refused.value), (3, b"Too large.".to_vec()));
+    assert_eq!(told(&mut c, 0x00, &[], b"key", &[], 0).0, 1, "in step");
+}
+
 /// Key length, extras, body: what memcached's CVE-2016-8704, -8705, -8706 and the extras of 1.6.0 were made of.
 #[test]
 fn lengths_that_lie() {
@@ -194,7 +227,9 @@ fn lengths_that_lie() {
             header[2..4].copy_from_slice(&u16::to_be_bytes(key));
             header[4] = extras;
             header[8..12].copy_from_slice(&u32::to_be_bytes(body));
-            c.send(&header);
+            // As much of a body as it takes to look at extras and key.
+            c.send([&header[..], &[b'k'; 600]].concat());
+            c.half_close();
             let got = c.until_closed();
             assert!(got.len() > 24 && got[0] == 0x81 && got[7] != 0, "{opcode:#x} {key} {extras} {body}: {got:?}");
         }

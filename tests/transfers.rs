@@ -188,6 +188,44 @@ fn transfers_wait_for_memory_and_then_go_on() {
     });
 }
 
+/// Who waits for memory to read from the disk, and finds then that the page cache has it, holds nobody up.
+#[test]
+fn who_waits_in_vain_lets_the_others_pass() {
+    let server = Server::start(&["-t", "1", "--server.buffer-memory=1mb"]);
+    let (mut client, value) = (server.client(), random_bytes(1, 300_000));
+    client.set("large", &value);
+    let files = || {
+        let files = std::fs::read_dir(server.plan().data()).expect("the data directory").flatten();
+        files.map(|file| file.path()).filter(|path| path.extension().is_some_and(|end| end == "ext"))
+    };
+    for file in files() {
+        let from = format!("if={}", file.display());
+        let sync = std::process::Command::new("sync").arg(&file).status();
+        let cold = std::process::Command::new("dd").args([&from, "iflag=nocache", "count=0", "status=none"]).status();
+        assert!(sync.expect("run sync").success() && cold.expect("run dd").success());
+    }
+    // They leave less than a chunk takes that comes from the disk.
+    let mut holders: Vec<Client> = (0..5).map(|_| server.client()).collect();
+    for holder in &mut holders {
+        holder.send("set held 0 0 300000\r\n");
+        holder.send(&value[..100_000]);
+    }
+    wait_until("all are received", || {
+        client.stats("conns").values().filter(|state| *state == "conn_nread").count() == holders.len()
+    });
+    let mut reader = server.client();
+    reader.send("get large\r\n");
+    wait_until("it waits", || client.stats("conns").values().any(|state| state == "conn_io_pending"));
+    assert!(files().all(|file| std::fs::read(file).is_ok()));
+    for holder in &mut holders {
+        holder.send(&value[100_000..]);
+        holder.send("\r\n");
+        assert_eq!(holder.line(), "STORED");
+    }
+    assert_eq!(reader.items()[0].1.value, value);
+    client.set("after", &value);
+}
+
 /// A command or a value that comes a byte at a time does not occupy a connection for ever, and one that comes slowly
 /// but gets on does.
 #[test]
@@ -229,4 +267,44 @@ fn who_never_finishes_is_sent_away() {
     assert!(idle.ask("version").starts_with("VERSION"), "who has asked for nothing may stay");
     assert_eq!(server.client().stat("idle_kicks"), beginnings.len() as u64);
     counted("slow clients sent away", beginnings.len(), 6);
+}
+
+/// Between two commands, or watching, a connection may be silent for as long as it likes, whatever it speaks.
+#[test]
+fn who_is_between_commands_may_stay() {
+    let server = Server::start(&["-t", "1", "--server.request-timeout=1s"]);
+    let noop: Vec<u8> = [0x80, 0x0a].into_iter().chain([0; 22]).collect();
+    let (mut binary, mut watcher, mut fresh) = (server.client(), server.client(), server.client());
+    binary.send(&noop);
+    assert_eq!(binary.bytes(24)[..2], [0x81, 0x0a]);
+    assert_eq!(watcher.ask("watch mutations"), "OK");
+    // They were silent before this one is, so whatever ends it has let them pass.
+    let mut partial = server.client();
+    partial.send("get ");
+    assert_eq!(partial.until_closed(), b"");
+    binary.send(&noop);
+    assert_eq!(binary.bytes(24)[..2], [0x81, 0x0a]);
+    assert_eq!(fresh.stat("idle_kicks"), 1);
+    fresh.set("key", "value");
+    assert!(watcher.until(b"\n").starts_with(b"ts="));
+}
+
+/// Whoever is to say who he is has the time of one request for it, silent or not.
+#[test]
+fn who_is_not_known_may_not_stay() {
+    let dir = tempfile::tempdir().expect("make a directory");
+    let file = dir.path().join("users");
+    std::fs::write(&file, "alice:wonderland\n").expect("write the users");
+    let server =
+        Server::start(&["-t", "1", "--server.request-timeout=1s", "-Y", file.to_str().expect("a path in ASCII")]);
+    let mut known = server.client();
+    assert_eq!(known.talk_line(&storage("set any 0 0 16", b"alice wonderland")), "STORED");
+    let version: Vec<u8> = [0x80, 0x0b].into_iter().chain([0; 22]).collect();
+    for beginning in [&b""[..], b"version\r\n", &version] {
+        let mut unknown = server.client();
+        unknown.send(beginning);
+        let reply = unknown.until_closed();
+        assert_eq!(reply.is_empty(), beginning.is_empty(), "{}", reply.escape_ascii());
+    }
+    assert_eq!(known.stat("idle_kicks"), 3);
 }

@@ -126,7 +126,7 @@ pub struct Ledger {
     pub holds: usize,
     /// Whether the rest of something is expected of its peer.
     pub midway: bool,
-    /// Second in which that began, or last got on.
+    /// Second in which that began, or last got on. Until the peer has said who he is: in which he came.
     pub since: u32,
 }
 
@@ -204,10 +204,19 @@ impl Connection {
             || matches!(self.waiting, Waiting::Turn | Waiting::Room | Waiting::Lane | Waiting::Memory)
     }
 
-    /// Whether it is the peer's turn to send the rest of a command or value.
+    /// Whether it is the peer's turn to send the rest of a command or value, or to say who he is.
     pub fn is_midway(&self) -> bool {
-        let between = matches!(self.state, State::First | State::Command) && self.held.bytes.is_empty();
+        let between = match self.state {
+            State::Watch(_) => true,
+            State::First | State::Command | State::Request => self.is_known() && self.held.bytes.is_empty(),
+            _ => false,
+        };
         self.waiting == Waiting::Input && !self.corked && !between
+    }
+
+    /// Whether its client may do more than name a user.
+    pub fn is_known(&self) -> bool {
+        self.lock == Lock::Open
     }
 
     /// Memory it holds. Bytes.

@@ -2,12 +2,12 @@
 //! finds a stale value, or one that expires soon, or none, may win the right to renew it, which is a mark that the
 //! record keeps.
 
-use super::answer::{self, Facts, Form, Meta};
+use super::answer::{self, Facts, Form, Meta, Said};
 use super::context::{Context, Waiting};
 use super::counters::Counter;
 use super::inbox::Answer;
 use super::proto::base64;
-use super::proto::binary::Status;
+use super::proto::binary::{FLAGS, Status};
 use super::reply;
 use super::retrieve::{After, Streaming};
 use super::verdict::{Old, Particulars, Source, Supply, look_as, write};
@@ -58,6 +58,8 @@ enum Changed {
     Done,
     Again,
     Wait(Waiting),
+    /// There is no telling it: nothing was changed.
+    TooLarge,
 }
 
 impl Fetch<'_> {
@@ -90,6 +92,12 @@ impl Fetch<'_> {
                     return self.streamed(hit, start, ctx);
                 }
                 Changed::Again => ctx.replies.truncate(start),
+                Changed::TooLarge => {
+                    *supply = None;
+                    self.count(Some(hit.facts.size), ctx);
+                    answer::tell(&self.form, self.key, Said::TooLarge, &hit.facts, ctx);
+                    return Fetched::Done;
+                }
                 Changed::Wait(waiting) => {
                     ctx.replies.truncate(start);
                     return Fetched::Wait(waiting);
@@ -138,7 +146,9 @@ impl Fetch<'_> {
                 recache: self.recache,
                 ..Facts::default()
             };
-            self.say_head(&mut facts, value, *now, replies);
+            if self.fits(facts.size) {
+                self.say_head(&mut facts, value, *now, replies);
+            }
             let large = match record.body {
                 Body::Large(large) => Some(large.clone()),
                 Body::Inline(bytes) => {
@@ -160,6 +170,9 @@ impl Fetch<'_> {
 
     /// Writes the record again with its new deadline and mark, if it gets any.
     fn change(&self, seen: Seen, hit: &Hit, ctx: &mut Context) -> kingdb::store::Result<Changed> {
+        if !self.fits(hit.facts.size) {
+            return Ok(Changed::TooLarge);
+        }
         let Facts { flags, cas, won, marks, expires, .. } = hit.facts;
         if !won && self.touch.is_none() {
             return Ok(Changed::Done);
@@ -208,6 +221,11 @@ impl Fetch<'_> {
         Ok((Changed::Done, hit))
     }
 
+    /// Whether the dialect can tell a value of `size` bytes.
+    fn fits(&self, size: u64) -> bool {
+        if let Form::Binary(frame) = &self.form { frame.fits(self.key.len(), size) } else { true }
+    }
+
     /// What stands before the value.
     fn say_head(&self, facts: &mut Facts, value: bool, now: u64, out: &mut Vec<u8>) {
         match &self.form {
@@ -232,7 +250,7 @@ impl Fetch<'_> {
             Form::Binary(frame) => {
                 let (key, value) = frame.parts();
                 let key = if key { self.key } else { &[] };
-                frame.header(out, 0, 4, key.len(), if value { facts.size } else { 0 }, facts.cas);
+                frame.header(out, 0, FLAGS, key.len(), if value { facts.size } else { 0 }, facts.cas);
                 out.extend_from_slice(&facts.flags.to_be_bytes());
                 out.extend_from_slice(key);
             }

@@ -56,8 +56,9 @@ impl Line {
         let admitted = place.unwrap_or(self.0.len()) == 0 && !memory.is_spent(bytes);
         match (admitted, place) {
             (true, Some(_)) => drop(self.0.pop_front()),
+            (true, None) => {}
             (false, None) => self.0.push_back((token, bytes)),
-            _ => {}
+            (false, Some(place)) => self.0[place].1 = bytes,
         }
         admitted
     }
@@ -71,6 +72,14 @@ impl Line {
     pub fn next(&self, memory: &Memory) -> Option<Token> {
         let (token, bytes) = *self.0.front()?;
         (!memory.is_spent(bytes)).then_some(token)
+    }
+
+    /// The connection goes on. If it was the first in line and has found that it needs nothing, the next one is.
+    #[inline]
+    pub fn pass(&mut self, token: Token) {
+        if self.0.front().is_some_and(|(first, _)| *first == token) {
+            self.0.pop_front();
+        }
     }
 
     /// The connection is closed: it does not wait any more.
@@ -109,6 +118,28 @@ mod tests {
         assert!(!line.admit(token(1), 200, &memory));
         memory.change(1, 0);
         assert!(line.admit(token(1), 200, &memory));
+    }
+
+    #[test]
+    fn who_needs_nothing_any_more_lets_the_next_one_pass() {
+        let (memory, mut line) = (Memory::new(100), Line::default());
+        memory.change(0, 95);
+        assert!(!line.admit(token(1), 10, &memory) && !line.admit(token(2), 10, &memory));
+        line.pass(token(2));
+        assert!(!line.admit(token(2), 5, &memory), "only the first in line is asked to go on");
+        line.pass(token(1));
+        assert!(line.admit(token(2), 5, &memory) && line.is_empty());
+    }
+
+    #[test]
+    fn who_needs_more_than_before_waits_for_that() {
+        let (memory, mut line) = (Memory::new(100), Line::default());
+        memory.change(0, 95);
+        assert!(!line.admit(token(1), 10, &memory));
+        memory.change(95, 50);
+        assert_eq!(line.next(&memory), Some(token(1)));
+        assert!(!line.admit(token(1), 60, &memory));
+        assert_eq!(line.next(&memory), None);
     }
 
     #[test]

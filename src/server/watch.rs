@@ -139,7 +139,8 @@ impl Watch {
         line.extend_from_slice(rest);
         line.push(b'\n');
         let mut events = 0;
-        lock(&self.streams).retain(|stream| {
+        let mut streams = lock(&self.streams);
+        streams.retain(|stream| {
             let Some(stream) = stream.upgrade() else { return false };
             events |= stream.events;
             if stream.events & event != 0 {
@@ -147,7 +148,9 @@ impl Watch {
             }
             true
         });
-        self.observed.store(events | self.observed() & DETAIL, Relaxed);
+        // Before anybody else is admitted, whose events these are not.
+        self.observed.fetch_and(events | DETAIL, Relaxed);
+        drop(streams);
     }
 
     /// `stats detail on|off`
@@ -357,6 +360,27 @@ mod tests {
         assert!(matches!(admit(), Admission::Full));
         drop(admitted);
         assert!(matches!(admit(), Admission::Stream(_)));
+    }
+
+    #[test]
+    fn who_is_admitted_while_others_are_told_is_told_from_then_on() {
+        let (watch, inbox) = (Watch::new((b':', false)), Arc::new(Inbox::new().unwrap()));
+        let over = AtomicU32::new(0);
+        let unseen = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while over.load(Relaxed) == 0 {
+                    watch.tell(MUTATIONS, b"something")
+                }
+            });
+            let unseen = (0..5000).filter(|_| {
+                let _stream = watch.admit(FETCHERS, Token::reserved(1), &inbox);
+                (0..100).any(|_| watch.observed() & FETCHERS == 0)
+            });
+            let unseen = unseen.count();
+            over.store(1, Relaxed);
+            unseen
+        });
+        assert_eq!(unseen, 0, "of 5000");
     }
 
     #[test]

@@ -282,9 +282,7 @@ impl Worker {
 
     #[inline]
     fn run_one(&mut self, token: Token) {
-        let Some(connection) = self.table.get(token) else {
-            return;
-        };
+        let Some(connection) = self.table.get(token) else { return };
         connection.queued = false;
         if connection.corked {
             return;
@@ -297,8 +295,11 @@ impl Worker {
             return self.close(token);
         }
         let after = connection.waiting();
-        if std::mem::take(&mut self.ctx.progressed) {
+        if std::mem::take(&mut self.ctx.progressed) && connection.is_known() {
             connection.ledger.since = self.second;
+        }
+        if after != Waiting::Memory {
+            self.ctx.line.pass(token);
         }
         if end > start || connection.has_unsent() {
             self.leaving.push(Leaving { token, start, end, depends });
@@ -323,10 +324,13 @@ impl Worker {
     /// The first in line looks whether others have left it room.
     fn resume_memoryless(&mut self) {
         let Some(token) = self.ctx.line.next(&self.ctx.shared.memory) else { return };
-        if let Some(connection) = self.table.get(token).filter(|first| first.waiting() == Waiting::Memory) {
-            connection.resume(Waiting::Memory);
-            self.make_ready(token);
+        let Some(connection) = self.table.get(token) else { return };
+        match connection.waiting() {
+            Waiting::Memory => connection.resume(Waiting::Memory),
+            Waiting::Turn => return,
+            _ => return self.ctx.line.pass(token),
         }
+        self.make_ready(token);
     }
 
     // ---- phase 2

@@ -9,9 +9,10 @@ pub const REQUEST: u8 = 0x80;
 /// Length of a request's and a response's header. Bytes.
 pub const HEADER: usize = 24;
 
+/// Length of the extras of a response to a retrieval. Bytes.
+pub const FLAGS: usize = 4;
+
 const RESPONSE: u8 = 0x81;
-/// Longest body that a header may announce. Bytes. (memcached's limit for items.)
-const MAX_BODY: u64 = 1 << 30;
 
 /// What there is to do: an opcode, without whether its answer is wanted.
 pub mod op {
@@ -97,8 +98,8 @@ pub struct Frame {
 }
 
 impl Header {
-    /// Reads a header whose lengths fit together. `Err`: they do not, or the body is too long: what to answer, after
-    /// which the connection is closed, for there is no telling where the next request begins.
+    /// Reads a header whose lengths fit together. `Err`: they do not: what to answer, after which the connection is
+    /// closed, for there is no telling where the next request begins.
     pub fn parse(bytes: &[u8; HEADER]) -> Result<Header, (Frame, Status)> {
         let word = |at: usize| u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         let (key, extras) = (usize::from(u16::from_be_bytes([bytes[2], bytes[3]])), usize::from(bytes[4]));
@@ -106,10 +107,8 @@ impl Header {
         let (op, quiet) = split(bytes[1]);
         let opaque = [bytes[12], bytes[13], bytes[14], bytes[15]];
         let frame = Frame { opcode: bytes[1], op, quiet, opaque };
-        let value = match body.checked_sub((key + extras) as u64) {
-            Some(value) if body <= MAX_BODY => value,
-            Some(_) => return Err((frame, Status::Invalid)),
-            None => return Err((frame, Status::UnknownCommand)),
+        let Some(value) = body.checked_sub((key + extras) as u64) else {
+            return Err((frame, Status::UnknownCommand));
         };
         let cas = u64::from(word(16)) << 32 | u64::from(word(20));
         Ok(Header { frame, op, extras, key, value, cas })
@@ -130,15 +129,25 @@ fn split(opcode: u8) -> (u8, bool) {
 }
 
 impl Frame {
+    /// Whether a response with a key of `key` bytes and a value of `value` can be told.
+    pub fn fits(&self, key: usize, value: u64) -> bool {
+        let (with_key, with_value) = self.parts();
+        let key = if with_key { key as u64 } else { 0 };
+        !with_value || value <= u64::from(u32::MAX) - FLAGS as u64 - key
+    }
+
     /// The response's header; the parts of the body are to follow.
+    ///
+    /// # Panics
+    /// If they are longer than a header can tell: see [`Frame::fits`].
     pub fn header(&self, out: &mut Vec<u8>, status: u8, extras: usize, key: usize, value: u64, cas: u64) {
-        let body = (extras + key) as u64 + value;
+        let body = u32::try_from((extras + key) as u64 + value).expect("a response is looked at before it is told");
         let mut header = [0; HEADER];
         header[..2].copy_from_slice(&[RESPONSE, self.opcode]);
         header[2..4].copy_from_slice(&(key as u16).to_be_bytes());
         header[4] = extras as u8;
         header[7] = status;
-        header[8..12].copy_from_slice(&(body as u32).to_be_bytes());
+        header[8..12].copy_from_slice(&body.to_be_bytes());
         header[12..16].copy_from_slice(&self.opaque);
         header[16..].copy_from_slice(&cas.to_be_bytes());
         out.extend_from_slice(&header);
@@ -222,8 +231,7 @@ mod tests {
         assert_eq!(refused(1, 0, 0), Status::UnknownCommand);
         assert_eq!(refused(0xffff, 0xff, 0xffff), Status::UnknownCommand);
         assert_eq!(refused(5, 8, 12), Status::UnknownCommand);
-        assert_eq!(refused(5, 8, u32::MAX), Status::Invalid);
-        assert_eq!(refused(0, 0, (1 << 30) + 1), Status::Invalid);
+        assert_eq!(Header::parse(&header(0x01, 5, 8, u32::MAX)).unwrap().value, u64::from(u32::MAX) - 13);
         let sound = Header::parse(&header(0x11, 5, 8, 23)).unwrap();
         assert_eq!(
             (sound.op, sound.frame.quiet, sound.extras, sound.key, sound.value, sound.cas),
@@ -252,6 +260,22 @@ mod tests {
             (0x24, op::GATK),
         ];
         assert_eq!(loud, expected);
+    }
+
+    #[test]
+    fn a_response_is_no_longer_than_a_header_can_tell() {
+        let fits = |opcode, value| Header::parse(&header(opcode, 0, 0, 0)).unwrap().frame.fits(250, value);
+        let most = u64::from(u32::MAX) - 4;
+        for opcode in [0x00, 0x09, 0x1d, 0x1e] {
+            assert!(fits(opcode, most) && !fits(opcode, most + 1), "{opcode:#x} tells the value");
+        }
+        for opcode in [0x0c, 0x0d, 0x23, 0x24] {
+            assert!(fits(opcode, most - 250) && !fits(opcode, most - 249), "{opcode:#x} tells the key, too");
+        }
+        assert!(fits(0x1c, u64::MAX), "touch tells neither");
+        let mut out = Vec::new();
+        Header::parse(&header(0x0c, 0, 0, 0)).unwrap().frame.header(&mut out, 0, FLAGS, 250, most - 250, 0);
+        assert_eq!(out[8..12], [0xff; 4]);
     }
 
     #[test]
