@@ -105,6 +105,10 @@ fn keys_are_told_and_deleted_by_prefix() {
             ("lru_crawler metadump nonsense\r\n", "BADCLASS invalid class id\r\n"),
             ("lru_crawler metadump\r\n", "ERROR\r\n"),
             ("delete_prefix\r\n", BAD),
+            ("delete_prefix many: other\r\n", BAD),
+            ("delete_prefix many: noreply other\r\n", BAD),
+            ("delete_prefix many: other noreply\r\nset quiet:1 0 0 1\r\nx\r\n", "STORED\r\n"),
+            ("delete_prefix quiet: noreply\r\nget quiet:1\r\n", "END\r\n"),
         ],
     );
     let lines = dump(&mut c, "lru_crawler metadump all", "END\r\n");
@@ -174,6 +178,7 @@ fn what_operators_ask() {
         &mut c,
         &[
             ("flush_all\r\n", "CLIENT_ERROR flush_all not allowed\r\n"),
+            ("delete_prefix p\r\n", "CLIENT_ERROR delete_prefix not allowed\r\n"),
             ("cache_memlimit 1\r\n", "MEMLIMIT_TOO_SMALL cannot set maxbytes to less than 8m\r\n"),
             ("cache_memlimit 32\r\n", "OK\r\n"),
             ("cache_memlimit x\r\n", "ERROR\r\n"),
