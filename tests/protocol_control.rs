@@ -40,14 +40,20 @@ fn nothing_is_done_for_who_is_not_known() {
     for line in ["version", "get any", "stats", "flush_all", "mg any v", "mn much", "shutdown"] {
         assert_eq!(c.ask(line) + "\r\n", UNKNOWN, "{line}");
     }
-    assert_eq!(c.ask("set any 0 0 99999"), "CLIENT_ERROR auth token too long");
+    // What is refused is not looked at: it could be another attempt.
+    let block = format!("set any 0 0 16\r\nalice wonder land\r\n{}", "x".repeat(99_999 - 34));
+    c.send(format!("set any 0 0 {}\r\n{block}\r\n", block.len()));
+    assert_eq!(c.line(), "CLIENT_ERROR auth token too long");
+    assert_eq!(c.ask("settle any 0 0 16") + "\r\n", UNKNOWN);
+    c.send("set any 0 0 3 noreply\r\na b\r\n");
+    assert_eq!(c.line() + "\r\n", FAILURE);
     assert_eq!(login(&mut c, "alice") + "\r\n", "CLIENT_ERROR bad authentication token format\r\n");
     for token in ["alice wonder", "alice wonder land ", "bob wonder land", " ", "bob builde"] {
         assert_eq!(login(&mut c, token) + "\r\n", FAILURE, "{token}");
     }
     assert_eq!(login(&mut c, "alice wonder land"), "STORED");
     all(&mut c, &[("get any\r\n", "END\r\n"), ("set any 0 0 1\r\nx\r\n", "STORED\r\n")]);
-    assert_eq!((c.stat("auth_cmds"), c.stat("auth_errors")), (6, 5));
+    assert_eq!((c.stat("auth_cmds"), c.stat("auth_errors")), (7, 6));
     // The binary dialect has the same users.
     let mut b = server.client();
     b.send(sasl(0x20, b"", b""));
@@ -105,6 +111,10 @@ fn keys_are_told_and_deleted_by_prefix() {
             ("lru_crawler metadump nonsense\r\n", "BADCLASS invalid class id\r\n"),
             ("lru_crawler metadump\r\n", "ERROR\r\n"),
             ("delete_prefix\r\n", BAD),
+            ("delete_prefix many: other\r\n", BAD),
+            ("delete_prefix many: noreply other\r\n", BAD),
+            ("delete_prefix many: other noreply\r\nset quiet:1 0 0 1\r\nx\r\n", "STORED\r\n"),
+            ("delete_prefix quiet: noreply\r\nget quiet:1\r\n", "END\r\n"),
         ],
     );
     let lines = dump(&mut c, "lru_crawler metadump all", "END\r\n");
@@ -174,6 +184,7 @@ fn what_operators_ask() {
         &mut c,
         &[
             ("flush_all\r\n", "CLIENT_ERROR flush_all not allowed\r\n"),
+            ("delete_prefix p\r\n", "CLIENT_ERROR delete_prefix not allowed\r\n"),
             ("cache_memlimit 1\r\n", "MEMLIMIT_TOO_SMALL cannot set maxbytes to less than 8m\r\n"),
             ("cache_memlimit 32\r\n", "OK\r\n"),
             ("cache_memlimit x\r\n", "ERROR\r\n"),

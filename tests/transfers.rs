@@ -155,6 +155,25 @@ fn what_is_on_its_way_is_bounded() {
     counted("clients that hold what they are sent", 3 * clients, 450);
 }
 
+/// Parts that nobody commits hold an eighth of the memory, and transfers go on in the rest of it.
+#[test]
+fn parts_leave_transfers_their_memory() {
+    let server = Server::start(&["-t", "1", "--server.buffer-memory=1mb"]);
+    let mut client = server.client();
+    let refused = (1..=1000).find(|number| part(&mut client, "many", *number, b"x") != "STORED");
+    let refused = refused.expect("a part that is refused");
+    assert!((100..200).contains(&refused), "{refused}");
+    let large = random_bytes(1, 300_000);
+    for upload in ["many", "another"] {
+        assert_eq!(part(&mut client, upload, refused, &large), "SERVER_ERROR out of memory storing object");
+    }
+    assert_eq!(part(&mut client, "many", 1, b"y"), "STORED", "in the place of another one");
+    client.set("large", &large);
+    assert!(client.get("large").unwrap() == large);
+    assert_eq!(client.ask("abort many"), "DELETED");
+    assert_eq!(part(&mut client, "many", refused, b"x"), "STORED");
+}
+
 /// When the memory is spent, transfers wait until others have ended, and then go on.
 #[test]
 fn transfers_wait_for_memory_and_then_go_on() {

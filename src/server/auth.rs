@@ -9,8 +9,8 @@ use super::context::{Context, Step, Waiting};
 use super::counters::Counter;
 use super::input::Input;
 use super::proto::meta::words;
-use super::proto::text::MAX_LINE;
 use super::proto::text::scan::{newline, number};
+use super::proto::text::{MAX_LINE, MAX_SWALLOW};
 use super::reply::{LINE_END, STORED};
 use std::path::PathBuf;
 use std::sync::{PoisonError, RwLock};
@@ -93,36 +93,40 @@ pub fn admits(user: &[u8], password: &[u8], ctx: &Context) -> bool {
     known
 }
 
-/// The one command of the text protocol before a user is named. `Err`: the connection is to be closed.
-pub fn login(input: &mut Input<'_>, ctx: &mut Context) -> Result<(Step, Lock), ()> {
+/// The one command of the text protocol before a user is named; then so many bytes of input are to be thrown away. `Err`:
+/// the connection is to be closed. Every answer is sent, `noreply` or not, as by memcached.
+pub fn login(input: &mut Input<'_>, ctx: &mut Context) -> Result<(Step, Lock, u64), ()> {
     let rest = input.rest();
     let Some(end) = newline(rest) else {
-        return if rest.len() > MAX_LINE { Err(()) } else { Ok((Step::Wait(Waiting::Input), Lock::Closed)) };
+        return if rest.len() > MAX_LINE { Err(()) } else { Ok((Step::Wait(Waiting::Input), Lock::Closed, 0)) };
     };
     if end < MIN_LINE {
         return Err(());
     }
-    let answer = match announced(&rest[..end]) {
-        None => UNAUTHENTICATED,
-        Some(MAX_TOKEN..) => TOO_LONG,
+    let (answer, swallow) = match announced(&rest[..end]) {
+        None => (UNAUTHENTICATED, 0),
+        Some(len @ MAX_TOKEN..) => (TOO_LONG, len + LINE_END.len() as u64),
         Some(len) => {
             let whole = end + 1 + len as usize + LINE_END.len();
-            let Some(block) = rest.get(end + 1..whole) else { return Ok((Step::Wait(Waiting::Input), Lock::Closed)) };
+            let Some(block) = rest.get(end + 1..whole) else {
+                return Ok((Step::Wait(Waiting::Input), Lock::Closed, 0));
+            };
             let answer = judge(block, ctx);
             input.advance(whole);
             ctx.say(answer);
-            return Ok((Step::Done, if answer == STORED { Lock::Open } else { Lock::Closed }));
+            return Ok((Step::Done, if answer == STORED { Lock::Open } else { Lock::Closed }, 0));
         }
     };
     input.advance(end + 1);
     ctx.say(answer);
-    Ok((Step::Done, Lock::Closed))
+    Ok((Step::Done, Lock::Closed, swallow))
 }
 
-/// The length of the data block behind a `set`.
+/// The length of the data block behind a `set`, if it can be skipped in reasonable time.
 fn announced(line: &[u8]) -> Option<u64> {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    line.starts_with(b"set").then(|| words(line).nth(4).and_then(number)).flatten()
+    let len = line.starts_with(b"set ").then(|| words(line).nth(4).and_then(number)).flatten();
+    len.filter(|len| *len <= MAX_SWALLOW)
 }
 
 fn judge(block: &[u8], ctx: &Context) -> &'static [u8] {

@@ -2,8 +2,7 @@
 //! that need no value are finished in one step, or parked whole: then nothing of the input is consumed and
 //! the same step is taken again later.
 
-use super::answer::Said;
-use super::answer::{self, Form};
+use super::answer::{self, Facts, Form, Said};
 use super::context::{Context, Step, Waiting};
 use super::control;
 use super::counters::Counter;
@@ -217,6 +216,11 @@ pub fn begin_store(
 }
 
 fn begin_upload(store: &Store<'_>, len: u64, used: usize, input: &mut Input<'_>, ctx: &mut Context) -> Next {
+    if store.verb == Verb::Part && !ctx.shared.multiparts.has_room(store.key, store.cas) {
+        input.advance(used);
+        answer::tell(&store.form, store.key, Said::NoMemory, &Facts::default(), ctx);
+        return Next::Swallow(len + store.form.tail() as u64);
+    }
     if let Err(waiting) = ctx.may_write().and_then(|()| ctx.admit(UPLOAD)) {
         return Next::Wait(waiting);
     }

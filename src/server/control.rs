@@ -28,6 +28,7 @@ const NO_SPARE: &[u8] = b"NOSPARE source class has no spare pages\r\n";
 const LONG_SLEEP: &[u8] = b"CLIENT_ERROR sleep must be one second or less\r\n";
 const NO_DUMP: &[u8] = b"ERROR metadump not allowed\r\n";
 const NO_KEY_DUMP: &[u8] = b"ERROR key dump not allowed\r\n";
+const NO_REMOVAL: &[u8] = b"CLIENT_ERROR delete_prefix not allowed\r\n";
 const NO_WATCH: &[u8] = b"CLIENT_ERROR watch commands not allowed\r\n";
 const MIB: u64 = 1 << 20;
 
@@ -43,8 +44,7 @@ pub fn execute(line: &[u8], noreply: bool, ctx: &mut Context) -> Next {
         b"shutdown" if !ctx.settings.shutdown => Came::Say(NOT_ENABLED),
         b"shutdown" if matches!(words[1], b"" | b"graceful") && words[2].is_empty() => Came::Shutdown,
         b"shutdown" => Came::Say(BAD_SHUTDOWN),
-        b"delete_prefix" if words[1].is_empty() => Came::Say(BAD_LINE),
-        b"delete_prefix" => Came::Errand(Kind::Remove, words[1].to_vec()),
+        b"delete_prefix" => remove(&words, noreply, ctx),
         b"watch" if !ctx.settings.watch => Came::Say(NO_WATCH),
         b"watch" => watch::events(line).map_or(Came::Say(ERROR), Came::Watch),
         #[cfg(feature = "debugtime")]
@@ -56,12 +56,12 @@ pub fn execute(line: &[u8], noreply: bool, ctx: &mut Context) -> Next {
             ctx.answer(text, noreply);
             Next::Command
         }
-        Came::Errand(Kind::Remove, prefix) => match ctx.db.failure() {
+        Came::Errand(kind @ Kind::Remove { .. }, prefix) => match ctx.db.failure() {
             Some(why) => {
                 answer::fail(&Form::Text { noreply }, &kingdb::Error::ReadOnly(why), ctx);
                 Next::Command
             }
-            None => Next::Errand(Errand::new(Kind::Remove, &prefix, ctx.db.clone())),
+            None => Next::Errand(Errand::new(kind, &prefix, ctx.db.clone())),
         },
         Came::Errand(kind, prefix) => Next::Errand(Errand::new(kind, &prefix, ctx.db.clone())),
         Came::Shutdown => {
@@ -89,6 +89,16 @@ fn memory_limit(megabytes: &[u8], ctx: &Context) -> &'static [u8] {
         Some(1_000_000_001..) => NO_BYTES,
         Some(megabytes) if ctx.db.resize_cache(megabytes * MIB) => OK,
         Some(_) => NOT_ADJUSTED,
+    }
+}
+
+/// `delete_prefix <prefix> [noreply]`. Whoever may not empty the store may not remove from it what he cannot name. A line
+/// that says more is not understood, and might mean less: nothing is removed.
+fn remove(words: &[&[u8]; 5], noreply: bool, ctx: &Context) -> Came {
+    match *words {
+        _ if !ctx.settings.flush => Came::Say(NO_REMOVAL),
+        [_, prefix @ [_, ..], b"" | b"noreply", b"", _] => Came::Errand(Kind::Remove { noreply }, prefix.to_vec()),
+        _ => Came::Say(BAD_LINE),
     }
 }
 

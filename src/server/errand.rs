@@ -24,7 +24,7 @@ pub enum Kind {
     /// `lru_crawler mgdump`
     Mgdump,
     /// `delete_prefix`
-    Remove,
+    Remove { noreply: bool },
 }
 
 /// The work, between two pieces.
@@ -118,13 +118,16 @@ impl Work {
             reply::store_error(&mut self.text, &error);
             self.over = true;
         }
+        if let Kind::Remove { noreply: true } = self.kind {
+            self.text.clear();
+        }
     }
 
     fn advance(&mut self) -> Result<(), Error> {
         let mut records = match self.records.take() {
             Some(records) => records,
             None => {
-                if self.kind != Kind::Remove {
+                if !matches!(self.kind, Kind::Remove { .. }) {
                     self.text.extend_from_slice(reply::OK);
                 }
                 self.db.iter()?
@@ -143,7 +146,7 @@ impl Work {
                 _ if !item.key.starts_with(&self.prefix) => {}
                 Kind::Metadump => metadump(&item, &mut self.text),
                 Kind::Mgdump => mgdump(&item, &mut self.text),
-                Kind::Remove => found.push((item.key, item.cas)),
+                Kind::Remove { .. } => found.push((item.key, item.cas)),
             }
         }
         for (key, cas) in found {
@@ -156,7 +159,7 @@ impl Work {
             (false, _) => self.records = Some(records),
             (true, Kind::Metadump) => self.text.extend_from_slice(reply::END),
             (true, Kind::Mgdump) => self.text.extend_from_slice(b"EN\r\n"),
-            (true, Kind::Remove) => {
+            (true, Kind::Remove { .. }) => {
                 self.text.extend_from_slice(b"DELETED ");
                 reply::number(&mut self.text, self.removed);
                 self.text.extend_from_slice(reply::LINE_END);

@@ -14,13 +14,24 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What is held for a part, roughly. Bytes.
-const PART: usize = 1024;
+const PART: usize = 768;
+/// What is held for an upload beside its parts, roughly: its name, the first node of its tree. Bytes.
+const UPLOAD: usize = 1536;
 
-/// All uploads that are under way.
-#[derive(Default)]
+/// All uploads that are under way. What they hold has a bound of its own, so that parts that nobody commits leave
+/// transfers their memory; it is counted with the rest.
 pub struct Multiparts {
-    uploads: Mutex<HashMap<Box<[u8]>, Parts>>,
+    table: Mutex<Table>,
     count: AtomicUsize,
+    /// Bytes.
+    limit: usize,
+}
+
+#[derive(Default)]
+struct Table {
+    uploads: HashMap<Box<[u8]>, Parts>,
+    /// Never more than the limit. Bytes.
+    held: usize,
 }
 
 struct Parts {
@@ -40,66 +51,96 @@ enum Refusal {
     TooLarge,
 }
 
+impl Table {
+    /// What a part would add. Bytes.
+    fn cost(&self, name: &[u8], number: u64) -> usize {
+        match self.uploads.get(name) {
+            None => UPLOAD + PART,
+            Some(upload) if upload.parts.contains_key(&number) => 0,
+            Some(_) => PART,
+        }
+    }
+}
+
+impl Parts {
+    fn cost(&self) -> usize {
+        UPLOAD + self.parts.len() * PART
+    }
+}
+
 impl Multiparts {
+    /// That hold `limit` bytes at most.
+    pub fn new(limit: usize) -> Self {
+        Self { table: Mutex::default(), count: AtomicUsize::new(0), limit }
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.count.load(Ordering::Relaxed) == 0
     }
 
+    /// Whether a part may be added. It is looked at before the part is received, and again when it is put.
+    pub fn has_room(&self, name: &[u8], number: u64) -> bool {
+        let table = self.lock();
+        table.held + table.cost(name, number) <= self.limit
+    }
+
     /// Adds a part, in the place of an earlier one of the same number. `false`: there are too many.
     pub fn put(&self, name: &[u8], number: u64, part: Uploaded, now: u64, memory: &Memory) -> bool {
-        let mut uploads = self.lock();
-        if memory.is_spent(PART) {
+        let mut table = self.lock();
+        let cost = table.cost(name, number);
+        if table.held + cost > self.limit {
             return false;
         }
-        let upload = uploads.entry(name.into()).or_insert_with(|| Parts { parts: BTreeMap::new(), active: now });
+        table.held += cost;
+        memory.change(0, cost);
+        let upload = table.uploads.entry(name.into()).or_insert_with(|| Parts { parts: BTreeMap::new(), active: now });
         upload.active = now;
-        if upload.parts.insert(number, part).is_none() {
-            memory.change(0, PART);
-        }
-        self.count.store(uploads.len(), Ordering::Relaxed);
+        upload.parts.insert(number, part);
+        self.count.store(table.uploads.len(), Ordering::Relaxed);
         true
     }
 
     /// Takes an upload's parts out, if they are 1 to `count`.
     fn take(&self, name: &[u8], count: u64, most: u64, memory: &Memory) -> Result<Vec<Uploaded>, Refusal> {
-        let mut uploads = self.lock();
-        let parts = &uploads.get(name).ok_or(Refusal::Unknown)?.parts;
+        let mut table = self.lock();
+        let parts = &table.uploads.get(name).ok_or(Refusal::Unknown)?.parts;
         if parts.len() as u64 != count || !parts.keys().copied().eq(1..=count) {
             return Err(Refusal::Missing);
         }
         if parts.values().map(Uploaded::len).fold(0, u64::saturating_add) > most {
             return Err(Refusal::TooLarge);
         }
-        let taken = uploads.remove(name).map(|upload| upload.parts).unwrap_or_default();
-        self.gone(taken.len(), &uploads, memory);
-        Ok(taken.into_values().collect())
+        let taken = table.uploads.remove(name).ok_or(Refusal::Unknown)?;
+        self.gone(taken.cost(), &mut table, memory);
+        Ok(taken.parts.into_values().collect())
     }
 
     /// Throws an upload away. `false`: there is none of that name.
     pub fn abort(&self, name: &[u8], memory: &Memory) -> bool {
-        let mut uploads = self.lock();
-        let gone = uploads.remove(name);
-        self.gone(gone.as_ref().map_or(0, |upload| upload.parts.len()), &uploads, memory);
+        let mut table = self.lock();
+        let gone = table.uploads.remove(name);
+        self.gone(gone.as_ref().map_or(0, Parts::cost), &mut table, memory);
         gone.is_some()
     }
 
     /// Throws away what nobody has added to since `before`; tells how many uploads these were.
     pub fn expire(&self, before: u64, memory: &Memory) -> usize {
-        let mut uploads = self.lock();
+        let mut table = self.lock();
         let gone: Vec<Parts> =
-            uploads.extract_if(|_, upload| upload.active < before).map(|(_, upload)| upload).collect();
-        self.gone(gone.iter().map(|upload| upload.parts.len()).sum(), &uploads, memory);
+            table.uploads.extract_if(|_, upload| upload.active < before).map(|(_, upload)| upload).collect();
+        self.gone(gone.iter().map(Parts::cost).sum(), &mut table, memory);
         gone.len()
     }
 
-    fn gone(&self, parts: usize, left: &HashMap<Box<[u8]>, Parts>, memory: &Memory) {
-        memory.change(parts * PART, 0);
-        self.count.store(left.len(), Ordering::Relaxed);
+    fn gone(&self, cost: usize, table: &mut Table, memory: &Memory) {
+        table.held -= cost;
+        memory.change(cost, 0);
+        self.count.store(table.uploads.len(), Ordering::Relaxed);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Box<[u8]>, Parts>> {
-        self.uploads.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

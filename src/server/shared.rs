@@ -52,7 +52,7 @@ impl Shared {
         let (workers, detail) = (settings.threads, settings.detail);
         Ok(Self {
             memory: Memory::new(settings.buffer_memory),
-            multiparts: Multiparts::default(),
+            multiparts: Multiparts::new(settings.buffer_memory / 8),
             settings: Arc::new(settings),
             counters: (0..workers).map(|_| Counters::new()).collect(),
             inboxes: (0..workers).map(|_| Inbox::new().map(Arc::new)).collect::<io::Result<_>>()?,

@@ -131,9 +131,9 @@ impl Connection {
     fn step_login(&mut self, input: &mut Input<'_>, ctx: &mut Context) -> Step {
         let (step, state) = match auth::login(input, ctx) {
             Err(()) => (Step::Done, State::Closing),
-            Ok((step, lock)) => {
+            Ok((step, lock, swallow)) => {
                 self.lock = lock;
-                (step, self.home())
+                (step, if swallow > 0 { State::Swallow(swallow) } else { self.home() })
             }
         };
         self.state = state;
