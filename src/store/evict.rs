@@ -13,6 +13,7 @@ use super::hash::Hash;
 use super::index::{Entry, Stripe, size_class};
 use super::location::Location;
 use super::pace::Pace;
+use super::piece;
 use super::reader::Reader;
 use super::record::{Fields, Kind};
 use super::round::{Outcome, Round};
@@ -103,13 +104,15 @@ impl Eviction<'_> {
         Ok(())
     }
 
-    /// Appends a record that is read again and again, as it is. `false`: it is not, or there is no room for it.
+    /// Appends a record that is read again and again. `false`: it is not, or there is no room for it.
     fn append_hot(&mut self, stripe: &mut Stripe, hash: Hash, fields: &Fields<'_>, entry: &Entry) -> bool {
+        let known = if fields.kind == Kind::Large { piece::encode_known(fields.body) } else { None };
+        let fields = Fields { body: known.as_deref().unwrap_or(fields.body), ..*fields };
         let (core, len) = (self.core, fields.encoded_len() as u64);
         if len > self.most || !core.cache.cool(hash, fields.key) {
             return false;
         }
-        let Ok((to, _)) = core.log.append(fields) else { return false };
+        let Ok((to, _)) = core.log.append(&fields) else { return false };
         (self.most, self.unwritten) = (self.most - len, self.unwritten + len);
         stripe.relocate(hash.tag, to);
         core.cache.relocate(hash, entry.location, to);

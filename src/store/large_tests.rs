@@ -95,6 +95,24 @@ fn is_sound(dir: &Path) -> bool {
     checked.damages.is_empty() && checked.notes.is_empty()
 }
 
+/// A store whose `old` is a large value: the log up to it is known to be durable, and more than a bit of it is wrong.
+fn damaged(dir: &Path) -> Db {
+    let db = Db::open(options(dir)).unwrap();
+    db.put(b"old", &value(3 * CHUNK, 1)).unwrap();
+    db.flush().unwrap();
+    db.core.settle_log().unwrap();
+    let file = std::fs::File::options().write(true).open(dir.join("00000000.ext")).unwrap();
+    file.write_all_at(&[0xff; 100], 4096 + 10).unwrap();
+    db
+}
+
+/// What the power's failing would leave now.
+fn crash(db: &Db, dir: &Path) -> tempfile::TempDir {
+    db.put(b"new", b"acknowledged").unwrap();
+    db.core.log.write_all();
+    crate::store::recovery::tests::copy(dir)
+}
+
 /// Bytes of the extent files on the disk.
 fn extents(dir: &Path) -> u64 {
     let entries = std::fs::read_dir(dir).unwrap().map(Result::unwrap);
@@ -181,6 +199,17 @@ fn damage_to_a_table_behind_the_chunks_is_an_error_and_is_found() {
     file.write_all_at(&byte, offset + 100).unwrap();
     assert!(is_sound(dir.path()));
     assert!(Db::open(options(dir.path())).unwrap().get(b"key").unwrap().unwrap() == wanted);
+}
+
+#[test]
+fn a_touch_of_a_damaged_value_does_not_end_the_log() {
+    let dir = scratch();
+    let db = damaged(dir.path());
+    touch(&db, b"old");
+    let crashed = crash(&db, dir.path());
+    let again = Db::open(options(crashed.path())).unwrap();
+    assert_eq!(again.get(b"new").unwrap().as_deref(), Some(&b"acknowledged"[..]));
+    assert!(again.get(b"old").is_err());
 }
 
 #[test]

@@ -194,8 +194,11 @@ fn mend_block(block: &mut [u8; BLOCK], file: u32, offset: u64) -> bool {
 
 /// The body of a record that names these pieces, in their order.
 pub(crate) fn encode(pieces: &[Piece]) -> Vec<u8> {
+    // The plain form says that the piece is fresh. Of an earlier version's, only it has room for all the rows of the
+    // longest.
     if let [piece] = pieces
         && !piece.has_blocks()
+        && (piece.fresh || encoded_len([piece.rows.len()].into_iter()) > CHUNK)
     {
         let mut body = Vec::with_capacity(PLAIN_HEAD + piece.rows.len());
         put_piece(&mut body, piece, 0);
@@ -210,6 +213,12 @@ pub(crate) fn encode(pieces: &[Piece]) -> Vec<u8> {
         put_piece(&mut body, piece, (piece.rows.len() / ROW) as u32 | fresh);
     }
     body
+}
+
+/// The body of a later record that names the same pieces as the one with this body. `None`: it makes no sense.
+pub(crate) fn encode_known(body: &[u8]) -> Option<Vec<u8>> {
+    let known: Vec<Piece> = parse(body)?.iter().map(Piece::known).collect();
+    Some(encode(&known))
 }
 
 /// Bytes of the body of a chain, given the bytes of the rows of each piece.
@@ -270,13 +279,20 @@ mod tests {
     fn what_is_encoded_is_parsed() {
         let (small, large) = (piece(7, 70_000, false), piece(8, 1 << 40, true));
         let row = [small.clone(), large.clone(), small.known()];
-        for pieces in [&row[..1], &row[1..2], &row, &vec![large; 2000]] {
+        for pieces in [&row[..1], &row[1..2], &row[2..], &row, &vec![large; 2000]] {
             let body = encode(pieces);
-            let parsed = parse(&body).unwrap();
-            assert!(parsed.len() == pieces.len() && parsed[1..] == pieces[1..]);
-            assert_eq!(Piece { fresh: true, ..parsed[0].clone() }, Piece { fresh: true, ..pieces[0].clone() });
+            assert!(parse(&body).unwrap() == pieces);
+            let known = parse(&encode_known(&body).unwrap()).unwrap();
+            assert!(known.iter().zip(pieces).all(|(known, piece)| *known == piece.known()));
             assert!(body.len() <= encoded_len(pieces.iter().map(|piece| piece.rows.len())));
         }
+    }
+
+    #[test]
+    fn the_longest_piece_of_an_earlier_version_still_fits_a_record() {
+        let longest = piece(8, 8189 * CHUNK as u64, false);
+        let body = encode(&[longest.known()]);
+        assert!(body.len() == CHUNK && parse(&body).unwrap() == [Piece { fresh: true, ..longest }]);
     }
 
     #[test]
