@@ -308,10 +308,20 @@ impl Core {
         if self.log.has_spare() {
             return Ok(());
         }
-        let made = self.make_segment();
+        let made = match self.make_segment() {
+            Err(Error::Full(_)) => self.give_back_and_make_segment(),
+            made => made,
+        };
         let outcome = made.as_ref().map(|_| ()).map_err(Error::clone);
         self.log.set_spare(made);
         outcome
+    }
+
+    /// Full segments have room reserved that they did not need: syncing gives it back.
+    fn give_back_and_make_segment(&self) -> Result<Arc<Segment>> {
+        self.sync(self.log.progress.written())?;
+        self.measure_space();
+        self.make_segment()
     }
 
     /// Moves on to another segment, so that the one that is active now can be compacted.
