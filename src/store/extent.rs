@@ -156,7 +156,7 @@ impl Extents {
     /// Later values go to another file; tells the least number that it can have.
     pub fn begin_next(&self) -> u32 {
         let mut next = super::lock(&self.next);
-        next.file = None;
+        self.leave_current(&mut next);
         next.number
     }
 
@@ -170,11 +170,28 @@ impl Extents {
         self.reserved.load(Relaxed)
     }
 
+    /// Files that there are, on the disk or planned.
+    #[cfg(test)]
+    pub fn known(&self) -> usize {
+        super::read(&self.files).len()
+    }
+
     fn begin_file(&self, next: &mut Next) -> Arc<ExtentFile> {
+        self.leave_current(next);
         let file = Arc::new(ExtentFile::planned(&self.dir, next.number));
         super::write(&self.files).insert(next.number, file.clone());
         *next = Next { number: next.number + 1, offset: BLOCK, file: Some(file.clone()) };
         file
+    }
+
+    /// What was planned and is not to be made is forgotten; what was made stays until a newer one is.
+    fn leave_current(&self, next: &mut Next) {
+        if let Some(left) = next.file.take()
+            && left.file.get().is_none()
+            && left.is_empty()
+        {
+            super::write(&self.files).remove(&left.number);
+        }
     }
 
     /// Makes durable what was written before the call; may sleep. Must come before the log is synced up to records
@@ -230,7 +247,8 @@ impl Extents {
         };
         if was_live {
             file.punch(range.base, range.len)?;
-            self.remove_if_empty(file)?;
+            drop(file);
+            self.remove_if_empty(range.file)?;
         }
         Ok(true)
     }
@@ -248,26 +266,43 @@ impl Extents {
             *super::lock(&file.live) = Some(live);
             if !is_read {
                 file.punch_around(&ranges)?;
-                self.remove_if_empty(file)?;
+                let number = file.number;
+                drop(file);
+                self.remove_if_empty(number)?;
             }
         }
         Ok(())
     }
 
+    /// Removes the files of which nothing is in use: what kept one when its last range went may be over.
+    pub fn remove_empty(&self) -> Result<()> {
+        let empty: Vec<u32> =
+            super::read(&self.files).values().filter(|file| file.is_empty()).map(|file| file.number).collect();
+        empty.into_iter().try_for_each(|number| self.remove_if_empty(number))
+    }
+
     /// Removes a file of which nothing is in use, unless it is the newest: numbers of files are never used again.
-    fn remove_if_empty(&self, file: Arc<ExtentFile>) -> Result<()> {
+    fn remove_if_empty(&self, number: u32) -> Result<()> {
         let next = super::lock(&self.next);
         let mut files = super::write(&self.files);
-        // Of those that are on the disk: by them the next life finds the next number.
-        let mut made = files.values().filter(|other| other.file.get().is_some());
-        let is_newest = made.all(|other| other.number <= file.number);
-        let is_current = next.file.as_ref().is_some_and(|current| current.number == file.number);
-        let is_empty = super::lock(&file.live).as_ref().is_some_and(HashSet::is_empty);
-        // The table has one, and we have one.
-        if !is_empty || is_newest || is_current || Arc::strong_count(&file) > 2 {
+        let Some(file) = files.get(&number) else { return Ok(()) };
+        let is_current = next.file.as_ref().is_some_and(|current| current.number == number);
+        if !file.is_empty() || is_current {
             return Ok(());
         }
-        files.remove(&file.number);
+        if file.file.get().is_some() {
+            // Of those that are on the disk: by them the next life finds the next number.
+            let is_newest = !files.values().any(|other| other.number > number && other.file.get().is_some());
+            if is_newest {
+                return Ok(());
+            }
+            // Nobody writes to it again, but somebody may read it.
+            super::lock(&self.dirty).retain(|dirty| dirty.number != number);
+            if Arc::strong_count(file) > 1 {
+                return Ok(());
+            }
+        }
+        let Some(file) = files.remove(&number).filter(|file| file.file.get().is_some()) else { return Ok(()) };
         std::fs::remove_file(&file.path).map_err(|error| Error::io("remove", &file.path, &error))
     }
 
@@ -326,6 +361,11 @@ impl ExtentFile {
         self.reserved.load(SeqCst) > 0
     }
 
+    /// Whether it is known that nothing in it is in use.
+    fn is_empty(&self) -> bool {
+        !self.is_reserved() && super::lock(&self.live).as_ref().is_some_and(HashSet::is_empty)
+    }
+
     fn get_or_make(&self, extents: &Extents) -> Result<&File> {
         let _one = super::lock(&self.making);
         if let Some(file) = self.file.get() {
@@ -347,7 +387,10 @@ impl ExtentFile {
         file.write_all_at(&header.encode(), 0).map_err(|error| failed("write the header of", &error))?;
         file.sync_all().map_err(|error| failed("sync", &error))?;
         sys::file::sync_directory(&extents.dir).map_err(|error| failed("sync the directory of", &error))?;
-        Ok(self.file.get_or_init(|| file))
+        let file = self.file.get_or_init(|| file);
+        // Those before had to stay while they were the newest. Best effort: the compactor comes round, too.
+        let _ = extents.remove_empty();
+        Ok(file)
     }
 }
 
@@ -407,13 +450,17 @@ impl Drop for Reservation {
         }
         if self.file.file.get().is_none() {
             self.file.reserved.fetch_sub(1, SeqCst);
+            let _ = self.extents.remove_if_empty(self.file.number);
             return;
         }
-        let (file, base, len) = (self.file.clone(), self.base, self.len);
+        let (extents, file, base, len) = (self.extents.clone(), self.file.clone(), self.base, self.len);
         let punch = move || {
             // Best effort: where holes cannot be punched, the space comes back with the file.
             let _ = file.get().map(|open| sys::file::punch_hole(open, base, len));
             file.reserved.fetch_sub(1, SeqCst);
+            let number = file.number;
+            drop(file);
+            let _ = extents.remove_if_empty(number);
         };
         self.extents.lane.submit(Box::new(punch));
     }

@@ -66,6 +66,9 @@ impl Core {
             let swept = !self.extents.has_unknown() || self.sweep_extents()?;
             self.reclaim.swept.store(swept, SeqCst);
         }
+        if all {
+            self.extents.remove_empty()?;
+        }
         if super::lock(&self.reclaim.queue).len() < if all { 1 } else { FEW } {
             return Ok(());
         }

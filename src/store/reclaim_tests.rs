@@ -99,6 +99,50 @@ fn the_greatest_number_of_a_file_stays_on_the_disk() {
     assert!(before.is_some() && greatest() == before, "{before:?} {:?}", greatest());
 }
 
+/// Extent files in the directory, open ones, and those that the store knows.
+fn extent_files(db: &Db, dir: &std::path::Path) -> [usize; 3] {
+    let is_extent = |path: &std::path::PathBuf| path.starts_with(dir) && path.to_string_lossy().contains(".ext");
+    let named = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).filter(is_extent).count();
+    let open = std::fs::read_dir("/proc/self/fd").unwrap();
+    let open = open.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok()).filter(is_extent).count();
+    [named, open, db.core.extents.known()]
+}
+
+#[test]
+fn uploads_that_were_given_up_leave_no_files_behind() {
+    let dir = scratch();
+    let db = open(dir.path());
+    for number in 0..20 {
+        let mut upload = db.upload(1 << 30).unwrap();
+        if number % 2 == 0 {
+            let written = upload.chunk(noise(CHUNK, 7)).run();
+            upload.done(written).unwrap();
+        }
+    }
+    let began = std::time::Instant::now();
+    while extent_files(&db, dir.path()).iter().any(|&count| count > 2) {
+        assert!(began.elapsed().as_secs() < 60, "{:?}", extent_files(&db, dir.path()));
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        db.compact().unwrap();
+    }
+}
+
+/// A range may be given back while its file is the newest, which has to stay.
+#[test]
+fn values_that_were_deleted_leave_no_files_behind() {
+    let dir = scratch();
+    let db = open(dir.path());
+    for number in 0..20 {
+        db.put(b"large", &noise(LARGE, number)).unwrap();
+        db.delete(b"large").unwrap();
+        db.compact().unwrap();
+        // As if the value had had a gigabyte.
+        drop(db.upload(1 << 30).unwrap());
+    }
+    let files = extent_files(&db, dir.path());
+    assert!(files.iter().all(|&count| count <= 2), "{files:?}");
+}
+
 #[test]
 fn a_new_life_gives_back_what_the_one_before_had_no_time_for() {
     let dir = scratch();
