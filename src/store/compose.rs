@@ -2,7 +2,8 @@
 //! named again, not copied, so that it costs what is added and not what is there. When a value gets many small pieces
 //! at one of its ends, they are copied into one, together with those before that are not much larger: a byte is then
 //! copied a number of times that grows with the logarithm of what was added, and few pieces are left. (The merging of
-//! log-structured trees, O'Neil et al. 1996.) Everything is copied only where one record could not name the pieces.
+//! log-structured trees, O'Neil et al. 1996.) What was uploaded in many small parts is copied once, into few pieces.
+//! Everything is copied only where one record could not name the pieces.
 
 use std::sync::Arc;
 
@@ -17,6 +18,9 @@ use super::upload::{Made, Upload, Uploaded};
 const RUN: usize = 16;
 /// Pieces are joined up to this length. Bytes.
 const MOST_JOINED: u64 = 64 << 20;
+
+/// What was uploaded in more parts than this has neighbours joined, wherever they are.
+const MANY: usize = 64;
 
 /// A part of a value to be composed.
 pub enum Part {
@@ -70,9 +74,12 @@ impl Compose {
             }
             return Ok(Uploaded::small(value));
         }
+        let rows: Vec<usize> = elements.iter().map(Element::row_bytes).collect();
+        let is_new = elements.iter().all(|element| matches!(element, Element::Made(_)));
+        let groups = if is_new && lens.len() > MANY { pack_few(&lens) } else { join_ends(&lens) };
         let (mut pieces, mut made) = (Vec::new(), Vec::new());
         let mut rest = elements.into_iter();
-        for group in plan(&lens, &rest.as_slice().iter().map(Element::row_bytes).collect::<Vec<_>>()) {
+        for group in nameable(groups, &lens, &rows) {
             let group: Vec<Element> = rest.by_ref().take(group).collect();
             pieces.push(join(group, &self.extents, &mut made)?);
         }
@@ -159,21 +166,51 @@ fn rows_of(len: u64) -> usize {
     if chunks > INLINE_ROWS { 0 } else { chunks as usize * ROW }
 }
 
-/// How many elements in a row, given the lengths of all and what their rows take of a record, become one piece each
-/// time.
-fn plan(lens: &[u64], rows: &[usize]) -> Vec<usize> {
+/// How many elements in a row become one piece each time: `groups`, or all of them if a record could not name what comes
+/// of that. Given are the lengths of the elements and what their rows take of a record.
+fn nameable(groups: Vec<usize>, lens: &[u64], rows: &[usize]) -> Vec<usize> {
+    let mut at = 0;
+    let row_bytes = groups.iter().map(|&group| {
+        at += group;
+        if group == 1 { rows[at - 1] } else { rows_of(lens[at - group..at].iter().sum()) }
+    });
+    if encoded_len(row_bytes) <= CHUNK { groups } else { vec![lens.len()] }
+}
+
+/// Groups of elements of which those at the ends are joined if they are small.
+fn join_ends(lens: &[u64]) -> Vec<usize> {
     let count = lens.len();
     let back = run(lens.iter().rev());
     let front = run(lens[..count - back].iter());
     let mut groups = vec![1; count - front - back];
     groups.splice(0..0, (front > 0).then_some(front));
     groups.extend((back > 0).then_some(back));
-    let mut at = 0;
-    let row_bytes = groups.iter().map(|&group| {
-        at += group;
-        if group == 1 { rows[at - 1] } else { rows_of(lens[at - group..at].iter().sum()) }
-    });
-    if encoded_len(row_bytes) <= CHUNK { groups } else { vec![count] }
+    groups
+}
+
+/// Groups of elements that nothing was joined of yet: no longer than must be for them to be few.
+fn pack_few(lens: &[u64]) -> Vec<usize> {
+    let (mut most, mut groups) = (CHUNK as u64, vec![1; lens.len()]);
+    while groups.len() > MANY && most < MOST_JOINED {
+        most *= 2;
+        groups = pack(lens, most);
+    }
+    groups
+}
+
+/// Groups of elements, with at most `most` bytes in each that has several.
+fn pack(lens: &[u64], most: u64) -> Vec<usize> {
+    let (mut groups, mut sum) = (Vec::new(), 0);
+    for &len in lens {
+        match groups.last_mut() {
+            Some(group) if sum + len <= most => (*group, sum) = (*group + 1, sum + len),
+            _ => {
+                groups.push(1);
+                sum = len;
+            }
+        }
+    }
+    groups
 }
 
 /// How many elements from an end on are worth joining; 1: none are, 0: there is none.
@@ -194,7 +231,24 @@ mod tests {
 
     fn groups(lens: &[u64]) -> Vec<usize> {
         let rows: Vec<usize> = lens.iter().map(|&len| rows_of(len)).collect();
-        plan(lens, &rows)
+        nameable(join_ends(lens), lens, &rows)
+    }
+
+    #[test]
+    fn many_small_parts_are_packed_no_more_than_they_must_be() {
+        let around = |len: u64, count: usize| [&[1][..], &vec![len; count], &[1]].concat();
+        let chunk = CHUNK as u64;
+        for (lens, wanted) in [
+            (around(chunk + 1, 1598), 33..=MANY),
+            (around(5 << 20, 100), 33..=MANY),
+            (around(5 << 20, 5000), 300..=500),
+            (vec![MOST_JOINED / 2 + 1; 200], 200..=200),
+            (vec![10; MANY], MANY..=MANY),
+        ] {
+            let groups = pack_few(&lens);
+            assert!(wanted.contains(&groups.len()), "{} pieces of {}", groups.len(), lens.len());
+            assert_eq!(groups.iter().sum::<usize>(), lens.len());
+        }
     }
 
     #[test]
@@ -229,9 +283,9 @@ mod tests {
                 let at = if number % 3 == 0 { 0 } else { lens.len() };
                 lens.insert(at, added);
                 let rows: Vec<usize> = lens.iter().map(|&len| rows_of(len)).collect();
-                let plan = plan(&lens, &rows);
+                let groups = nameable(join_ends(&lens), &lens, &rows);
                 let mut rest = &lens[..];
-                let joined = plan.into_iter().map(|count| {
+                let joined = groups.into_iter().map(|count| {
                     let (group, after) = rest.split_at(count);
                     rest = after;
                     copied += if count > 1 { group.iter().sum::<u64>() } else { 0 };

@@ -247,7 +247,8 @@ impl Extents {
         };
         if was_live {
             file.punch(range.base, range.len)?;
-            self.remove_if_empty(&file)?;
+            drop(file);
+            self.remove_if_empty(range.file)?;
         }
         Ok(true)
     }
@@ -265,7 +266,9 @@ impl Extents {
             *super::lock(&file.live) = Some(live);
             if !is_read {
                 file.punch_around(&ranges)?;
-                self.remove_if_empty(&file)?;
+                let number = file.number;
+                drop(file);
+                self.remove_if_empty(number)?;
             }
         }
         Ok(())
@@ -273,28 +276,33 @@ impl Extents {
 
     /// Removes the files of which nothing is in use: what kept one when its last range went may be over.
     pub fn remove_empty(&self) -> Result<()> {
-        let files: Vec<_> = super::read(&self.files).values().filter(|file| file.is_empty()).cloned().collect();
-        files.iter().try_for_each(|file| self.remove_if_empty(file))
+        let empty: Vec<u32> =
+            super::read(&self.files).values().filter(|file| file.is_empty()).map(|file| file.number).collect();
+        empty.into_iter().try_for_each(|number| self.remove_if_empty(number))
     }
 
     /// Removes a file of which nothing is in use, unless it is the newest: numbers of files are never used again.
-    fn remove_if_empty(&self, file: &Arc<ExtentFile>) -> Result<()> {
+    fn remove_if_empty(&self, number: u32) -> Result<()> {
         let next = super::lock(&self.next);
         let mut files = super::write(&self.files);
-        // Of those that are on the disk: by them the next life finds the next number.
-        let mut made = files.values().filter(|other| other.file.get().is_some());
-        let is_made = file.file.get().is_some();
-        let is_newest = is_made && made.all(|other| other.number <= file.number);
-        let is_current = next.file.as_ref().is_some_and(|current| current.number == file.number);
-        if !file.is_empty() || is_newest || is_current {
+        let Some(file) = files.get(&number) else { return Ok(()) };
+        let is_current = next.file.as_ref().is_some_and(|current| current.number == number);
+        if !file.is_empty() || is_current {
             return Ok(());
         }
-        // Nobody writes to it again.
-        super::lock(&self.dirty).retain(|dirty| dirty.number != file.number);
-        // The table has one, and the caller has one.
-        if Arc::strong_count(file) > 2 || files.remove(&file.number).is_none() || !is_made {
-            return Ok(());
+        if file.file.get().is_some() {
+            // Of those that are on the disk: by them the next life finds the next number.
+            let is_newest = !files.values().any(|other| other.number > number && other.file.get().is_some());
+            if is_newest {
+                return Ok(());
+            }
+            // Nobody writes to it again, but somebody may read it.
+            super::lock(&self.dirty).retain(|dirty| dirty.number != number);
+            if Arc::strong_count(file) > 1 {
+                return Ok(());
+            }
         }
+        let Some(file) = files.remove(&number).filter(|file| file.file.get().is_some()) else { return Ok(()) };
         std::fs::remove_file(&file.path).map_err(|error| Error::io("remove", &file.path, &error))
     }
 
@@ -444,7 +452,7 @@ impl Drop for Reservation {
         }
         if self.file.file.get().is_none() {
             self.file.reserved.fetch_sub(1, SeqCst);
-            let _ = self.extents.remove_if_empty(&self.file);
+            let _ = self.extents.remove_if_empty(self.file.number);
             return;
         }
         let (extents, file, base, len) = (self.extents.clone(), self.file.clone(), self.base, self.len);
@@ -452,7 +460,9 @@ impl Drop for Reservation {
             // Best effort: where holes cannot be punched, the space comes back with the file.
             let _ = file.get().map(|open| sys::file::punch_hole(open, base, len));
             file.reserved.fetch_sub(1, SeqCst);
-            let _ = extents.remove_if_empty(&file);
+            let number = file.number;
+            drop(file);
+            let _ = extents.remove_if_empty(number);
         };
         self.extents.lane.submit(Box::new(punch));
     }

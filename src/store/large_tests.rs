@@ -212,6 +212,39 @@ fn a_touch_of_a_damaged_value_does_not_end_the_log() {
     assert!(again.get(b"old").is_err());
 }
 
+/// Of a piece that was named before, neither takes damage for what a crash left.
+#[test]
+fn a_check_calls_damage_what_a_start_keeps() {
+    let dir = scratch();
+    let db = damaged(dir.path());
+    add(&db, b"old", b"more", false);
+    let crashed = crash(&db, dir.path());
+    let checked = check::check(crashed.path(), &mut |_, _| ()).unwrap();
+    assert_eq!((checked.damages.len(), checked.notes.len()), (1, 0), "{:?}", checked.notes);
+    let again = Db::open(options(crashed.path())).unwrap();
+    assert_eq!(again.get(b"new").unwrap().as_deref(), Some(&b"acknowledged"[..]));
+    assert!(large(&again, b"old").read_all().is_err());
+}
+
+#[test]
+fn a_value_uploaded_in_many_parts_has_few_pieces() {
+    let dir = scratch();
+    let db = Db::open(options(dir.path())).unwrap();
+    let (mut parts, mut wanted) = (Vec::new(), Vec::new());
+    for number in 0..200 {
+        let part = value(if number % 199 == 0 { 1 } else { CHUNK + 1 }, number);
+        parts.push(Part::Uploaded(db.upload_all(&part).unwrap()));
+        wanted.extend(part);
+    }
+    let composed = db.compose(parts).run().unwrap();
+    let (key, body) = (db.key(b"key"), NewBody::Uploaded(&composed));
+    let write = Write { key, flags: 0, expires: 0, marks: 0, cas: None, body, expect: Expect::Anything };
+    db.write(&write, &mut Scratch::default()).unwrap();
+    let pieces = large(&db, b"key").spans().count();
+    assert!(pieces <= 64, "{pieces} pieces");
+    assert!(db.get(b"key").unwrap().unwrap() == wanted);
+}
+
 #[test]
 fn a_value_as_long_as_nobody_has_is_refused() {
     let dir = scratch();

@@ -19,6 +19,7 @@ use super::lane::Lane;
 use super::location::MAX_SEGMENT;
 use super::log::{self, Log};
 use super::options::{Options, Severity};
+use super::reach::REMOVALS;
 use super::reclaim::Reclaim;
 use super::recovery::{Recovered, recover};
 use super::segment::{SEGMENT_HEADER, Segment};
@@ -123,8 +124,7 @@ fn first_segment(recovered: &Recovered, options: &Options, store: u64) -> Result
     let Some((newest, end)) = &recovered.newest else { return begin(recovered, options, store, last + 1) };
     let size = options.segment_size(recovered.index.bytes());
     newest.size.store(size, Relaxed);
-    // An earlier program would take a record of this version for damage where the file is of its own.
-    if *end < newest.soft_limit() && newest.order == last && newest.version == VERSION {
+    if *end < newest.soft_limit() && newest.order == last {
         resume(newest, *end, options)?;
         return Ok((newest.clone(), *end));
     }
@@ -132,7 +132,7 @@ fn first_segment(recovered: &Recovered, options: &Options, store: u64) -> Result
         // Not even for a new segment: what is left of this one is for removals.
         Err(Error::Full(why)) if newest.order == last => {
             (options.report)(Severity::Warning, &format!("no new log segment: {why}"));
-            newest.size.store(size.max(*end + size / 2).min(MAX_SEGMENT), Relaxed);
+            newest.size.store(last_size(newest, *end, size).min(MAX_SEGMENT), Relaxed);
             resume(newest, *end, options)?;
             return Ok((newest.clone(), *end));
         }
@@ -145,6 +145,11 @@ fn first_segment(recovered: &Recovered, options: &Options, store: u64) -> Result
     };
     seal().map_err(|error| Error::io(format!("seal at offset {end}"), &newest.path, &error))?;
     Ok(begun)
+}
+
+/// Bytes of a segment that usually would have `size` and has records up to `end`, where none can be made after it.
+fn last_size(newest: &Segment, end: u64, size: u64) -> u64 {
+    if newest.version == VERSION { size.max(end + size / 2) } else { end + REMOVALS }
 }
 
 /// Cuts what follows the last record and reserves room for more. A full disk does not keep the store from opening.
@@ -170,4 +175,37 @@ fn begin(recovered: &Recovered, options: &Options, store: u64, order: u64) -> Re
         options.segment_size(recovered.index.bytes()),
     )?;
     Ok((segment, SEGMENT_HEADER))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::graves::tombstone;
+    use super::super::record::{Fields, Kind};
+    use super::super::segment::Plan;
+    use super::super::segments::Segments;
+    use super::*;
+
+    #[test]
+    fn a_segment_of_an_earlier_version_takes_removals_where_none_can_follow_but_no_values() {
+        let dir = tempfile::tempdir().unwrap();
+        let (options, size) = (Options::new(dir.path()), 1 << 20);
+        for (version, takes_values) in [(VERSION, true), (2, false)] {
+            let plan = Plan { dir: dir.path(), store: 9, number: version, handle: 0, order: 1, size, compacted: false };
+            let segment = Arc::new(Segment { version, ..plan.create().unwrap() });
+            segment.size.store(last_size(&segment, SEGMENT_HEADER, size), Relaxed);
+            let (lane, threads) = Lane::start("lane", 1).unwrap();
+            let bell = Arc::new(Bell::default());
+            let log = Log::new(segment, SEGMENT_HEADER, &options, Segments::new(9), lane.clone(), bell);
+            let removal = tombstone(b"key", 1);
+            let value = Fields { kind: Kind::Value, body: b"value", ..removal };
+            for _ in 0..2 {
+                assert_eq!(log.append(&value).is_ok(), takes_values);
+                assert!(log.append(&removal).is_ok());
+                log.set_spare(Err(Error::Full("as a disk may be".into())));
+            }
+            log.write_all();
+            lane.close();
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+        }
+    }
 }

@@ -119,9 +119,12 @@ fn uploads_that_were_given_up_leave_no_files_behind() {
             upload.done(written).unwrap();
         }
     }
-    db.compact().unwrap();
-    let files = extent_files(&db, dir.path());
-    assert!(files.iter().all(|&count| count <= 2), "{files:?}");
+    let began = std::time::Instant::now();
+    while extent_files(&db, dir.path()).iter().any(|&count| count > 2) {
+        assert!(began.elapsed().as_secs() < 60, "{:?}", extent_files(&db, dir.path()));
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        db.compact().unwrap();
+    }
 }
 
 /// A range may be given back while its file is the newest, which has to stay.

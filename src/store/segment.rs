@@ -151,9 +151,10 @@ impl Segment {
         self.file.metadata().map_or(0, |file| file.blocks() * 512)
     }
 
-    /// Where it counts as full. What is left takes the records of several threads that found room just before.
+    /// Where it counts as full: one of an earlier version from the start, whose program would take a record of this
+    /// version for damage. What is left takes the records of several threads that found room just before.
     pub fn soft_limit(&self) -> u64 {
-        soft_limit(self.size.load(Relaxed))
+        if self.version == VERSION { soft_limit(self.size.load(Relaxed)) } else { 0 }
     }
 
     /// Where there is room for the seal only.

@@ -54,6 +54,8 @@ struct Bad {
     what: String,
     /// Only a bit is wrong: no crash does that.
     decayed: bool,
+    /// No earlier record names the piece: a start looks at it.
+    fresh: bool,
     /// Where in which file. `None`: its table makes no sense.
     place: Option<(PathBuf, u64)>,
 }
@@ -70,7 +72,7 @@ impl Bad {
 
     /// Whether a crash may have left it so.
     fn is_torn(&self, scan: &Scan, source: &Source, start: u64) -> bool {
-        !self.decayed && !source.is_compacted() && source.position(start) >= scan.durable
+        self.fresh && !self.decayed && !source.is_compacted() && source.position(start) >= scan.durable
     }
 }
 
@@ -87,10 +89,12 @@ impl Chunks {
         checked: &mut Checked,
         watch: Watch<'_>,
     ) -> std::result::Result<(), Bad> {
-        let Some(pieces) = piece::parse(body) else {
+        let Some(mut pieces) = piece::parse(body) else {
             let what = "the table of a large value makes no sense".into();
-            return Err(Bad { what, decayed: false, place: None });
+            return Err(Bad { what, decayed: false, fresh: true, place: None });
         };
+        // By the fresh ones a start judges.
+        pieces.sort_by_key(|piece| !piece.fresh);
         pieces.iter().try_for_each(|piece| self.verify_piece(piece, scan, checked, watch))
     }
 
@@ -104,7 +108,8 @@ impl Chunks {
         let path = extent::path_of(&scan.survey.dir, piece.file);
         let open = || File::open(&path).map_err(|error| error.to_string());
         let file = self.open.entry(piece.file).or_insert_with(open).as_ref();
-        let bad = |what, decayed, offset| Bad { what, decayed, place: Some((path.clone(), offset)) };
+        let bad =
+            |what, decayed, offset| Bad { what, decayed, fresh: piece.fresh, place: Some((path.clone(), offset)) };
         let file = file.map_err(|why| bad(why.clone(), false, piece.base))?;
         let (unreadable, unsound) = (Cell::new(None), Cell::new(None));
         let read = piece.survey(
