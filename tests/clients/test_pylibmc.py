@@ -4,6 +4,7 @@ import threading
 
 import pylibmc
 import pytest
+from conftest import Server
 
 from values import OBJECTS, SIZES, noise
 
@@ -76,11 +77,15 @@ def test_expiry_and_flush(client):
     assert client.get("a") is None
 
 
-def test_refusals_leave_the_connection_in_step(client):
+def test_refusals_leave_the_connection_in_step(tmp_path):
+    server = Server(tmp_path, "-I", "1m")
+    client = pylibmc.Client([server.address], behaviors={"cas": True})
     with pytest.raises(pylibmc.Error):
         client.set("a", noise(1, 2 << 20))
     client.set("b", 1)
     assert client.get("b") == 1
+    client.disconnect_all()
+    server.stop()
 
 
 def test_stats(client):

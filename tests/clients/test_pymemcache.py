@@ -4,6 +4,7 @@ import pickle
 from contextlib import closing
 
 import pytest
+from conftest import Server
 from pymemcache.client.base import Client, PooledClient
 from pymemcache.client.hash import HashClient
 from pymemcache.exceptions import MemcacheClientError, MemcacheIllegalInputError, MemcacheServerError
@@ -95,14 +96,17 @@ def test_expiry(client):
     assert client.get("a") is None
 
 
-def test_refusals_leave_the_connection_in_step(client):
-    with pytest.raises(MemcacheServerError):
-        client.set("a", b"x" * (2 << 20), noreply=False)
-    assert client.get("a") is None
-    with pytest.raises(MemcacheIllegalInputError):
-        client.set("k" * 251, b"x")
-    client.set("k" * 250, b"x")
-    assert client.get("k" * 250) == b"x"
+def test_refusals_leave_the_connection_in_step(tmp_path):
+    server = Server(tmp_path, "-I", "1m")
+    with closing(Client(server.address, timeout=30)) as client:
+        with pytest.raises(MemcacheServerError):
+            client.set("a", b"x" * (2 << 20), noreply=False)
+        assert client.get("a") is None
+        with pytest.raises(MemcacheIllegalInputError):
+            client.set("k" * 251, b"x")
+        client.set("k" * 250, b"x")
+        assert client.get("k" * 250) == b"x"
+    server.stop()
 
 
 def test_stats_and_version(client):
