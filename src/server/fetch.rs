@@ -4,14 +4,12 @@
 
 use super::answer::{self, Facts, Form, Meta, Said};
 use super::context::{Context, Waiting};
-use super::counters::Counter;
 use super::inbox::Answer;
 use super::proto::base64;
 use super::proto::binary::{FLAGS, Status};
 use super::reply;
-use super::retrieve::{After, Streaming};
+use super::retrieve::{self, After, Streaming};
 use super::verdict::{Old, Particulars, Source, Supply, look_as, write};
-use super::watch;
 use kingdb::store::{Access, BINARY_KEY, Body, Expect, FETCHED, Large, Lookup, NewBody, STALE, Seen, WON};
 
 /// See the module's head.
@@ -303,17 +301,7 @@ impl Fetch<'_> {
 
     /// As memcached counts: what touches is no get.
     fn count(&self, hit: Option<u64>, ctx: &Context) {
-        if ctx.observed != 0 {
-            watch::fetched(self.key, hit.is_some(), hit.unwrap_or(0), ctx);
-        }
-        let (command, outcome) = match (self.touch, hit.is_some()) {
-            (None, true) => (Counter::CmdGet, Counter::GetHits),
-            (None, false) => (Counter::CmdGet, Counter::GetMisses),
-            (Some(_), true) => (Counter::CmdTouch, Counter::TouchHits),
-            (Some(_), false) => (Counter::CmdTouch, Counter::TouchMisses),
-        };
-        ctx.count(command);
-        ctx.count(outcome);
+        retrieve::count(self.key, self.touch.is_some(), hit, ctx);
     }
 }
 

@@ -220,17 +220,7 @@ impl Keys {
     /// As memcached counts: `gat` is a touch that answers, not a get.
     #[inline]
     fn count(&self, key: &[u8], hit: Option<u64>, ctx: &Context) {
-        if ctx.observed != 0 {
-            watch::fetched(key, hit.is_some(), hit.unwrap_or(0), ctx);
-        }
-        let (command, outcome) = match (self.touch, hit.is_some()) {
-            (None, true) => (Counter::CmdGet, Counter::GetHits),
-            (None, false) => (Counter::CmdGet, Counter::GetMisses),
-            (Some(_), true) => (Counter::CmdTouch, Counter::TouchHits),
-            (Some(_), false) => (Counter::CmdTouch, Counter::TouchMisses),
-        };
-        ctx.count(command);
-        ctx.count(outcome);
+        count(key, self.touch.is_some(), hit, ctx);
     }
 }
 
@@ -396,4 +386,19 @@ impl Streaming {
         log::error(format_args!("a value broke off while it was sent, connection closed: {error}"));
         StreamStep::Broken
     }
+}
+
+/// Counts one look at a key, and tells watchers of it: `hit` is the value's length, if there was one.
+pub fn count(key: &[u8], touches: bool, hit: Option<u64>, ctx: &Context) {
+    if ctx.observed != 0 {
+        watch::fetched(key, hit.is_some(), hit.unwrap_or(0), ctx);
+    }
+    let (command, outcome) = match (touches, hit.is_some()) {
+        (false, true) => (Counter::CmdGet, Counter::GetHits),
+        (false, false) => (Counter::CmdGet, Counter::GetMisses),
+        (true, true) => (Counter::CmdTouch, Counter::TouchHits),
+        (true, false) => (Counter::CmdTouch, Counter::TouchMisses),
+    };
+    ctx.count(command);
+    ctx.count(outcome);
 }
