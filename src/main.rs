@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use kingdb::store::Severity;
+use kingdb::sys::memory::bound_malloc;
 use kingdb::sys::process::{self, Identity};
 
 use crate::server::log::{self, Target};
@@ -50,6 +51,7 @@ fn show(text: &str) -> ExitCode {
 }
 
 fn start(launch: Launch) -> Result<(), String> {
+    bound_malloc();
     let settings = launch.settings;
     start_messages(launch.log_level, launch.log_target, launch.daemon, settings.verbosity)?;
     launch.notes.iter().for_each(log::warn);

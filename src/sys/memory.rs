@@ -1,5 +1,7 @@
 //! Anonymous memory: `mmap(2)` and `madvise(2)`. For the large arrays of the record cache, which are read at random:
 //! with huge pages a read costs one cache miss and not, on top of it, a walk through page tables.
+//!
+//! And what `malloc(3)` may keep of the memory that was given back to it.
 
 use std::io;
 use std::ops::{Deref, DerefMut};
@@ -7,6 +9,27 @@ use std::ptr::NonNull;
 
 /// A huge page on most processors. Bytes.
 const HUGE: usize = 2 << 20;
+
+/// Bounds what `malloc(3)` keeps for itself (`mallopt(3)`). By default it has up to eight arenas per processor, and the
+/// first large block that is freed makes it keep as much, in each of them. To be called before there are threads.
+#[cfg(target_env = "gnu")]
+pub fn bound_malloc() {
+    const ARENAS: libc::c_int = 2;
+    /// Larger blocks come from the kernel one by one and go back to it. Bytes.
+    const LARGE: libc::c_int = 256 << 10;
+    /// What an arena keeps at its end, so that chunks of 64 KiB which come and go cost no page faults. Bytes.
+    const KEPT: libc::c_int = 1 << 20;
+    for (what, value) in
+        [(libc::M_ARENA_MAX, ARENAS), (libc::M_MMAP_THRESHOLD, LARGE), (libc::M_TRIM_THRESHOLD, KEPT)]
+    {
+        // SAFETY: sets a number inside the allocator, which takes its own lock for it; what is refused changes nothing.
+        unsafe { libc::mallopt(what, value) };
+    }
+}
+
+/// Other C libraries have nothing to set, and keep little.
+#[cfg(not(target_env = "gnu"))]
+pub fn bound_malloc() {}
 
 /// Zeroed memory of fixed length. A page of it takes up RAM from when it is first written to.
 pub struct Region {
