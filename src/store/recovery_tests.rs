@@ -423,7 +423,8 @@ fn a_checkpoint_with_any_bit_flipped_is_refused() {
     let sound = std::fs::read(&path).unwrap();
     let read = || crate::store::checkpoint::read(dir.path(), store, &mut |_| ());
     let (head, index) = read().unwrap().unwrap();
-    assert_eq!((index.len(), head.rows.len()), (300, 1));
+    assert_eq!((index.len(), head.rows.len()), (db.core().index.len(), 1));
+    assert!(cfg!(feature = "tiny-tags") || index.len() == 300);
     let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
     let mut flips = 0;
     for bit in (0..sound.len() * 8).step_by(tier(151, 13, 1)) {
