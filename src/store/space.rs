@@ -219,7 +219,8 @@ impl Space {
             *why = short.into();
         }
         self.level.store(level as u8, Relaxed);
-        if level != Level::Refusing {
+        // What the compactor found while there was room is out of date by now: it is asked again before anything is refused.
+        if level != Level::Refusing || before != Level::Refusing {
             self.exhausted.store(false, Relaxed);
         }
         self.tell(&why);
