@@ -19,8 +19,7 @@ pub fn bound_malloc() {
     const LARGE: libc::c_int = 256 << 10;
     /// What an arena keeps at its end, so that chunks of 64 KiB which come and go cost no page faults. Bytes.
     const KEPT: libc::c_int = 1 << 20;
-    for (what, value) in
-        [(libc::M_ARENA_MAX, ARENAS), (libc::M_MMAP_THRESHOLD, LARGE), (libc::M_TRIM_THRESHOLD, KEPT)]
+    for (what, value) in [(libc::M_ARENA_MAX, ARENAS), (libc::M_MMAP_THRESHOLD, LARGE), (libc::M_TRIM_THRESHOLD, KEPT)]
     {
         // SAFETY: sets a number inside the allocator, which takes its own lock for it; what is refused changes nothing.
         unsafe { libc::mallopt(what, value) };
