@@ -61,7 +61,7 @@ fn memory_is_bounded_under_mixed_load() {
     }
     let idle: Vec<Client> = (0..1000).map(|_| server.client()).collect();
     rss("with its keys, a full cache and 1,000 idle connections");
-    let until = Instant::now() + Duration::from_secs(tier(4, 20, 120));
+    let until = Instant::now() + Duration::from_secs(tier(4, 10, 120));
     let writers: Vec<_> = (0..4).map(|seed| std::thread::spawn(move || mix(address, seed, until))).collect();
     let done: u64 = writers.into_iter().map(|writer| writer.join().expect("the load is carried")).sum();
     let most = rss("under mixed load of 160 connections");

@@ -52,7 +52,7 @@ fn a_small_board_is_overwritten_and_never_refuses() {
         for key in 0..keys {
             assert_eq!(set(&mut c, key, 0, len), "STORED", "key{key} of the first {keys}");
         }
-        let (mut stored, wanted) = (0, tier(4, 10, 50) * keys);
+        let (mut stored, wanted) = (0, tier(4, 6, 50) * keys);
         for version in 1..=wanted as u64 {
             let key = random.below(keys);
             if set(&mut c, key, version, len) == "STORED" {
@@ -71,7 +71,7 @@ fn a_full_disk_recovers_by_itself() {
     for (mount, len) in [("size=8m", 500), ("size=8m,nr_inodes=40", 20_000), ("size=24m", 3000)] {
         let (server, _small) = start(mount, &[]);
         let mut c = server.client();
-        for round in 0..tier(3, 10, 30) {
+        for round in 0..tier(3, 5, 30) {
             let mut stored = 0;
             while set(&mut c, stored, round, len) == "STORED" {
                 stored += 1;
