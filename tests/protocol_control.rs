@@ -128,6 +128,12 @@ fn keys_are_told_and_deleted_by_prefix() {
         lines.len() == many + 2 && lines.contains(&"mg AAEg b".to_owned()) && lines.contains(&"mg other%1".to_owned())
     );
     assert_eq!(dump(&mut c, "lru_crawler mgdump all many:29", "EN\r\n").len(), 111);
+    for (limit, lines) in [(0, many + 1), (1, 1), (many, many), (many + 9, many + 1)] {
+        c.send(format!("stats cachedump 1 {limit}\r\n"));
+        let text = String::from_utf8(c.until(b"END\r\n")).expect("a dump is text");
+        assert_eq!(text.matches("ITEM ").count(), lines, "{limit}");
+        assert!(lines <= many || text.contains("ITEM other%1 [1 b; 0 s]\r\n"));
+    }
     // Any number at once, and from one moment.
     let mut others: Vec<_> = (0..8).map(|_| server.client()).collect();
     others.iter_mut().for_each(|other| other.send("lru_crawler mgdump all many:\r\n"));
@@ -212,6 +218,7 @@ fn what_operators_ask() {
     any(&mut c, "watch\r\n", &["CLIENT_ERROR watch commands not allowed\r\n"]);
     any(&mut c, "lru_crawler metadump all\r\n", &["ERROR metadump not allowed\r\n"]);
     any(&mut c, "stats detail dump\r\n", &["CLIENT_ERROR stats detail not allowed\r\n"]);
+    any(&mut c, "stats cachedump 1 1\r\n", &["CLIENT_ERROR stats cachedump not allowed\r\n"]);
     server.signal("USR1");
     assert!(server.await_exit().success());
 }
