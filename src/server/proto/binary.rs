@@ -197,11 +197,16 @@ impl Frame {
             let Some(stat) = line.trim_ascii().strip_prefix(b"STAT ") else { continue };
             let at = stat.iter().position(|byte| *byte == b' ').unwrap_or(stat.len());
             let value = stat.get(at + 1..).unwrap_or_default();
-            self.header(out, 0, 0, at, value.len() as u64, 0);
-            out.extend_from_slice(&stat[..at]);
-            out.extend_from_slice(value);
+            self.stat(out, &stat[..at], value);
         }
         self.done(out, 0);
+    }
+
+    /// One of them.
+    pub fn stat(&self, out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+        self.header(out, 0, 0, name.len(), value.len() as u64, 0);
+        out.extend_from_slice(name);
+        out.extend_from_slice(value);
     }
 }
 
