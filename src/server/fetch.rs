@@ -49,6 +49,8 @@ struct Hit {
     large: Option<Large>,
     /// The value is wanted.
     value: bool,
+    /// The dialect can tell a value of its length.
+    told: bool,
 }
 
 /// What a change of the record came to.
@@ -144,9 +146,7 @@ impl Fetch<'_> {
                 recache: self.recache,
                 ..Facts::default()
             };
-            if self.fits(facts.size) {
-                self.say_head(&mut facts, value, *now, replies);
-            }
+            let told = self.say_head(&mut facts, value, *now, replies);
             let large = match record.body {
                 Body::Large(large) => Some(large.clone()),
                 Body::Inline(bytes) => {
@@ -162,13 +162,13 @@ impl Fetch<'_> {
                     None
                 }
             };
-            Hit { facts, large, value }
+            Hit { facts, large, value, told }
         })
     }
 
     /// Writes the record again with its new deadline and mark, if it gets any.
     fn change(&self, seen: Seen, hit: &Hit, ctx: &mut Context) -> kingdb::store::Result<Changed> {
-        if !self.fits(hit.facts.size) {
+        if !hit.told {
             return Ok(Changed::TooLarge);
         }
         let Facts { flags, cas, won, marks, expires, .. } = hit.facts;
@@ -197,7 +197,7 @@ impl Fetch<'_> {
     /// Makes an empty record, which whoever asked for it is to renew.
     fn make(&self, seen: Seen, deadline: u64, ctx: &mut Context) -> kingdb::store::Result<(Changed, Hit)> {
         let value = self.value;
-        let mut hit = Hit { facts: Facts::default(), large: None, value };
+        let mut hit = Hit { facts: Facts::default(), large: None, value, told: true };
         if let Err(waiting) = ctx.may_write() {
             return Ok((Changed::Wait(waiting), hit));
         }
@@ -219,13 +219,8 @@ impl Fetch<'_> {
         Ok((Changed::Done, hit))
     }
 
-    /// Whether the dialect can tell a value of `size` bytes.
-    fn fits(&self, size: u64) -> bool {
-        if let Form::Binary(frame) = &self.form { frame.fits(self.key.len(), size) } else { true }
-    }
-
-    /// What stands before the value.
-    fn say_head(&self, facts: &mut Facts, value: bool, now: u64, out: &mut Vec<u8>) {
+    /// What stands before the value, unless the dialect cannot tell one of that length.
+    fn say_head(&self, facts: &mut Facts, value: bool, now: u64, out: &mut Vec<u8>) -> bool {
         match &self.form {
             Form::Meta(meta) => {
                 out.extend_from_slice(if value { b"VA " } else { b"HD" });
@@ -248,12 +243,15 @@ impl Fetch<'_> {
             Form::Binary(frame) => {
                 let (key, value) = frame.parts();
                 let key = if key { self.key } else { &[] };
-                frame.header(out, 0, FLAGS, key.len(), if value { facts.size } else { 0 }, facts.cas);
+                if !frame.header(out, 0, FLAGS, key.len(), if value { facts.size } else { 0 }, facts.cas) {
+                    return false;
+                }
                 out.extend_from_slice(&facts.flags.to_be_bytes());
                 out.extend_from_slice(key);
             }
             Form::Text { .. } => unreachable!("the text protocol has its own retrieval"),
         }
+        true
     }
 
     /// What is wanted of a value of `size` bytes: from one offset to another.
