@@ -207,11 +207,12 @@ impl<'a> Request<'a> {
             op::FLUSH => command::flush_all(self.word(0).into(), ctx),
             op => {
                 let made = self.word(16) != NOT_MADE;
+                let deadline = self.deadline(16, ctx);
                 let arithmetic = Arithmetic {
                     delta: self.long(0),
                     decrement: op == op::DECREMENT,
                     cas,
-                    vivify: made.then(|| (self.long(8), self.deadline(16, ctx))),
+                    vivify: made.then(|| (self.long(8), deadline, deadline)),
                     ..Arithmetic::default()
                 };
                 arithmetic.execute(self.key, supply.take(), ctx)

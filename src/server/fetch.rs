@@ -22,8 +22,8 @@ pub struct Fetch<'a> {
     pub peek: bool,
     /// Gives the record this deadline.
     pub touch: Option<u64>,
-    /// Makes a record if there is none, with this deadline.
-    pub vivify: Option<u64>,
+    /// Makes a record if there is none: the deadline that is told of it, and, if T follows, the one that it gets.
+    pub vivify: Option<(u64, u64)>,
     /// A deadline before this one wins the right to renew the record.
     pub recache: Option<u64>,
     /// With this CAS unique the value is not wanted.
@@ -121,7 +121,7 @@ impl Fetch<'_> {
             Lookup::Miss(seen) => {
                 ctx.depend(seen.depends);
                 match self.vivify {
-                    Some(deadline) => Lookup::Hit(seen, self.make(seen, deadline, ctx)?),
+                    Some(deadlines) => Lookup::Hit(seen, self.make(seen, deadlines, ctx)?),
                     None => Lookup::Miss(seen),
                 }
             }
@@ -195,7 +195,12 @@ impl Fetch<'_> {
     }
 
     /// Makes an empty record, which whoever asked for it is to renew.
-    fn make(&self, seen: Seen, deadline: u64, ctx: &mut Context) -> kingdb::store::Result<(Changed, Hit)> {
+    fn make(
+        &self,
+        seen: Seen,
+        (told, expires): (u64, u64),
+        ctx: &mut Context,
+    ) -> kingdb::store::Result<(Changed, Hit)> {
         let value = self.value;
         let mut hit = Hit { facts: Facts::default(), large: None, value, told: true };
         if let Err(waiting) = ctx.may_write() {
@@ -203,14 +208,12 @@ impl Fetch<'_> {
         }
         let base64 = matches!(self.form, Form::Meta(Meta { base64: true, .. }));
         let key = if base64 { BINARY_KEY } else { 0 };
-        let marks = WON | FETCHED | key;
-        let expires = self.touch.unwrap_or(deadline);
+        let marks = WON | key | if self.peek { 0 } else { FETCHED };
         let particulars = Particulars { flags: 0, expires, marks, cas: self.new_cas, expect: Expect::Unchanged(seen) };
         let Some(cas) = self.written(particulars, Source::Given(NewBody::Inline(&[])), ctx)? else {
             return Ok((Changed::Again, hit));
         };
-        hit.facts =
-            Facts { cas, vivified: Some(deadline), touch: self.touch, won: true, marks: key, ..Facts::default() };
+        hit.facts = Facts { cas, vivified: Some(told), touch: self.touch, won: true, marks: key, ..Facts::default() };
         let now = ctx.now;
         self.say_head(&mut hit.facts, value, now, &mut ctx.replies);
         if value {

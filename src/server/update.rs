@@ -121,8 +121,8 @@ pub struct Arithmetic {
     pub new_cas: Option<u64>,
     /// The new deadline.
     pub touch: Option<u64>,
-    /// What to make if there is no record: value and deadline.
-    pub vivify: Option<(u64, u64)>,
+    /// What to make if there is no record: the value, the deadline that is told, and the one that it gets.
+    pub vivify: Option<(u64, u64, u64)>,
     /// The key came in base64.
     pub base64: bool,
 }
@@ -140,11 +140,11 @@ impl Arithmetic {
                 Lookup::Hit(seen, old) => (seen, old),
                 Lookup::Cold(read) => return Ok(Verdict::Cold(read)),
                 Lookup::Miss(seen) => {
-                    let Some((initial, expires)) = self.vivify else {
+                    let Some(new) = self.vivify else {
                         ctx.count(misses);
                         return Ok(Verdict::say(Said::NotFound));
                     };
-                    match self.vivify(&key, initial, expires, Expect::Unchanged(seen), ctx)? {
+                    match self.vivify(&key, new, Expect::Unchanged(seen), ctx)? {
                         Some(made) => return Ok(made),
                         None => continue,
                     }
@@ -176,19 +176,17 @@ impl Arithmetic {
     fn vivify(
         &self,
         key: &Key<'_>,
-        initial: u64,
-        expires: u64,
+        (initial, told, expires): (u64, u64, u64),
         expect: Expect,
         ctx: &mut Context,
     ) -> Result<Option<Verdict>, kingdb::Error> {
         let (digits, len) = decimal(initial);
         ctx.value.extend_from_slice(&digits[..len]);
         let marks = if self.base64 { BINARY_KEY } else { 0 };
-        let deadline = self.touch.unwrap_or(expires);
-        let particulars = Particulars { flags: 0, expires: deadline, marks, cas: self.new_cas, expect };
+        let particulars = Particulars { flags: 0, expires, marks, cas: self.new_cas, expect };
         let made = write(*key, particulars, Source::Computed, ctx)?;
         Ok(made.map(|cas| {
-            let facts = Facts { cas, vivified: Some(expires), touch: self.touch, ..Facts::default() };
+            let facts = Facts { cas, vivified: Some(told), touch: self.touch, ..Facts::default() };
             Verdict::Say(Said::Number(text::Number { digits, len, value: initial, padded: len }), facts)
         }))
     }
