@@ -8,6 +8,7 @@ use super::counters::Counter;
 use super::inbox::Answer;
 use super::input::Input;
 use super::log;
+use super::proto::text::scan::spaces;
 use super::proto::text::{self, NextKey, Retrieval};
 use super::reply;
 use super::verdict::Supply;
@@ -76,7 +77,10 @@ impl Keys {
             }
             let (used, key) = match text::next_key(input.rest()) {
                 NextKey::Key { used, key } => (used, key),
-                NextKey::Incomplete => return KeysStep::Wait(Waiting::Input),
+                NextKey::Incomplete => {
+                    input.advance(spaces(input.rest()));
+                    return KeysStep::Wait(Waiting::Input);
+                }
                 NextKey::End { used } => {
                     input.advance(used);
                     ctx.say(if self.any { reply::END } else { reply::BAD_LINE });
