@@ -69,8 +69,9 @@ impl Fetch<'_> {
         loop {
             let (changed, hit) = match self.attempt(supply, ctx) {
                 Ok(Lookup::Hit(_, done)) => done,
-                Ok(Lookup::Miss(_)) => {
+                Ok(Lookup::Miss(seen)) => {
                     *supply = None;
+                    retrieve::count_expired(&seen, ctx);
                     self.say_miss(ctx);
                     return Fetched::Done;
                 }

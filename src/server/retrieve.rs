@@ -217,6 +217,7 @@ impl Keys {
 
     fn miss(&self, key: &[u8], seen: Seen, ctx: &mut Context) -> Found {
         self.count(key, None, ctx);
+        count_expired(&seen, ctx);
         ctx.depend(seen.depends);
         Found::Answered
     }
@@ -405,4 +406,11 @@ pub fn count(key: &[u8], touches: bool, hit: Option<u64>, ctx: &Context) {
     };
     ctx.count(command);
     ctx.count(outcome);
+}
+
+/// Counts a miss that was a hit until its time came.
+pub fn count_expired(seen: &Seen, ctx: &Context) {
+    if seen.expired {
+        ctx.count(Counter::GetExpired);
+    }
 }
