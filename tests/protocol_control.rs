@@ -164,6 +164,7 @@ fn watchers_are_told() {
             ("mg a# v\r\n", "VA 2\r\nxy\r\n"),
             ("cas a# 0 0 1 9999\r\nx\r\n", "EXISTS\r\n"),
             ("delete a#\r\n", "DELETED\r\n"),
+            ("set b 0 0 2\r\nxy\r\nmd b I\r\nmd b\r\n", "STORED\r\nHD\r\nHD\r\n"),
         ],
     );
     drop(c);
@@ -172,7 +173,9 @@ fn watchers_are_told() {
         "type=item_store key=a%23 status=stored cmd=set ttl=0 clsid=1 ",
         "type=item_get key=a%23 status=found clsid=1 ",
         "type=item_store key=a%23 status=exists cmd=cas ",
-        "type=deleted key=a%23 cmd=delete ",
+        "type=deleted key=a%23 cmd=delete clsid=1 size=2",
+        "type=item_store key=b status=stored cmd=set ",
+        "type=deleted key=b cmd=md clsid=1 size=2",
         "type=conn_close rip=127.0.0.1 rport=",
     ] {
         let line = String::from_utf8(watcher.until(b"\n")).expect("a line of text");

@@ -135,7 +135,7 @@ fn delete(
     }
     let Flags { cas, new_cas, invalidate, remove_value, client_flags: flags, ttl, .. } = request.flags;
     let expires = ttl.map(|ttl| text::deadline(ttl, ctx.now));
-    let delete = Delete { cas, invalidate, remove_value, new_cas, expires, flags };
+    let delete = Delete { cas, invalidate, remove_value, new_cas, expires, flags, meta: true };
     finish(delete.execute(request.key, supply.take(), ctx), &form, request.key, used, input, ctx)
 }
 
