@@ -152,7 +152,10 @@ fn statistics() {
     };
     assert!(all(b"").iter().any(|stat| stat.key == b"pid" && stat.value == server.pid().to_string().as_bytes()));
     assert!(all(b"settings").iter().any(|stat| stat.key == b"binding_protocol" && stat.value == b"auto-negotiate"));
-    assert_eq!(all(b"reset").len(), 0);
+    assert_eq!(all(b"reset").len() + all(b"detail on").len(), 0);
+    let dump = all(b"detail dump").pop().expect("one statistic");
+    assert_eq!((&dump.key[..], &dump.value[..]), (&b"detailed"[..], &b"END\r\n"[..]));
+    assert_eq!(told(&mut c, 0x10, &[], b"detail", &[], 0).0, 1);
     assert_eq!(told(&mut c, 0x10, &[], b"nonsense", &[], 0).0, 1);
 }
 

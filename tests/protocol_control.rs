@@ -128,6 +128,12 @@ fn keys_are_told_and_deleted_by_prefix() {
         lines.len() == many + 2 && lines.contains(&"mg AAEg b".to_owned()) && lines.contains(&"mg other%1".to_owned())
     );
     assert_eq!(dump(&mut c, "lru_crawler mgdump all many:29", "EN\r\n").len(), 111);
+    for (limit, lines) in [(0, many + 1), (1, 1), (many, many), (many + 9, many + 1)] {
+        c.send(format!("stats cachedump 1 {limit}\r\n"));
+        let text = String::from_utf8(c.until(b"END\r\n")).expect("a dump is text");
+        assert_eq!(text.matches("ITEM ").count(), lines, "{limit}");
+        assert!(lines <= many || text.contains("ITEM other%1 [1 b; 0 s]\r\n"));
+    }
     // Any number at once, and from one moment.
     let mut others: Vec<_> = (0..8).map(|_| server.client()).collect();
     others.iter_mut().for_each(|other| other.send("lru_crawler mgdump all many:\r\n"));
@@ -158,6 +164,7 @@ fn watchers_are_told() {
             ("mg a# v\r\n", "VA 2\r\nxy\r\n"),
             ("cas a# 0 0 1 9999\r\nx\r\n", "EXISTS\r\n"),
             ("delete a#\r\n", "DELETED\r\n"),
+            ("set b 0 0 2\r\nxy\r\nmd b I\r\nmd b\r\n", "STORED\r\nHD\r\nHD\r\n"),
         ],
     );
     drop(c);
@@ -166,7 +173,9 @@ fn watchers_are_told() {
         "type=item_store key=a%23 status=stored cmd=set ttl=0 clsid=1 ",
         "type=item_get key=a%23 status=found clsid=1 ",
         "type=item_store key=a%23 status=exists cmd=cas ",
-        "type=deleted key=a%23 cmd=delete ",
+        "type=deleted key=a%23 cmd=delete clsid=1 size=2",
+        "type=item_store key=b status=stored cmd=set ",
+        "type=deleted key=b cmd=md clsid=1 size=2",
         "type=conn_close rip=127.0.0.1 rport=",
     ] {
         let line = String::from_utf8(watcher.until(b"\n")).expect("a line of text");
@@ -212,6 +221,7 @@ fn what_operators_ask() {
     any(&mut c, "watch\r\n", &["CLIENT_ERROR watch commands not allowed\r\n"]);
     any(&mut c, "lru_crawler metadump all\r\n", &["ERROR metadump not allowed\r\n"]);
     any(&mut c, "stats detail dump\r\n", &["CLIENT_ERROR stats detail not allowed\r\n"]);
+    any(&mut c, "stats cachedump 1 1\r\n", &["CLIENT_ERROR stats cachedump not allowed\r\n"]);
     server.signal("USR1");
     assert!(server.await_exit().success());
 }

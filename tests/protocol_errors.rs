@@ -226,6 +226,15 @@ fn line_without_end_is_closed() {
 }
 
 #[test]
+fn spaces_before_a_key_may_be_any_number() {
+    let server = Server::start(&[]);
+    let mut c = server.client();
+    c.send(format!("get{}", " ".repeat(100_000)));
+    c.send(format!("{}k{}\r\n", " ".repeat(100_000), " ".repeat(100_000)));
+    assert_eq!(c.line(), "END");
+}
+
+#[test]
 fn one_key_without_end_is_closed_or_refused() {
     if peer().is_some() {
         return; // memcached lets a get line grow without bound.

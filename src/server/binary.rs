@@ -96,7 +96,8 @@ impl<'a> Request<'a> {
             op::INCREMENT | op::DECREMENT => extras == 20 && key && !value,
             op::TOUCH | op::GAT | op::GATK => extras == 4 && key && !value,
             op::FLUSH => matches!(extras, 0 | 4) && !key && !value,
-            op::VERBOSITY => extras == 4 && !key && !value,
+            // Without its extras it is what it is to memcached.
+            op::VERBOSITY => return (extras == 4 && !key && !value).then_some(true),
             op::NOOP | op::VERSION | op::QUIT | op::SASL_LIST => extras == 0 && !key && !value,
             op::STAT => extras == 0 && !value,
             _ => return None,
@@ -206,11 +207,12 @@ impl<'a> Request<'a> {
             op::FLUSH => command::flush_all(self.word(0).into(), ctx),
             op => {
                 let made = self.word(16) != NOT_MADE;
+                let deadline = self.deadline(16, ctx);
                 let arithmetic = Arithmetic {
                     delta: self.long(0),
                     decrement: op == op::DECREMENT,
                     cas,
-                    vivify: made.then(|| (self.long(8), self.deadline(16, ctx))),
+                    vivify: made.then(|| (self.long(8), deadline, deadline)),
                     ..Arithmetic::default()
                 };
                 arithmetic.execute(self.key, supply.take(), ctx)
@@ -225,9 +227,16 @@ impl<'a> Request<'a> {
         stats::tell(self.key, ctx);
         let text = ctx.replies[start..].to_vec();
         ctx.replies.truncate(start);
-        match text.starts_with(reply::ERROR) {
-            true => self.header.frame.refuse(&mut ctx.replies, Status::NotFound, Status::NotFound.text()),
-            false => self.header.frame.stats(&mut ctx.replies, &text),
+        let frame = self.header.frame;
+        match self.key {
+            _ if text.starts_with(reply::ERROR) || text.starts_with(b"CLIENT_ERROR") => {
+                frame.refuse(&mut ctx.replies, Status::NotFound, Status::NotFound.text());
+            }
+            b"detail dump" => {
+                frame.stat(&mut ctx.replies, b"detailed", &text);
+                frame.done(&mut ctx.replies, 0);
+            }
+            _ => frame.stats(&mut ctx.replies, &text),
         }
     }
 

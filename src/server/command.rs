@@ -103,6 +103,10 @@ fn execute(
             input.advance(used);
             return Next::Errand(Errand::census(ctx));
         }
+        Command::Stats { what } if what.starts_with(b"cachedump") => {
+            input.advance(used);
+            return control::cache_dump(what, ctx);
+        }
         Command::Stats { what } => stats::tell(what, ctx),
         Command::Control { line, noreply } => {
             input.advance(used);

@@ -7,7 +7,7 @@ use super::context::Context;
 use super::errand::{Errand, Kind};
 use super::proto::meta::words;
 use super::proto::text::scan::number;
-use super::reply::{BAD_LINE, ERROR, OK};
+use super::reply::{BAD_LINE, END, ERROR, OK};
 use super::watch::{self, Admission};
 
 /// What a command came to, before it is said.
@@ -29,6 +29,11 @@ const LONG_SLEEP: &[u8] = b"CLIENT_ERROR sleep must be one second or less\r\n";
 const NO_DUMP: &[u8] = b"ERROR metadump not allowed\r\n";
 const NO_KEY_DUMP: &[u8] = b"ERROR key dump not allowed\r\n";
 const NO_REMOVAL: &[u8] = b"CLIENT_ERROR delete_prefix not allowed\r\n";
+const NO_CACHE_DUMP: &[u8] = b"CLIENT_ERROR stats cachedump not allowed\r\n";
+const NO_NUMBERS: &[u8] = b"CLIENT_ERROR bad command line\r\n";
+const ILLEGAL_CLASS: &[u8] = b"CLIENT_ERROR Illegal slab id\r\n";
+/// memcached has so many slab classes; class 1 of ours has everything.
+const CLASSES: u64 = 64;
 const NO_WATCH: &[u8] = b"CLIENT_ERROR watch commands not allowed\r\n";
 const MIB: u64 = 1 << 20;
 
@@ -79,6 +84,27 @@ pub fn execute(line: &[u8], noreply: bool, ctx: &mut Context) -> Next {
             }
         },
     }
+}
+
+/// `stats cachedump <class> <limit>`, 0: no limit.
+pub fn cache_dump(line: &[u8], ctx: &mut Context) -> Next {
+    let mut words = words(line).skip(1);
+    let small = |word: &[u8]| number(word).filter(|number| *number <= u32::MAX.into());
+    let text = match (words.next(), words.next()) {
+        _ if !ctx.settings.dump => NO_CACHE_DUMP,
+        (Some(class), Some(limit)) => match (small(class), small(limit)) {
+            (Some(1), Some(limit)) => {
+                let left = if limit == 0 { u64::MAX } else { limit };
+                return Next::Errand(Errand::new(Kind::Cachedump { left }, b"", ctx.db.clone()));
+            }
+            (Some(0..CLASSES), Some(_)) => END,
+            (Some(_), Some(_)) => ILLEGAL_CLASS,
+            _ => BAD_LINE,
+        },
+        _ => NO_NUMBERS,
+    };
+    ctx.say(text);
+    Next::Command
 }
 
 /// `cache_memlimit <megabytes>`

@@ -16,6 +16,7 @@ pub enum Counter {
     AuthErrors,
     GetHits,
     GetMisses,
+    GetExpired,
     DeleteMisses,
     DeleteHits,
     IncrMisses,

@@ -23,6 +23,8 @@ pub enum Kind {
     Metadump,
     /// `lru_crawler mgdump`
     Mgdump,
+    /// `stats cachedump`, of so many records yet.
+    Cachedump { left: u64 },
     /// `delete_prefix`
     Remove { noreply: bool },
 }
@@ -127,7 +129,7 @@ impl Work {
         let mut records = match self.records.take() {
             Some(records) => records,
             None => {
-                if !matches!(self.kind, Kind::Remove { .. }) {
+                if let Kind::Metadump | Kind::Mgdump = self.kind {
                     self.text.extend_from_slice(reply::OK);
                 }
                 self.db.iter()?
@@ -142,10 +144,19 @@ impl Work {
                 self.over = true;
                 break;
             };
-            match self.kind {
+            match &mut self.kind {
                 _ if !item.key.starts_with(&self.prefix) => {}
                 Kind::Metadump => metadump(&item, &mut self.text),
                 Kind::Mgdump => mgdump(&item, &mut self.text),
+                Kind::Cachedump { .. } if !is_plain(&item.key) => {}
+                Kind::Cachedump { left } => {
+                    cachedump(&item, &mut self.text);
+                    *left -= 1;
+                    self.over = *left == 0;
+                    if self.over {
+                        break;
+                    }
+                }
                 Kind::Remove { .. } => found.push((item.key, item.cas)),
             }
         }
@@ -157,7 +168,7 @@ impl Work {
         }
         match (self.over, self.kind) {
             (false, _) => self.records = Some(records),
-            (true, Kind::Metadump) => self.text.extend_from_slice(reply::END),
+            (true, Kind::Metadump | Kind::Cachedump { .. }) => self.text.extend_from_slice(reply::END),
             (true, Kind::Mgdump) => self.text.extend_from_slice(b"EN\r\n"),
             (true, Kind::Remove { .. }) => {
                 self.text.extend_from_slice(b"DELETED ");
@@ -201,6 +212,16 @@ fn metadump(item: &Item, out: &mut Vec<u8>) {
     out.extend_from_slice(b" flags=");
     reply::number(out, item.flags.into());
     out.extend_from_slice(b" \n");
+}
+
+fn cachedump(item: &Item, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"ITEM ");
+    out.extend_from_slice(&item.key);
+    out.extend_from_slice(b" [");
+    reply::number(out, item.value.len());
+    out.extend_from_slice(b" b; ");
+    reply::number(out, item.expires);
+    out.extend_from_slice(b" s]\r\n");
 }
 
 /// A key with all but letters, digits and `-._~` as `%` and two digits.

@@ -22,8 +22,8 @@ pub struct Fetch<'a> {
     pub peek: bool,
     /// Gives the record this deadline.
     pub touch: Option<u64>,
-    /// Makes a record if there is none, with this deadline.
-    pub vivify: Option<u64>,
+    /// Makes a record if there is none: the deadline that is told of it, and, if T follows, the one that it gets.
+    pub vivify: Option<(u64, u64)>,
     /// A deadline before this one wins the right to renew the record.
     pub recache: Option<u64>,
     /// With this CAS unique the value is not wanted.
@@ -49,6 +49,8 @@ struct Hit {
     large: Option<Large>,
     /// The value is wanted.
     value: bool,
+    /// The dialect can tell a value of its length.
+    told: bool,
 }
 
 /// What a change of the record came to.
@@ -67,8 +69,9 @@ impl Fetch<'_> {
         loop {
             let (changed, hit) = match self.attempt(supply, ctx) {
                 Ok(Lookup::Hit(_, done)) => done,
-                Ok(Lookup::Miss(_)) => {
+                Ok(Lookup::Miss(seen)) => {
                     *supply = None;
+                    retrieve::count_expired(&seen, ctx);
                     self.say_miss(ctx);
                     return Fetched::Done;
                 }
@@ -119,7 +122,7 @@ impl Fetch<'_> {
             Lookup::Miss(seen) => {
                 ctx.depend(seen.depends);
                 match self.vivify {
-                    Some(deadline) => Lookup::Hit(seen, self.make(seen, deadline, ctx)?),
+                    Some(deadlines) => Lookup::Hit(seen, self.make(seen, deadlines, ctx)?),
                     None => Lookup::Miss(seen),
                 }
             }
@@ -144,9 +147,7 @@ impl Fetch<'_> {
                 recache: self.recache,
                 ..Facts::default()
             };
-            if self.fits(facts.size) {
-                self.say_head(&mut facts, value, *now, replies);
-            }
+            let told = self.say_head(&mut facts, value, *now, replies);
             let large = match record.body {
                 Body::Large(large) => Some(large.clone()),
                 Body::Inline(bytes) => {
@@ -162,13 +163,13 @@ impl Fetch<'_> {
                     None
                 }
             };
-            Hit { facts, large, value }
+            Hit { facts, large, value, told }
         })
     }
 
     /// Writes the record again with its new deadline and mark, if it gets any.
     fn change(&self, seen: Seen, hit: &Hit, ctx: &mut Context) -> kingdb::store::Result<Changed> {
-        if !self.fits(hit.facts.size) {
+        if !hit.told {
             return Ok(Changed::TooLarge);
         }
         let Facts { flags, cas, won, marks, expires, .. } = hit.facts;
@@ -195,22 +196,25 @@ impl Fetch<'_> {
     }
 
     /// Makes an empty record, which whoever asked for it is to renew.
-    fn make(&self, seen: Seen, deadline: u64, ctx: &mut Context) -> kingdb::store::Result<(Changed, Hit)> {
+    fn make(
+        &self,
+        seen: Seen,
+        (told, expires): (u64, u64),
+        ctx: &mut Context,
+    ) -> kingdb::store::Result<(Changed, Hit)> {
         let value = self.value;
-        let mut hit = Hit { facts: Facts::default(), large: None, value };
+        let mut hit = Hit { facts: Facts::default(), large: None, value, told: true };
         if let Err(waiting) = ctx.may_write() {
             return Ok((Changed::Wait(waiting), hit));
         }
         let base64 = matches!(self.form, Form::Meta(Meta { base64: true, .. }));
         let key = if base64 { BINARY_KEY } else { 0 };
-        let marks = WON | FETCHED | key;
-        let expires = self.touch.unwrap_or(deadline);
+        let marks = WON | key | if self.peek { 0 } else { FETCHED };
         let particulars = Particulars { flags: 0, expires, marks, cas: self.new_cas, expect: Expect::Unchanged(seen) };
         let Some(cas) = self.written(particulars, Source::Given(NewBody::Inline(&[])), ctx)? else {
             return Ok((Changed::Again, hit));
         };
-        hit.facts =
-            Facts { cas, vivified: Some(deadline), touch: self.touch, won: true, marks: key, ..Facts::default() };
+        hit.facts = Facts { cas, vivified: Some(told), touch: self.touch, won: true, marks: key, ..Facts::default() };
         let now = ctx.now;
         self.say_head(&mut hit.facts, value, now, &mut ctx.replies);
         if value {
@@ -219,13 +223,8 @@ impl Fetch<'_> {
         Ok((Changed::Done, hit))
     }
 
-    /// Whether the dialect can tell a value of `size` bytes.
-    fn fits(&self, size: u64) -> bool {
-        if let Form::Binary(frame) = &self.form { frame.fits(self.key.len(), size) } else { true }
-    }
-
-    /// What stands before the value.
-    fn say_head(&self, facts: &mut Facts, value: bool, now: u64, out: &mut Vec<u8>) {
+    /// What stands before the value, unless the dialect cannot tell one of that length.
+    fn say_head(&self, facts: &mut Facts, value: bool, now: u64, out: &mut Vec<u8>) -> bool {
         match &self.form {
             Form::Meta(meta) => {
                 out.extend_from_slice(if value { b"VA " } else { b"HD" });
@@ -248,12 +247,15 @@ impl Fetch<'_> {
             Form::Binary(frame) => {
                 let (key, value) = frame.parts();
                 let key = if key { self.key } else { &[] };
-                frame.header(out, 0, FLAGS, key.len(), if value { facts.size } else { 0 }, facts.cas);
+                if !frame.header(out, 0, FLAGS, key.len(), if value { facts.size } else { 0 }, facts.cas) {
+                    return false;
+                }
                 out.extend_from_slice(&facts.flags.to_be_bytes());
                 out.extend_from_slice(key);
             }
             Form::Text { .. } => unreachable!("the text protocol has its own retrieval"),
         }
+        true
     }
 
     /// What is wanted of a value of `size` bytes: from one offset to another.

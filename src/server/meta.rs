@@ -74,8 +74,9 @@ pub fn after(fetched: Fetched, used: usize, input: &mut Input<'_>) -> Next {
 
 fn get<'a>(request: &Request<'a>, form: Form<'a>, now: u64) -> Fetch<'a> {
     let deadline = |time: Option<i64>| time.map(|time| text::deadline(time, now));
-    let Flags { value, peek, ttl, vivify, recache, cas, new_cas, range, .. } = request.flags;
-    let (touch, vivify, recache) = (deadline(ttl), deadline(vivify), deadline(recache));
+    let Flags { value, peek, ttl, vivify, made, recache, cas, new_cas, range, .. } = request.flags;
+    let (touch, recache) = (deadline(ttl), deadline(recache));
+    let vivify = deadline(vivify).zip(deadline(made));
     Fetch { key: request.key, form, value, peek, touch, vivify, recache, cas, new_cas, range }
 }
 
@@ -134,7 +135,7 @@ fn delete(
     }
     let Flags { cas, new_cas, invalidate, remove_value, client_flags: flags, ttl, .. } = request.flags;
     let expires = ttl.map(|ttl| text::deadline(ttl, ctx.now));
-    let delete = Delete { cas, invalidate, remove_value, new_cas, expires, flags };
+    let delete = Delete { cas, invalidate, remove_value, new_cas, expires, flags, meta: true };
     finish(delete.execute(request.key, supply.take(), ctx), &form, request.key, used, input, ctx)
 }
 
@@ -146,7 +147,7 @@ fn arithmetic(
     supply: &mut Option<Box<Supply>>,
     ctx: &mut Context,
 ) -> Next {
-    let Flags { cas, new_cas, ttl, vivify, initial, delta, base64, mode, .. } = request.flags;
+    let Flags { cas, new_cas, ttl, vivify, made, initial, delta, base64, mode, .. } = request.flags;
     let decrement = match mode {
         0 | b'I' | b'+' => false,
         b'D' | b'-' => true,
@@ -162,7 +163,7 @@ fn arithmetic(
         cas: cas.unwrap_or(0),
         new_cas,
         touch: ttl.map(deadline),
-        vivify: vivify.map(|time| (initial, deadline(time))),
+        vivify: vivify.zip(made).map(|(time, made)| (initial, deadline(time), deadline(made))),
         base64,
     };
     finish(arithmetic.execute(request.key, supply.take(), ctx), &form, request.key, used, input, ctx)

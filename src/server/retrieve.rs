@@ -8,6 +8,7 @@ use super::counters::Counter;
 use super::inbox::Answer;
 use super::input::Input;
 use super::log;
+use super::proto::text::scan::spaces;
 use super::proto::text::{self, NextKey, Retrieval};
 use super::reply;
 use super::verdict::Supply;
@@ -76,7 +77,10 @@ impl Keys {
             }
             let (used, key) = match text::next_key(input.rest()) {
                 NextKey::Key { used, key } => (used, key),
-                NextKey::Incomplete => return KeysStep::Wait(Waiting::Input),
+                NextKey::Incomplete => {
+                    input.advance(spaces(input.rest()));
+                    return KeysStep::Wait(Waiting::Input);
+                }
                 NextKey::End { used } => {
                     input.advance(used);
                     ctx.say(if self.any { reply::END } else { reply::BAD_LINE });
@@ -213,6 +217,7 @@ impl Keys {
 
     fn miss(&self, key: &[u8], seen: Seen, ctx: &mut Context) -> Found {
         self.count(key, None, ctx);
+        count_expired(&seen, ctx);
         ctx.depend(seen.depends);
         Found::Answered
     }
@@ -401,4 +406,11 @@ pub fn count(key: &[u8], touches: bool, hit: Option<u64>, ctx: &Context) {
     };
     ctx.count(command);
     ctx.count(outcome);
+}
+
+/// Counts a miss that was a hit until its time came.
+pub fn count_expired(seen: &Seen, ctx: &Context) {
+    if seen.expired {
+        ctx.count(Counter::GetExpired);
+    }
 }

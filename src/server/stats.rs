@@ -164,7 +164,7 @@ fn seconds(time: Duration) -> String {
 }
 
 /// All counters that are told as they are.
-const COUNTERS: [(&str, Counter); 31] = [
+const COUNTERS: [(&str, Counter); 32] = [
     ("curr_connections", Counter::Connections),
     ("total_connections", Counter::TotalConnections),
     ("rejected_connections", Counter::RejectedConnections),
@@ -176,6 +176,7 @@ const COUNTERS: [(&str, Counter); 31] = [
     ("cmd_meta", Counter::CmdMeta),
     ("get_hits", Counter::GetHits),
     ("get_misses", Counter::GetMisses),
+    ("get_expired", Counter::GetExpired),
     ("delete_misses", Counter::DeleteMisses),
     ("delete_hits", Counter::DeleteHits),
     ("incr_misses", Counter::IncrMisses),

@@ -25,28 +25,33 @@ pub struct Delete {
     pub new_cas: Option<u64>,
     pub expires: Option<u64>,
     pub flags: u32,
+    /// Said in the meta dialect, for watchers.
+    pub meta: bool,
 }
 
 impl Delete {
     /// Executes the command.
     pub fn execute(&self, key: &[u8], supply: Option<Box<Supply>>, ctx: &mut Context) -> Attempt {
         let attempt = self.attempt(key, &supply, ctx);
-        if let Ok(Verdict::Say(said, _)) = &attempt
+        if let Ok(Verdict::Say(said, facts)) = &attempt
             && ctx.observed != 0
         {
-            watch::deleted(key, matches!(said, Said::Deleted), ctx);
+            let size = matches!(said, Said::Deleted).then_some(facts.size);
+            watch::deleted(key, if self.meta { " cmd=md" } else { " cmd=delete" }, size, self.invalidate, ctx);
         }
         attempt
     }
 
-    /// Blind where the index can tell alone, otherwise after a look.
+    /// Blind where the index can tell alone, otherwise after a look; so, too, if somebody watches, who is told the size.
     fn attempt(&self, key: &[u8], supply: &Option<Box<Supply>>, ctx: &mut Context) -> Attempt {
         let key = ctx.db.key(key);
         let keeps = self.invalidate || self.remove_value;
-        let mut expect = (self.cas.is_none() && !keeps).then_some(Expect::Anything);
+        let blind = self.cas.is_none() && !keeps && ctx.observed & watch::DELETIONS == 0;
+        let mut expect = blind.then_some(Expect::Anything);
+        let mut facts = Facts::default();
         loop {
             if let Some(said) = expect.map_or(Ok(None), |expect| remove(&key, expect, ctx))? {
-                return Ok(Verdict::say(said));
+                return Ok(Verdict::Say(said, facts));
             }
             ctx.value.clear();
             let (seen, old) = match look(&key, supply, ctx)? {
@@ -61,6 +66,7 @@ impl Delete {
                 ctx.count(Counter::DeleteMisses);
                 return Ok(Verdict::say(Said::Exists));
             }
+            facts.size = old.len;
             if !keeps {
                 expect = Some(Expect::Unchanged(seen));
                 continue;
@@ -86,7 +92,7 @@ impl Delete {
                 if !self.invalidate {
                     ctx.count(Counter::DeleteHits);
                 }
-                return Ok(Verdict::say(Said::Deleted));
+                return Ok(Verdict::Say(Said::Deleted, facts));
             }
         }
     }
@@ -121,8 +127,8 @@ pub struct Arithmetic {
     pub new_cas: Option<u64>,
     /// The new deadline.
     pub touch: Option<u64>,
-    /// What to make if there is no record: value and deadline.
-    pub vivify: Option<(u64, u64)>,
+    /// What to make if there is no record: the value, the deadline that is told, and the one that it gets.
+    pub vivify: Option<(u64, u64, u64)>,
     /// The key came in base64.
     pub base64: bool,
 }
@@ -140,11 +146,11 @@ impl Arithmetic {
                 Lookup::Hit(seen, old) => (seen, old),
                 Lookup::Cold(read) => return Ok(Verdict::Cold(read)),
                 Lookup::Miss(seen) => {
-                    let Some((initial, expires)) = self.vivify else {
+                    let Some(new) = self.vivify else {
                         ctx.count(misses);
                         return Ok(Verdict::say(Said::NotFound));
                     };
-                    match self.vivify(&key, initial, expires, Expect::Unchanged(seen), ctx)? {
+                    match self.vivify(&key, new, Expect::Unchanged(seen), ctx)? {
                         Some(made) => return Ok(made),
                         None => continue,
                     }
@@ -176,19 +182,17 @@ impl Arithmetic {
     fn vivify(
         &self,
         key: &Key<'_>,
-        initial: u64,
-        expires: u64,
+        (initial, told, expires): (u64, u64, u64),
         expect: Expect,
         ctx: &mut Context,
     ) -> Result<Option<Verdict>, kingdb::Error> {
         let (digits, len) = decimal(initial);
         ctx.value.extend_from_slice(&digits[..len]);
         let marks = if self.base64 { BINARY_KEY } else { 0 };
-        let deadline = self.touch.unwrap_or(expires);
-        let particulars = Particulars { flags: 0, expires: deadline, marks, cas: self.new_cas, expect };
+        let particulars = Particulars { flags: 0, expires, marks, cas: self.new_cas, expect };
         let made = write(*key, particulars, Source::Computed, ctx)?;
         Ok(made.map(|cas| {
-            let facts = Facts { cas, vivified: Some(expires), touch: self.touch, ..Facts::default() };
+            let facts = Facts { cas, vivified: Some(told), touch: self.touch, ..Facts::default() };
             Verdict::Say(Said::Number(text::Number { digits, len, value: initial, padded: len }), facts)
         }))
     }

@@ -279,16 +279,18 @@ pub fn stored(key: &[u8], status: &str, command: &str, ttl: u64, size: u64, ctx:
     }
 }
 
-/// A key was to be deleted.
+/// A key was to be deleted: `hit` is the length of the value that was, if there was one. One that `stays`, marked as stale,
+/// is not told of.
 #[cold]
-pub fn deleted(key: &[u8], hit: bool, ctx: &Context) {
+pub fn deleted(key: &[u8], command: &str, hit: Option<u64>, stays: bool, ctx: &Context) {
     let watch = &ctx.shared.watch;
     if ctx.observed & DETAIL != 0 {
         watch.count(key, [0, 0, 0, 1]);
     }
-    if ctx.observed & DELETIONS != 0 && hit {
-        let mut line = event("deleted", key, " cmd=delete");
+    if let Some(size) = hit.filter(|_| ctx.observed & DELETIONS != 0 && !stays) {
+        let mut line = event("deleted", key, command);
         field(&mut line, " clsid=", 1);
+        field(&mut line, " size=", size);
         watch.tell(DELETIONS, &line);
     }
 }

@@ -54,6 +54,8 @@ pub struct Seen {
     pub(crate) location: Option<Location>,
     /// A reply that tells what was seen may leave once the mark has reached this: for hits and misses alike.
     pub depends: Position,
+    /// A miss: there was a record, and it has expired.
+    pub expired: bool,
 }
 
 /// A live record, borrowed for a visit.
@@ -142,8 +144,8 @@ impl Default for Scratch {
 /// What a record came to when it was looked at.
 enum Shown<R> {
     Hit(R),
-    /// Expired or flushed.
-    Gone,
+    Flushed,
+    Expired,
     /// Expired by a clock that may be wrong: it is not shown, and stays.
     Doubtful,
     /// It is another key's.
@@ -198,10 +200,12 @@ impl Core {
 
     fn conclude<R>(&self, key: &Key<'_>, location: Location, shown: Shown<R>) -> Lookup<R> {
         let depends = || self.log.depends(location);
+        let fired = || self.flushes.fired();
         match shown {
-            Shown::Hit(result) => Lookup::Hit(Seen { location: Some(location), depends: depends() }, result),
-            Shown::Gone => miss(None, self.forget(key, location).max(self.flushes.fired())),
-            Shown::Doubtful => miss(Some(location), depends().max(self.flushes.fired())),
+            Shown::Hit(result) => Lookup::Hit(seen(Some(location), depends()), result),
+            Shown::Flushed => miss(None, self.forget(key, location).max(fired())),
+            Shown::Expired => expired(seen(None, self.forget(key, location).max(fired()))),
+            Shown::Doubtful => expired(seen(Some(location), depends().max(fired()))),
             Shown::Foreign => miss(Some(location), Position(0)),
             Shown::Cold(job) => Lookup::Cold(job),
         }
@@ -267,8 +271,8 @@ impl Core {
     fn judge<R>(&self, now: u64, expires: u64, flushed: bool) -> Option<Shown<R>> {
         let expired = expires != 0 && expires <= now;
         match (flushed, expired) {
-            (true, _) => Some(Shown::Gone),
-            (false, true) if expires <= self.time.reclaim() => Some(Shown::Gone),
+            (true, _) => Some(Shown::Flushed),
+            (false, true) if expires <= self.time.reclaim() => Some(Shown::Expired),
             (false, true) => Some(Shown::Doubtful),
             (false, false) => None,
         }
@@ -377,8 +381,16 @@ pub(crate) fn second(time: u64) -> u32 {
     time as u32 & SECONDS
 }
 
+fn seen(location: Option<Location>, depends: Position) -> Seen {
+    Seen { location, depends, expired: false }
+}
+
 fn miss<R>(location: Option<Location>, depends: Position) -> Lookup<R> {
-    Lookup::Miss(Seen { location, depends })
+    Lookup::Miss(seen(location, depends))
+}
+
+fn expired<R>(seen: Seen) -> Lookup<R> {
+    Lookup::Miss(Seen { expired: true, ..seen })
 }
 
 pub(crate) fn read_fully(segment: &Segment, buffer: &mut [u8], offset: u64) -> Result<usize> {

@@ -86,6 +86,24 @@ def test_sasl_refuses(guarded, name, password):
     assert good.get("a") == "1"
 
 
+def test_pylibmc_sasl(guarded):
+    client = pylibmc.Client([guarded.address], binary=True, username="bob", password="other")
+    fill(client)
+    check(client)
+    with pytest.raises(pylibmc.Error, match="AUTHENTICATION FAILURE"):
+        pylibmc.Client([guarded.address], binary=True, username="bob", password="secret").get("text")
+
+
+def test_libmemcached_tools_sasl(guarded, tmp_path):
+    (tmp_path / "page").write_text("a page")
+    for password, status in ("secret", 0), ("other", 1):
+        known = [f"--servers={guarded.address}", "--binary", "--username=alice", f"--password={password}"]
+        for tool in ["memccp", *known, "--set", str(tmp_path / "page")], ["memccat", *known, "page"]:
+            done = subprocess.run(tool, capture_output=True, timeout=60)
+            assert done.returncode == status, f"{tool}: {done}"
+            assert status or tool[0] == "memccp" or done.stdout.strip() == b"a page"
+
+
 def test_pylibmc_binary(server):
     client = pylibmc.Client([server.address], binary=True, behaviors={"cas": True, "tcp_nodelay": True})
     fill(client)

@@ -58,7 +58,7 @@ def test_slap(server):
 
 
 def test_caslap(server):
-    """memcaslap, in the binary dialect: in text it makes keys of control characters, which are refused."""
+    """memcaslap, in the binary dialect: in text, too, each of its keys begins with eight control characters, which are refused."""
     shown = tool(server, "memcaslap", "--threads=2", "--concurrency=16", "--execute_number=20000", "--verify=0.2", "--binary").decode()
     counts = dict(line.split(": ") for line in shown.splitlines() if line.count(": ") == 1 and not line.startswith("Run"))
     assert int(counts["cmd_get"]) + int(counts["cmd_set"]) == 20_000, shown

@@ -17,11 +17,9 @@ fn named() -> impl Strategy<Value = (String, &'static str)> {
 fn flags(of: &'static [&'static str]) -> impl Strategy<Value = String> {
     proptest::sample::subsequence(of, 0..=of.len().min(6)).prop_shuffle().prop_flat_map(|flags| {
         expiry().prop_map(move |expiry| {
-            // Of T and N, memcached lets the later one say when a new item expires; with us it is always T.
-            let both = flags.contains(&"N500");
-            // And what is left to live of one that is given a time in the past is a very large number.
+            // What is left to live of one that is given a time in the past is a very large number.
             let past = expiry == "-1" || expiry == "2592001";
-            let wanted = |flag: &&&str| !(both && flag.starts_with('T') || past && **flag == "t");
+            let wanted = |flag: &&&str| !(past && **flag == "t");
             flags.iter().filter(wanted).map(|flag| format!(" {}", flag.replace("{expiry}", expiry))).collect::<String>()
         })
     })
@@ -52,7 +50,7 @@ const MODES: &[&str] =
     &["", " MS", " ME", " MA", " MP", " MR", " Ms", " Me", " Ma", " Mp", " Mr", " MA N500", " MP N500", " MX", " M"];
 const DELETE: &[&str] = &["C{unique}", "E79000000000000000", "I", "k", "O9", "q", "T{expiry}", "x", "Pa", "Lb/c"];
 const ARITHMETIC: &[&str] =
-    &["C{unique}", "E80000000000000000", "N500", "J13", "D7", "q", "t", "c", "v", "k", "Oab", "Pa"];
+    &["C{unique}", "E80000000000000000", "N500", "T{expiry}", "J13", "D7", "q", "t", "c", "v", "k", "Oab", "Pa"];
 const SIGNS: &[&str] = &["", "", " MI", " M+", " MD", " M-", " Mi", " Md", " MX"];
 
 /// One command.

@@ -56,12 +56,6 @@ const ROWS: &[Row] = &[
         ours: r"STORED\r\nVA 3 s5\r\nbcd\r\n",
     },
     Row {
-        why: "T before N",
-        send: b"mg k T0 N500\r\nmg k t\r\n",
-        theirs: r"HD W\r\nHD t500 Z\r\n",
-        ours: r"HD W\r\nHD t-1 Z\r\n",
-    },
-    Row {
         why: "the base64 of a key that mg makes is forgotten",
         send: b"mg /w== b N0 k\r\n",
         theirs: r"HD k\xff W\r\n",

@@ -135,7 +135,7 @@ const MEMCACHED: &[Row] = &[
     row("S", &["enable-sasl"], "", "", "ask binary clients for a name and password; needs -Y, as text\nclients are asked then too", sasl),
     row("M", &["disable-evictions"], "", "", "the default: a full disk refuses values, see --db.evict", no_evict),
     row("A", &["enable-shutdown"], "", "", "let clients stop the server (shutdown)", enable_shutdown),
-    row("F", &["disable-flush-all"], "", "", "refuse flush_all", disable_flush),
+    row("F", &["disable-flush-all"], "", "", "refuse flush_all and delete_prefix", disable_flush),
     row("X", &["disable-dumping"], "", "", "refuse key dumps and 'stats detail'", disable_dump),
     row("W", &["disable-watch"], "", "", "refuse watch", disable_watch),
     row("D", &["prefix-delimiter"], "CHAR", "", "what ends a prefix in 'stats detail'; else a colon; also turns that on", delimiter),

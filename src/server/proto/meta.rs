@@ -61,6 +61,8 @@ pub struct Flags<'a> {
     pub ttl: Option<i64>,
     /// N
     pub vivify: Option<i64>,
+    /// The later one of T and N, which is what a record that is made gets.
+    pub made: Option<i64>,
     /// R
     pub recache: Option<i64>,
     /// C
@@ -185,8 +187,10 @@ impl Flags<'_> {
             b'x' => self.remove_value = true,
             b'I' => self.invalidate = true,
             b'M' => self.mode = argument.first().copied().unwrap_or(b' '),
-            b'T' => self.ttl = Some(time(argument)?),
-            b'N' => self.vivify = Some(time(argument)?),
+            b'T' | b'N' => {
+                self.made = Some(time(argument)?);
+                *if letter == b'T' { &mut self.ttl } else { &mut self.vivify } = self.made;
+            }
             b'R' => self.recache = Some(time(argument)?),
             b'C' => self.cas = Some(number(argument).ok_or(BAD_TOKEN)?),
             b'E' => self.new_cas = Some(number(argument).ok_or(BAD_TOKEN)?),
@@ -239,6 +243,7 @@ mod tests {
             invalidate: true,
             ttl: Some(-1),
             vivify: Some(30),
+            made: Some(30),
             recache: Some(5),
             cas: Some(7),
             new_cas: Some(8),

@@ -68,7 +68,7 @@ pub enum NextKey<'a> {
     /// The end of the line (`used` takes the newline). `END\r\n` is the reply, or, where the line held no key at all,
     /// a `CLIENT_ERROR` (the caller counts).
     End { used: usize },
-    /// The key at the end of input is not delimited yet.
+    /// The key at the end of input is not delimited yet. The spaces before it need not be kept.
     Incomplete,
     /// Key too long or with a control character: `CLIENT_ERROR bad command line format\r\n`; skip to the end of this
     /// line (which may not have arrived yet).
@@ -183,9 +183,6 @@ pub fn parse(input: &[u8], max_value: u64) -> Parse<'_> {
 /// Takes the next key of a retrieval's line; `input` starts where the head or the key before ended.
 pub fn next_key(input: &[u8]) -> NextKey<'_> {
     let start = spaces(input);
-    if start > MAX_LINE {
-        return NextKey::Bad;
-    }
     let rest = &input[start..];
     let len = key_len(&rest[..rest.len().min(MAX_KEY + 1)]);
     match &rest[len..] {
