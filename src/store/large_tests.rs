@@ -1,5 +1,6 @@
 //! Large values in all their forms: with the table in the record or behind the chunks, in one piece or many.
 
+use std::ops::ControlFlow::{Break, Continue};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
@@ -9,7 +10,8 @@ use super::super::options::Options;
 use super::super::piece::BLOCK_ROWS;
 use super::{CHUNK, Db};
 use crate::store::{
-    Body, Expect, Large, Lookup, NewBody, Outcome, Part, Record, Scratch, Seen, Sync, TableBlock, View, Write, check,
+    Body, Expect, Large, Lookup, NewBody, Outcome, Part, Record, Scratch, Seen, Sync, TableBlock, Uploaded, View,
+    Write, check,
 };
 
 fn options(dir: &Path) -> Options {
@@ -54,6 +56,27 @@ fn large(db: &Db, key: &[u8]) -> Large {
     look(db, key).1.unwrap_err()
 }
 
+/// What is made of parts, and in how many steps.
+fn compose(db: &Db, parts: Vec<Part>) -> (Uploaded, usize) {
+    let (mut compose, mut steps) = (db.compose(parts), 1);
+    loop {
+        match compose.step() {
+            Continue(rest) => (compose, steps) = (rest, steps + 1),
+            Break(composed) => return (composed.unwrap(), steps),
+        }
+    }
+}
+
+fn parts(db: &Db, count: u64) -> (Vec<Part>, Vec<u8>) {
+    let (mut parts, mut whole) = (Vec::new(), Vec::new());
+    for number in 0..count {
+        let part = value(if number % (count - 1) == 0 { 1 } else { CHUNK + 1 }, number);
+        parts.push(Part::Uploaded(db.upload_all(&part).unwrap()));
+        whole.extend(part);
+    }
+    (parts, whole)
+}
+
 /// Writes the old value and `added`, in either order, as the server does.
 fn add(db: &Db, key: &[u8], added: &[u8], in_front: bool) {
     let (seen, old) = look(db, key);
@@ -63,7 +86,7 @@ fn add(db: &Db, key: &[u8], added: &[u8], in_front: bool) {
         false => Part::Bytes(added.to_vec()),
     };
     parts.insert(if in_front { 0 } else { 1 }, new);
-    let composed = db.compose(parts).run().unwrap();
+    let (composed, _) = compose(db, parts);
     let (key, expect, body) = (db.key(key), Expect::Unchanged(seen), NewBody::Uploaded(&composed));
     let write = Write { key, flags: 0, expires: 0, marks: 0, cas: None, body, expect };
     assert!(matches!(db.write(&write, &mut Scratch::default()).unwrap(), Outcome::Done { .. }));
@@ -230,19 +253,45 @@ fn a_check_calls_damage_what_a_start_keeps() {
 fn a_value_uploaded_in_many_parts_has_few_pieces() {
     let dir = scratch();
     let db = Db::open(options(dir.path())).unwrap();
-    let (mut parts, mut wanted) = (Vec::new(), Vec::new());
-    for number in 0..200 {
-        let part = value(if number % 199 == 0 { 1 } else { CHUNK + 1 }, number);
-        parts.push(Part::Uploaded(db.upload_all(&part).unwrap()));
-        wanted.extend(part);
-    }
-    let composed = db.compose(parts).run().unwrap();
+    let (parts, wanted) = parts(&db, 200);
+    let (composed, steps) = compose(&db, parts);
+    assert!((10..=20).contains(&steps), "{steps} steps for {} bytes", wanted.len());
     let (key, body) = (db.key(b"key"), NewBody::Uploaded(&composed));
     let write = Write { key, flags: 0, expires: 0, marks: 0, cas: None, body, expect: Expect::Anything };
     db.write(&write, &mut Scratch::default()).unwrap();
     let pieces = large(&db, b"key").spans().count();
     assert!(pieces <= 64, "{pieces} pieces");
     assert!(db.get(b"key").unwrap().unwrap() == wanted);
+}
+
+/// While a value is made of many parts, other jobs of the lane have their turn; given up in the middle, it leaves nothing.
+#[test]
+fn making_a_value_of_many_parts_holds_up_nobody() {
+    let dir = scratch();
+    let db = Db::open(Options { lane_threads: 1, ..options(dir.path()) }).unwrap();
+    let (parts, wanted) = parts(&db, 200);
+    let (done, jobs) = std::sync::mpsc::channel();
+    let (begin, begun) = std::sync::mpsc::channel();
+    db.submit(Box::new(move || begun.recv().unwrap()));
+    let composed = done.clone();
+    db.compose(parts).carry_out(move |value| composed.send(Some(value)).unwrap());
+    for _ in 0..10 {
+        let done = done.clone();
+        db.submit(Box::new(move || done.send(None).unwrap()));
+    }
+    begin.send(()).unwrap();
+    assert!(jobs.iter().take(10).all(|done| done.is_none()), "jobs that came later are through first");
+    assert_eq!(jobs.recv().unwrap().unwrap().unwrap().len(), wanted.len() as u64);
+    let mut half = db.compose(self::parts(&db, 200).0);
+    for _ in 0..5 {
+        half = half.step().continue_value().unwrap();
+    }
+    drop(half);
+    let composed = done.clone();
+    db.compose(self::parts(&db, 200).0).carry_out(move |value| composed.send(Some(value)).unwrap());
+    db.close().unwrap();
+    assert!(jobs.recv().unwrap().unwrap().is_err(), "it is given up when the store is closed");
+    assert!(extents(dir.path()) <= 8192, "{} left", extents(dir.path()));
 }
 
 #[test]
