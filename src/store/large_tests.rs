@@ -3,6 +3,7 @@
 use std::ops::ControlFlow::{Break, Continue};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::sync::atomic::Ordering::SeqCst;
 
 use proptest::prelude::*;
 
@@ -233,6 +234,62 @@ fn a_touch_of_a_damaged_value_does_not_end_the_log() {
     let again = Db::open(options(crashed.path())).unwrap();
     assert_eq!(again.get(b"new").unwrap().as_deref(), Some(&b"acknowledged"[..]));
     assert!(again.get(b"old").is_err());
+}
+
+/// A piece that an earlier record named is no torn write, even where its file is gone: one value is damaged, and what
+/// follows in the log is there.
+#[test]
+fn a_missing_file_that_was_named_before_does_not_end_the_log() {
+    for sync in [Sync::None, Sync::Interval, Sync::Always] {
+        let dir = scratch();
+        let options = |dir: &Path| Options { sync, ..options(dir) };
+        let db = Db::open(options(dir.path())).unwrap();
+        db.put(b"old", &value(3 * CHUNK, 1)).unwrap();
+        drop(db);
+        let db = Db::open(options(dir.path())).unwrap();
+        add(&db, b"old", &value(2 * CHUNK, 2), false);
+        db.put(b"large", &value(2 * CHUNK, 3)).unwrap();
+        let crashed = crash(&db, dir.path());
+        std::fs::remove_file(crashed.path().join("00000000.ext")).unwrap();
+        let checked = check::check(crashed.path(), &mut |_, _| ()).unwrap();
+        assert_eq!((checked.damages.len(), checked.notes.len()), (1, 0), "{:?}", checked.notes);
+        let again = Db::open(options(crashed.path())).unwrap();
+        assert_eq!(again.get(b"new").unwrap().as_deref(), Some(&b"acknowledged"[..]));
+        assert!(again.get(b"large").unwrap().unwrap() == value(2 * CHUNK, 3));
+        assert!(again.get(b"old").unwrap_err().to_string().contains("missing"));
+        assert!(again.stats().damaged_records >= 1);
+        // It can be replaced.
+        again.put(b"old", b"anew").unwrap();
+        assert_eq!(again.get(b"old").unwrap().as_deref(), Some(&b"anew"[..]));
+    }
+}
+
+/// Whoever reads a value while it is replaced, and while its file is removed, gets it or the next one.
+#[test]
+fn a_value_that_is_replaced_is_not_missing() {
+    let dir = scratch();
+    let db = Db::open(Options { cache_bytes: 0, ..options(dir.path()) }).unwrap();
+    db.put(b"key", &value(CHUNK + 1, 0)).unwrap();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !over.load(SeqCst) {
+                    let found = db.get(b"key").unwrap().unwrap();
+                    assert!(found.len() == CHUNK + 1 && found == value(CHUNK + 1, u64::from(found[1024])));
+                }
+            });
+        }
+        for number in 1..200 {
+            db.core.extents.begin_next();
+            db.put(b"key", &value(CHUNK + 1, number)).unwrap();
+            let reclaimed = db.core.reclaim(true);
+            over.store(number == 199 || reclaimed.is_err(), SeqCst);
+            reclaimed.unwrap();
+        }
+    });
+    let known = db.core.extents.known();
+    assert!(known < 20, "{known} files are left of 200");
 }
 
 /// Of a piece that was named before, neither takes damage for what a crash left.
