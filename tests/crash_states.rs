@@ -12,7 +12,7 @@ mod crash;
 use common::server::{Plan, Server};
 use common::util::{Random, counted, random_bytes, text_bytes, tier, wait_until};
 use common::{Client, client::storage};
-use crash::files::{Files, Ignores};
+use crash::files::{Edit, Files, Ignores};
 use crash::history::{Demands, Dialogues, Expected, Record, records};
 use crash::states::{Effort, Explorer, Verdict};
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,6 +32,8 @@ enum End {
 /// Traces of a server's runs on one directory, one after the other.
 struct Recording {
     traces: Vec<String>,
+    /// What files each run left, by their paths.
+    left: Vec<BTreeMap<String, Vec<u8>>>,
     /// The directory with the data directory and its backup.
     root: String,
 }
@@ -41,7 +43,7 @@ fn record(args: &[&str], ends: &[End], commands: usize) -> Recording {
     let memory = common::disk::memory();
     let base = Plan::new(args).on(memory.path().join("data"));
     let backup = memory.path().join("backup").display().to_string();
-    let mut traces = Vec::new();
+    let (mut traces, mut left) = (Vec::new(), Vec::new());
     for (run, end) in ends.iter().enumerate() {
         let path = base.root().join(format!("trace-{run}"));
         let output = path.display().to_string();
@@ -61,10 +63,17 @@ fn record(args: &[&str], ends: &[End], commands: usize) -> Recording {
             End::Kill => drop(server.kill()),
         }
         traces.push(finished(&path, pid));
+        left.push([base.data(), backup.clone().into()].iter().flat_map(files_in).collect());
     }
     // What has a deadline is gone from here on, whatever the crash.
     std::thread::sleep(Duration::from_secs(2));
-    Recording { traces, root: memory.path().display().to_string() }
+    Recording { traces, left, root: memory.path().display().to_string() }
+}
+
+fn files_in(dir: &PathBuf) -> Vec<(String, Vec<u8>)> {
+    let files = std::fs::read_dir(dir).into_iter().flatten().map(|entry| entry.expect("an entry").path());
+    let regular = files.filter(|path| path.is_file());
+    regular.map(|path| (path.display().to_string(), std::fs::read(&path).expect("read a file"))).collect()
 }
 
 /// What strace wrote, once the traced process's end is in it.
@@ -131,14 +140,14 @@ struct Known {
 impl Known {
     fn new(recording: &Recording, ignores: Ignores) -> Known {
         let (mut files, mut dialogues, mut time) = (Files::default(), Dialogues::default(), 1);
-        for text in &recording.traces {
+        for (text, left) in recording.traces.iter().zip(&recording.left) {
             let (calls, next) = crash::trace::parse(text, time);
             time = next;
-            files.next_process();
             for call in &calls {
                 files.apply(call, &recording.root, ignores);
                 dialogues.apply(call);
             }
+            files.end_process(time, left);
             dialogues.end();
         }
         let records = records(&files, &dialogues, &format!("{}/data", recording.root));
@@ -283,4 +292,46 @@ fn always() {
 #[test]
 fn interval() {
     no_violation("interval", Demands::Safe, tier(100, 500, 3000));
+}
+
+/// A kill cuts calls short: what they did, the files tell, and that a reply left, the client.
+#[test]
+fn calls_that_a_kill_cut_short() {
+    let quote = |text: &str| format!("\"{}\"", text.bytes().map(|byte| format!("\\x{byte:02x}")).collect::<String>());
+    let (gone, kept, dir) = (quote("/r/data/1.log"), quote("/r/data/2.log"), quote("/r/data"));
+    let killed = [
+        format!("1 openat(AT_FDCWD, {gone}, O_RDWR|O_CREAT, 0600) = 3"),
+        format!("1 openat(AT_FDCWD, {kept}, O_RDWR|O_CREAT, 0600) = 4"),
+        "1 accept4(9, NULL, NULL, SOCK_NONBLOCK) = 5".to_string(),
+        format!("1 recvfrom(5, {}, 99, 0, NULL, NULL) = 10", quote("backup x\r\n")),
+        format!("2 pwrite64(4, {}, 6, 0 <unfinished ...>", quote("abcdef")),
+        format!("3 unlink({gone} <unfinished ...>"),
+        format!("4 unlink({kept} <unfinished ...>"),
+        format!("1 sendto(5, {}, 6, 0, NULL, 0 <unfinished ...>", quote("ok 0\r\n")),
+    ];
+    let next = [
+        format!("5 openat(AT_FDCWD, {dir}, O_RDONLY) = 3"),
+        format!("5 openat(AT_FDCWD, {kept}, O_RDWR) = 4"),
+        "5 fsync(3) = 0".to_string(),
+        "5 fsync(4) = 0".to_string(),
+    ];
+    let left = BTreeMap::from([("/r/data/2.log".to_string(), b"abc".to_vec())]);
+    let (mut files, mut dialogues, mut time) = (Files::default(), Dialogues::default(), 1);
+    for text in [killed.join("\n"), next.join("\n")] {
+        let (calls, next) = crash::trace::parse(&text, time);
+        time = next;
+        for call in &calls {
+            files.apply(call, "/r", nothing);
+            dialogues.apply(call);
+        }
+        files.end_process(time, &left);
+    }
+    let names: Vec<_> = files.names.iter().map(|change| (&change.what[0].0[8..], change.what[0].1)).collect();
+    assert_eq!(names, [("1.log", Some(0)), ("2.log", Some(1)), ("1.log", None)]);
+    assert!(files.names.iter().all(|change| change.safe < time), "the next process made it safe");
+    let edits = &files.inodes[1].edits;
+    assert!(
+        matches!(&edits[..], [change] if change.safe < time && matches!(&change.what, Edit::Write(0, bytes) if bytes == b"abc"))
+    );
+    assert!(dialogues.backup().is_some(), "the reply counts");
 }

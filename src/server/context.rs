@@ -211,7 +211,13 @@ impl Context {
 
     /// Runs a job on the disk lane for the connection being worked on; its answer comes to the inbox.
     pub fn submit(&self, job: impl FnOnce() -> Answer + Send + 'static) {
+        let answer = self.answer_later();
+        self.db.submit(Box::new(move || answer(job())));
+    }
+
+    /// How another thread answers the connection being worked on.
+    pub fn answer_later(&self) -> impl FnOnce(Answer) + Send + 'static + use<> {
         let (inbox, token) = (self.inbox.clone(), self.token);
-        self.db.submit(Box::new(move || inbox.post(Letter { token, answer: job() })));
+        move |answer| inbox.post(Letter { token, answer })
     }
 }

@@ -78,7 +78,8 @@ pub fn conclude(attempt: Attempt, form: &Form<'_>, key: &[u8], ctx: &mut Context
             return Err(Waiting::Lane);
         }
         Ok(Verdict::Compose(compose, basis)) => {
-            ctx.submit(move || Answer::Composed(Composed { basis, value: compose.run() }));
+            let answer = ctx.answer_later();
+            compose.carry_out(move |value| answer(Answer::Composed(Composed { basis, value })));
             return Err(Waiting::Lane);
         }
         Err(error) => answer::fail(form, &error, ctx),

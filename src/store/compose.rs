@@ -5,10 +5,11 @@
 //! log-structured trees, O'Neil et al. 1996.) What was uploaded in many small parts is copied once, into few pieces.
 //! Everything is copied only where one record could not name the pieces.
 
+use std::ops::ControlFlow::{self, Break, Continue};
 use std::sync::Arc;
 
 use super::CHUNK;
-use super::error::Result;
+use super::error::{Error, Result};
 use super::extent::Extents;
 use super::large::{Large, Span, TableBlock};
 use super::piece::{INLINE_ROWS, Piece, ROW, encoded_len};
@@ -21,6 +22,8 @@ const MOST_JOINED: u64 = 64 << 20;
 
 /// What was uploaded in more parts than this has neighbours joined, wherever they are.
 const MANY: usize = 64;
+/// Chunks that are copied before other jobs of the lane have their turn.
+const STEP: usize = 16;
 
 /// A part of a value to be composed.
 pub enum Part {
@@ -34,8 +37,37 @@ pub enum Part {
 
 /// Making a value out of parts.
 pub struct Compose {
-    pub(crate) extents: Arc<Extents>,
-    pub(crate) parts: Vec<Part>,
+    extents: Arc<Extents>,
+    stage: Stage,
+}
+
+enum Stage {
+    /// Not looked at yet.
+    Parts(Vec<Part>),
+    Joining(Joining),
+}
+
+/// Parts in a row of which neighbours become one piece.
+struct Joining {
+    /// The elements of each piece that is still to be made.
+    groups: std::vec::IntoIter<Vec<Element>>,
+    copying: Option<Copying>,
+    pieces: Vec<Piece>,
+    made: Vec<Made>,
+    kept: Vec<Large>,
+}
+
+/// Several elements on their way into one piece.
+struct Copying {
+    upload: Upload,
+    row: Row,
+}
+
+/// Elements and how far they were read. Between two steps it holds no bytes but those that came in memory.
+struct Row {
+    elements: Vec<Element>,
+    /// The element that is next, and where in it.
+    next: (usize, u64),
 }
 
 /// One of what is put in a row.
@@ -45,87 +77,161 @@ enum Element {
     Made(Made),
 }
 
+/// The chunk that was read last, by its file and where it lies there.
+#[derive(Default)]
+struct Reading {
+    place: (u32, u64),
+    chunk: Vec<u8>,
+    block: TableBlock,
+}
+
 impl Compose {
-    /// Joins the parts, writing what lies in no extent; may sleep.
+    pub(crate) fn new(extents: Arc<Extents>, parts: Vec<Part>) -> Compose {
+        Compose { extents, stage: Stage::Parts(parts) }
+    }
+
+    /// Joins the parts, writing what lies in no extent, in steps on the lane: other jobs have their turn in between.
+    /// `done` is told of the outcome, there.
     ///
     /// # Errors
-    /// [`super::Error::Full`], [`super::Error::Damaged`], else what reading and writing met.
-    pub fn run(self) -> Result<Uploaded> {
-        let (mut elements, mut kept) = (Vec::new(), Vec::new());
-        for part in self.parts {
-            match part {
-                Part::Bytes(bytes) if bytes.is_empty() => {}
-                Part::Bytes(bytes) => elements.push(Element::Bytes(bytes)),
-                Part::Uploaded(uploaded) => elements.extend(uploaded.into_made().into_iter().map(Element::Made)),
-                Part::Large(large) => {
-                    elements.extend(large.spans().cloned().map(Element::Known));
-                    kept.push(large);
-                }
+    /// [`Error::Full`], [`Error::Damaged`], else what reading and writing met; that the store is being closed.
+    pub fn carry_out(self, done: impl FnOnce(Result<Uploaded>) + Send + 'static) {
+        self.queue(Box::new(done));
+    }
+
+    fn queue(self, done: Box<dyn FnOnce(Result<Uploaded>) + Send>) {
+        let lane = self.extents.lane.clone();
+        let job = move || match self.step() {
+            Continue(rest) if rest.extents.lane.is_closed() => done(Err(Error::other("the store is being closed"))),
+            Continue(rest) => rest.queue(done),
+            Break(outcome) => done(outcome),
+        };
+        lane.submit(Box::new(job));
+    }
+
+    /// Reads and writes [`STEP`] chunks at most; may sleep.
+    pub(crate) fn step(mut self) -> ControlFlow<Result<Uploaded>, Compose> {
+        match self.advance().transpose() {
+            None => Continue(self),
+            Some(outcome) => Break(outcome),
+        }
+    }
+
+    fn advance(&mut self) -> Result<Option<Uploaded>> {
+        let mut reading = Reading::default();
+        if let Stage::Parts(parts) = &mut self.stage {
+            let (elements, kept) = put_in_a_row(std::mem::take(parts));
+            if elements.iter().map(Element::len).sum::<u64>() <= CHUNK as u64 {
+                return Row::new(elements).chunk(&mut reading).map(|value| Some(Uploaded::small(value)));
+            }
+            self.stage = Stage::Joining(Joining::new(elements, kept));
+        }
+        let Stage::Joining(joining) = &mut self.stage else { unreachable!("what is in a row stays so") };
+        joining.advance(&self.extents, &mut reading)
+    }
+}
+
+/// The elements of the parts, and the values that some of them belong to.
+fn put_in_a_row(parts: Vec<Part>) -> (Vec<Element>, Vec<Large>) {
+    let (mut elements, mut kept) = (Vec::new(), Vec::new());
+    for part in parts {
+        match part {
+            Part::Bytes(bytes) if bytes.is_empty() => {}
+            Part::Bytes(bytes) => elements.push(Element::Bytes(bytes)),
+            Part::Uploaded(uploaded) => elements.extend(uploaded.into_made().into_iter().map(Element::Made)),
+            Part::Large(large) => {
+                elements.extend(large.spans().cloned().map(Element::Known));
+                kept.push(large);
             }
         }
+    }
+    (elements, kept)
+}
+
+impl Joining {
+    fn new(elements: Vec<Element>, kept: Vec<Large>) -> Joining {
         let lens: Vec<u64> = elements.iter().map(Element::len).collect();
-        if lens.iter().sum::<u64>() <= CHUNK as u64 {
-            let mut value = Vec::new();
-            for element in &elements {
-                element.each_chunk(&mut |chunk| {
-                    value.extend_from_slice(chunk);
-                    Ok(())
-                })?;
-            }
-            return Ok(Uploaded::small(value));
-        }
         let rows: Vec<usize> = elements.iter().map(Element::row_bytes).collect();
         let is_new = elements.iter().all(|element| matches!(element, Element::Made(_)));
         let groups = if is_new && lens.len() > MANY { pack_few(&lens) } else { join_ends(&lens) };
-        let (mut pieces, mut made) = (Vec::new(), Vec::new());
         let mut rest = elements.into_iter();
-        for group in nameable(groups, &lens, &rows) {
-            let group: Vec<Element> = rest.by_ref().take(group).collect();
-            pieces.push(join(group, &self.extents, &mut made)?);
+        let groups = nameable(groups, &lens, &rows).into_iter().map(|count| rest.by_ref().take(count).collect());
+        let groups: Vec<Vec<Element>> = groups.collect();
+        Joining { groups: groups.into_iter(), copying: None, pieces: Vec::new(), made: Vec::new(), kept }
+    }
+
+    /// Gets on by a step. The value, once all is joined.
+    fn advance(&mut self, extents: &Arc<Extents>, reading: &mut Reading) -> Result<Option<Uploaded>> {
+        for _ in 0..STEP {
+            while self.copying.is_none() {
+                let Some(group) = self.groups.next() else {
+                    let (made, kept) = (std::mem::take(&mut self.made), std::mem::take(&mut self.kept));
+                    return Ok(Some(Uploaded::joined(&self.pieces, made, kept)));
+                };
+                self.begin(group, extents)?;
+            }
+            if let Some(mut copying) = self.copying.take() {
+                match copying.chunk(reading)? {
+                    true => copying.upload.finish().into_made().into_iter().for_each(|made| self.take(made)),
+                    false => self.copying = Some(copying),
+                }
+            }
         }
-        Ok(Uploaded::joined(&pieces, made, kept))
+        Ok(None)
     }
-}
 
-/// One piece of these elements.
-fn join(mut group: Vec<Element>, extents: &Arc<Extents>, all: &mut Vec<Made>) -> Result<Piece> {
-    let made = match (group.len(), group.pop()) {
-        (1, Some(Element::Known(span))) => return Ok(span.piece.known()),
-        (1, Some(Element::Made(made))) => vec![made],
-        (_, last) => {
-            group.extend(last);
-            copy(&group, extents)?.into_made()
-        }
-    };
-    let piece = made[0].piece.clone();
-    all.extend(made);
-    Ok(piece)
-}
-
-fn copy(elements: &[Element], extents: &Arc<Extents>) -> Result<Uploaded> {
-    let mut upload = Upload::new(extents, elements.iter().map(Element::len).sum())?;
-    let mut gathered = Vec::with_capacity(2 * CHUNK);
-    for element in elements {
-        element.each_chunk(&mut |chunk| {
-            gathered.extend_from_slice(chunk);
-            upload.take_whole_chunks(&mut gathered)
-        })?;
-    }
-    if !gathered.is_empty() {
-        let last = upload.chunk(gathered).run();
-        upload.done(last)?;
-    }
-    Ok(upload.finish())
-}
-
-impl Upload {
-    fn take_whole_chunks(&mut self, gathered: &mut Vec<u8>) -> Result<()> {
-        while gathered.len() >= CHUNK {
-            let rest = gathered.split_off(CHUNK);
-            let written = self.chunk(std::mem::replace(gathered, rest)).run();
-            self.done(written)?;
+    /// The next piece: an element as it is, or several that are to be copied.
+    fn begin(&mut self, mut group: Vec<Element>, extents: &Arc<Extents>) -> Result<()> {
+        match (group.len(), group.pop()) {
+            (1, Some(Element::Known(span))) => self.pieces.push(span.piece.known()),
+            (1, Some(Element::Made(made))) => self.take(made),
+            (_, last) => {
+                group.extend(last);
+                let upload = Upload::new(extents, group.iter().map(Element::len).sum())?;
+                self.copying = Some(Copying { upload, row: Row::new(group) });
+            }
         }
         Ok(())
+    }
+
+    fn take(&mut self, made: Made) {
+        self.pieces.push(made.piece.clone());
+        self.made.push(made);
+    }
+}
+
+impl Copying {
+    /// Copies a chunk. Whether it was the last one.
+    fn chunk(&mut self, reading: &mut Reading) -> Result<bool> {
+        let chunk = self.row.chunk(reading)?;
+        let written = self.upload.chunk(chunk).run();
+        self.upload.done(written)?;
+        Ok(self.row.is_over())
+    }
+}
+
+impl Row {
+    fn new(elements: Vec<Element>) -> Row {
+        Row { elements, next: (0, 0) }
+    }
+
+    fn is_over(&self) -> bool {
+        self.next.0 == self.elements.len()
+    }
+
+    /// The next [`CHUNK`] bytes, or what is left.
+    fn chunk(&mut self, reading: &mut Reading) -> Result<Vec<u8>> {
+        let mut gathered = Vec::with_capacity(CHUNK);
+        while gathered.len() < CHUNK && !self.is_over() {
+            let (number, offset) = self.next;
+            let element = &self.elements[number];
+            let bytes = element.read(offset, reading)?;
+            let taken = bytes.len().min(CHUNK - gathered.len());
+            gathered.extend_from_slice(&bytes[..taken]);
+            let offset = offset + taken as u64;
+            self.next = if offset == element.len() { (number + 1, 0) } else { (number, offset) };
+        }
+        Ok(gathered)
     }
 }
 
@@ -147,17 +253,20 @@ impl Element {
         }
     }
 
-    fn each_chunk(&self, see: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    /// What it has from `offset` on, up to the end of the chunk.
+    fn read<'a>(&'a self, offset: u64, reading: &'a mut Reading) -> Result<&'a [u8]> {
         let span = match self {
-            Element::Bytes(bytes) => return bytes.chunks(CHUNK).try_for_each(see),
+            Element::Bytes(bytes) => return Ok(&bytes[offset as usize..]),
             Element::Known(span) => span.clone(),
             Element::Made(made) => made.span(),
         };
-        let (mut block, mut chunk) = (TableBlock::default(), Vec::new());
-        (0..span.piece.chunks()).try_for_each(|index| {
-            span.read(index, &mut block, &mut chunk)?;
-            see(&chunk)
-        })
+        let index = offset / CHUNK as u64;
+        let place = (span.piece.file, span.piece.base + index * CHUNK as u64);
+        if reading.place != place {
+            span.read(index, &mut reading.block, &mut reading.chunk)?;
+            reading.place = place;
+        }
+        Ok(&reading.chunk[offset as usize % CHUNK..])
     }
 }
 

@@ -379,9 +379,9 @@ impl Db {
         Upload::new(&self.core.extents, len)
     }
 
-    /// Makes a value out of parts, as a job for the lane.
+    /// Makes a value out of parts.
     pub fn compose(&self, parts: Vec<Part>) -> Compose {
-        Compose { extents: self.core.extents.clone(), parts }
+        Compose::new(self.core.extents.clone(), parts)
     }
 }
 

@@ -38,7 +38,7 @@ pub(crate) struct Extents {
     dir: PathBuf,
     store: u64,
     compression: bool,
-    lane: Lane,
+    pub lane: Lane,
     space: Arc<Space>,
     pub throttle: Arc<Throttle>,
     files: RwLock<HashMap<u32, Arc<ExtentFile>>>,

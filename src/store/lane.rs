@@ -58,6 +58,11 @@ impl Lane {
         self.0.more.notify_all();
     }
 
+    /// Whether jobs are run where they are submitted.
+    pub fn is_closed(&self) -> bool {
+        super::lock(&self.0.state).closed
+    }
+
     fn push(&self, job: Job, put: impl FnOnce(&mut VecDeque<Job>, Job)) {
         let mut state = super::lock(&self.0.state);
         if state.closed {

@@ -57,13 +57,20 @@ struct Found<'a> {
 }
 
 impl Large {
-    /// Understands the body of a commit record.
+    /// Understands the body of a commit record. Where the slot that names it has changed since, an error means nothing.
     pub(crate) fn decode(body: &[u8], extents: &Extents) -> Result<Large> {
         let malformed = || Error::damaged(extents.dir(), 0, "the table of a large value makes no sense");
+        Large::of(piece::parse(body).ok_or_else(malformed)?, extents)
+    }
+
+    /// Of these pieces.
+    pub(crate) fn of(pieces: Vec<Piece>, extents: &Extents) -> Result<Large> {
         let mut len = 0;
         let mut spans = Vec::new();
-        for piece in piece::parse(body).ok_or_else(malformed)? {
-            let (file, lease) = (extents.file(piece.file)?, extents.lease(piece.file, piece.base));
+        for piece in pieces {
+            // A file that is found with the lease taken has the range, unless that was given back before.
+            let lease = extents.lease(piece.file, piece.base);
+            let file = extents.file(piece.file)?;
             let start = len;
             len += piece.len;
             spans.push(Leased { span: Span { piece, file }, start, _lease: lease });
@@ -144,14 +151,13 @@ impl Large {
         Ok(value)
     }
 
-    /// Reads every chunk of the pieces that no earlier record named, and throws it away. Tells how many differ from
-    /// sound ones by a single bit, as decay has it.
+    /// Reads every chunk and throws it away. Tells how many differ from sound ones by a single bit, as decay has it.
     ///
     /// # Errors
     /// [`Error::Damaged`] if more than a bit of one is wrong.
     pub(crate) fn verify(&self) -> Result<u64> {
         let mut decayed = 0;
-        for span in self.spans().filter(|span| span.piece.fresh) {
+        for span in self.spans() {
             let mut unsound = |offset, by_a_bit| match by_a_bit {
                 true => {
                     decayed += 1;

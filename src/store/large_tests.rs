@@ -1,7 +1,9 @@
 //! Large values in all their forms: with the table in the record or behind the chunks, in one piece or many.
 
+use std::ops::ControlFlow::{Break, Continue};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::sync::atomic::Ordering::SeqCst;
 
 use proptest::prelude::*;
 
@@ -9,7 +11,8 @@ use super::super::options::Options;
 use super::super::piece::BLOCK_ROWS;
 use super::{CHUNK, Db};
 use crate::store::{
-    Body, Expect, Large, Lookup, NewBody, Outcome, Part, Record, Scratch, Seen, Sync, TableBlock, View, Write, check,
+    Body, Expect, Large, Lookup, NewBody, Outcome, Part, Record, Scratch, Seen, Sync, TableBlock, Uploaded, View,
+    Write, check,
 };
 
 fn options(dir: &Path) -> Options {
@@ -54,6 +57,27 @@ fn large(db: &Db, key: &[u8]) -> Large {
     look(db, key).1.unwrap_err()
 }
 
+/// What is made of parts, and in how many steps.
+fn compose(db: &Db, parts: Vec<Part>) -> (Uploaded, usize) {
+    let (mut compose, mut steps) = (db.compose(parts), 1);
+    loop {
+        match compose.step() {
+            Continue(rest) => (compose, steps) = (rest, steps + 1),
+            Break(composed) => return (composed.unwrap(), steps),
+        }
+    }
+}
+
+fn parts(db: &Db, count: u64) -> (Vec<Part>, Vec<u8>) {
+    let (mut parts, mut whole) = (Vec::new(), Vec::new());
+    for number in 0..count {
+        let part = value(if number % (count - 1) == 0 { 1 } else { CHUNK + 1 }, number);
+        parts.push(Part::Uploaded(db.upload_all(&part).unwrap()));
+        whole.extend(part);
+    }
+    (parts, whole)
+}
+
 /// Writes the old value and `added`, in either order, as the server does.
 fn add(db: &Db, key: &[u8], added: &[u8], in_front: bool) {
     let (seen, old) = look(db, key);
@@ -63,7 +87,7 @@ fn add(db: &Db, key: &[u8], added: &[u8], in_front: bool) {
         false => Part::Bytes(added.to_vec()),
     };
     parts.insert(if in_front { 0 } else { 1 }, new);
-    let composed = db.compose(parts).run().unwrap();
+    let (composed, _) = compose(db, parts);
     let (key, expect, body) = (db.key(key), Expect::Unchanged(seen), NewBody::Uploaded(&composed));
     let write = Write { key, flags: 0, expires: 0, marks: 0, cas: None, body, expect };
     assert!(matches!(db.write(&write, &mut Scratch::default()).unwrap(), Outcome::Done { .. }));
@@ -212,6 +236,62 @@ fn a_touch_of_a_damaged_value_does_not_end_the_log() {
     assert!(again.get(b"old").is_err());
 }
 
+/// A piece that an earlier record named is no torn write, even where its file is gone: one value is damaged, and what
+/// follows in the log is there.
+#[test]
+fn a_missing_file_that_was_named_before_does_not_end_the_log() {
+    for sync in [Sync::None, Sync::Interval, Sync::Always] {
+        let dir = scratch();
+        let options = |dir: &Path| Options { sync, ..options(dir) };
+        let db = Db::open(options(dir.path())).unwrap();
+        db.put(b"old", &value(3 * CHUNK, 1)).unwrap();
+        drop(db);
+        let db = Db::open(options(dir.path())).unwrap();
+        add(&db, b"old", &value(2 * CHUNK, 2), false);
+        db.put(b"large", &value(2 * CHUNK, 3)).unwrap();
+        let crashed = crash(&db, dir.path());
+        std::fs::remove_file(crashed.path().join("00000000.ext")).unwrap();
+        let checked = check::check(crashed.path(), &mut |_, _| ()).unwrap();
+        assert_eq!((checked.damages.len(), checked.notes.len()), (1, 0), "{:?}", checked.notes);
+        let again = Db::open(options(crashed.path())).unwrap();
+        assert_eq!(again.get(b"new").unwrap().as_deref(), Some(&b"acknowledged"[..]));
+        assert!(again.get(b"large").unwrap().unwrap() == value(2 * CHUNK, 3));
+        assert!(again.get(b"old").unwrap_err().to_string().contains("missing"));
+        assert!(again.stats().damaged_records >= 1);
+        // It can be replaced.
+        again.put(b"old", b"anew").unwrap();
+        assert_eq!(again.get(b"old").unwrap().as_deref(), Some(&b"anew"[..]));
+    }
+}
+
+/// Whoever reads a value while it is replaced, and while its file is removed, gets it or the next one.
+#[test]
+fn a_value_that_is_replaced_is_not_missing() {
+    let dir = scratch();
+    let db = Db::open(Options { cache_bytes: 0, ..options(dir.path()) }).unwrap();
+    db.put(b"key", &value(CHUNK + 1, 0)).unwrap();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !over.load(SeqCst) {
+                    let found = db.get(b"key").unwrap().unwrap();
+                    assert!(found.len() == CHUNK + 1 && found == value(CHUNK + 1, u64::from(found[1024])));
+                }
+            });
+        }
+        for number in 1..200 {
+            db.core.extents.begin_next();
+            db.put(b"key", &value(CHUNK + 1, number)).unwrap();
+            let reclaimed = db.core.reclaim(true);
+            over.store(number == 199 || reclaimed.is_err(), SeqCst);
+            reclaimed.unwrap();
+        }
+    });
+    let known = db.core.extents.known();
+    assert!(known < 20, "{known} files are left of 200");
+}
+
 /// Of a piece that was named before, neither takes damage for what a crash left.
 #[test]
 fn a_check_calls_damage_what_a_start_keeps() {
@@ -230,19 +310,45 @@ fn a_check_calls_damage_what_a_start_keeps() {
 fn a_value_uploaded_in_many_parts_has_few_pieces() {
     let dir = scratch();
     let db = Db::open(options(dir.path())).unwrap();
-    let (mut parts, mut wanted) = (Vec::new(), Vec::new());
-    for number in 0..200 {
-        let part = value(if number % 199 == 0 { 1 } else { CHUNK + 1 }, number);
-        parts.push(Part::Uploaded(db.upload_all(&part).unwrap()));
-        wanted.extend(part);
-    }
-    let composed = db.compose(parts).run().unwrap();
+    let (parts, wanted) = parts(&db, 200);
+    let (composed, steps) = compose(&db, parts);
+    assert!((10..=20).contains(&steps), "{steps} steps for {} bytes", wanted.len());
     let (key, body) = (db.key(b"key"), NewBody::Uploaded(&composed));
     let write = Write { key, flags: 0, expires: 0, marks: 0, cas: None, body, expect: Expect::Anything };
     db.write(&write, &mut Scratch::default()).unwrap();
     let pieces = large(&db, b"key").spans().count();
     assert!(pieces <= 64, "{pieces} pieces");
     assert!(db.get(b"key").unwrap().unwrap() == wanted);
+}
+
+/// While a value is made of many parts, other jobs of the lane have their turn; given up in the middle, it leaves nothing.
+#[test]
+fn making_a_value_of_many_parts_holds_up_nobody() {
+    let dir = scratch();
+    let db = Db::open(Options { lane_threads: 1, ..options(dir.path()) }).unwrap();
+    let (parts, wanted) = parts(&db, 200);
+    let (done, jobs) = std::sync::mpsc::channel();
+    let (begin, begun) = std::sync::mpsc::channel();
+    db.submit(Box::new(move || begun.recv().unwrap()));
+    let composed = done.clone();
+    db.compose(parts).carry_out(move |value| composed.send(Some(value)).unwrap());
+    for _ in 0..10 {
+        let done = done.clone();
+        db.submit(Box::new(move || done.send(None).unwrap()));
+    }
+    begin.send(()).unwrap();
+    assert!(jobs.iter().take(10).all(|done| done.is_none()), "jobs that came later are through first");
+    assert_eq!(jobs.recv().unwrap().unwrap().unwrap().len(), wanted.len() as u64);
+    let mut half = db.compose(self::parts(&db, 200).0);
+    for _ in 0..5 {
+        half = half.step().continue_value().unwrap();
+    }
+    drop(half);
+    let composed = done.clone();
+    db.compose(self::parts(&db, 200).0).carry_out(move |value| composed.send(Some(value)).unwrap());
+    db.close().unwrap();
+    assert!(jobs.recv().unwrap().unwrap().is_err(), "it is given up when the store is closed");
+    assert!(extents(dir.path()) <= 8192, "{} left", extents(dir.path()));
 }
 
 #[test]

@@ -177,8 +177,9 @@ impl Core {
             let flushed = self.is_flushed(facts.location);
             (facts.location, self.show(now, value, facts, flushed, &mut visit))
         };
-        if let Some((location, shown)) = self.cache.get(key.hash, key.bytes, (key.access, second(now)), show) {
-            return shown.map(|shown| self.conclude(key, location, shown));
+        // Whether what the cache has is still so, the index knows: an error is looked at again.
+        if let Some((location, Ok(shown))) = self.cache.get(key.hash, key.bytes, (key.access, second(now)), show) {
+            return Ok(self.conclude(key, location, shown));
         }
         loop {
             let (entry, removal) = self.entry(key);

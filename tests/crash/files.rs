@@ -3,7 +3,7 @@
 //! may lose it or not, whatever else it loses.
 
 use super::trace::{Call, NEVER};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// A change that can be lost.
 pub struct Change<T> {
@@ -53,9 +53,22 @@ struct Open {
 pub type Ignores = fn(&str) -> bool;
 
 impl Files {
-    /// A new process: nothing is open.
-    pub fn next_process(&mut self) {
+    /// The process ended by `time` and left these files. Of calls that a kill cut short this tells what they did: the next
+    /// process goes on from there.
+    pub fn end_process(&mut self, time: usize, left: &BTreeMap<String, Vec<u8>>) {
         self.open.clear();
+        let is_there = |(path, inode): &(String, Option<usize>)| left.contains_key(path) == inode.is_some();
+        self.names.retain(|change| change.ended != NEVER || change.what.iter().all(is_there));
+        self.names.iter_mut().for_each(|change| change.ended = change.ended.min(time));
+        let names = self.names.iter().flat_map(|change| change.what.clone());
+        let names: HashMap<String, Option<usize>> = names.collect();
+        self.present = names.into_iter().filter_map(|(path, inode)| Some((path, inode?))).collect();
+        for (path, inode) in &self.present {
+            let edits = &mut self.inodes[*inode].edits;
+            let bytes = left.get(path).unwrap_or_else(|| panic!("{path} is gone, and no call removed it"));
+            edits.retain_mut(|change| change.ended != NEVER || change.what.shrink_to(bytes));
+            edits.iter_mut().for_each(|change| change.ended = change.ended.min(time));
+        }
     }
 
     /// Takes the calls in the order of their effects. Only files below `root` count.
@@ -225,6 +238,20 @@ impl Edit {
             Edit::Extend(len) => format!("extension to {len} bytes"),
             Edit::SetLen(len) => format!("cut to {len} bytes"),
             Edit::Punch(offset, len) => format!("hole of {len} bytes at {offset}"),
+        }
+    }
+
+    /// Becomes what was done of it, if these are the file's bytes now. `false`: nothing.
+    fn shrink_to(&mut self, bytes: &[u8]) -> bool {
+        match self {
+            Edit::Write(offset, data) => {
+                let found = bytes.get(*offset as usize..).unwrap_or_default();
+                data.truncate(data.iter().zip(found).take_while(|(wanted, found)| wanted == found).count());
+                !data.is_empty()
+            }
+            Edit::Extend(len) => bytes.len() as u64 >= *len,
+            Edit::SetLen(len) => bytes.len() as u64 == *len,
+            Edit::Punch(offset, len) => bytes.iter().skip(*offset as usize).take(*len as usize).all(|byte| *byte == 0),
         }
     }
 

@@ -57,7 +57,7 @@ impl Dialogues {
                 }
             }
             "close" => drop(self.open.remove(&call.number(0))),
-            "recvfrom" | "readv" | "read" | "sendto" | "sendmsg" | "write" if call.result > 0 => self.transfer(call),
+            "recvfrom" | "readv" | "read" | "sendto" | "sendmsg" | "write" if call.result >= 0 => self.transfer(call),
             _ => {}
         }
     }
@@ -66,7 +66,10 @@ impl Dialogues {
         let Some(connection) = self.open.get(&call.number(0)).map(|index| &mut self.all[*index]) else { return };
         let sliced = matches!(call.name.as_str(), "readv" | "sendmsg");
         let mut bytes = if sliced { call.slices() } else { call.bytes(1) };
-        bytes.truncate(call.result as usize);
+        // A client may have its reply before the server has come back from sending it, and is killed: clients await all.
+        if call.ended != NEVER {
+            bytes.truncate(call.result as usize);
+        }
         if matches!(call.name.as_str(), "recvfrom" | "readv" | "read") {
             connection.begun = connection.begun.min(call.begun);
             return connection.input.extend(bytes);
@@ -227,6 +230,9 @@ fn raw_records(files: &Files, inode: usize, root: &str) -> Vec<Raw> {
             let word = |from: usize| u32::from_le_bytes(bytes[at + from..at + from + 4].try_into().expect("4 bytes"));
             let (flags, key_len, body_len) = (bytes[at + 5], (word(4) >> 16) as usize, word(8) as usize);
             let head = 24 + if flags & 2 != 0 { 8 } else { 0 } + if flags & 4 != 0 { 8 } else { 0 };
+            if at + head + key_len + body_len > bytes.len() {
+                break; // a kill cut the write short
+            }
             let key = String::from_utf8_lossy(&bytes[at + head..at + head + key_len]).into_owned();
             let body = &bytes[at + head + key_len..at + head + key_len + body_len];
             let pieces = if bytes[at + 4] == 2 { pieces(body) } else { Vec::new() };

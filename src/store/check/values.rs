@@ -91,7 +91,7 @@ impl Chunks {
     ) -> std::result::Result<(), Bad> {
         let Some(mut pieces) = piece::parse(body) else {
             let what = "the table of a large value makes no sense".into();
-            return Err(Bad { what, decayed: false, fresh: true, place: None });
+            return Err(Bad { what, decayed: false, fresh: false, place: None });
         };
         // By the fresh ones a start judges.
         pieces.sort_by_key(|piece| !piece.fresh);
