@@ -24,8 +24,8 @@ use crate::sys::prefetch::prefetch_to_write;
 
 pub(crate) const STRIPES: usize = 1024;
 /// Slots per page, on average, at which a stripe splits its next page. A page that waits for its split holds up to
-/// twice as many as one that has just had it: with this figure 230, and 4 KiB with the spread of chance.
-const SPLIT_AT: usize = 115;
+/// twice as many as one that has just had it: with this figure 280, and less than 4 KiB with the spread of chance.
+const SPLIT_AT: usize = 140;
 
 /// All stripes.
 pub(crate) struct Index {

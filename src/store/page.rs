@@ -9,7 +9,7 @@ use crate::sys::prefetch::prefetch;
 /// Bytes of a slot.
 pub(crate) const SLOT: usize = 14;
 /// Slots that a full page grows by.
-const GROWTH: usize = 6;
+const GROWTH: usize = 4;
 /// Free slots of a page that much will be inserted into.
 const MANY: usize = 30;
 
