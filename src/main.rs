@@ -156,6 +156,7 @@ fn store_options(settings: &Settings) -> kingdb::Options {
         free_space_floor: settings.free_space_floor,
         evict: settings.evict,
         survival_threshold: settings.survival_threshold,
+        compaction_free_space: settings.compaction_free_space,
         polling_interval: settings.polling_interval,
         compaction_interval: settings.compaction_interval,
         compaction_rate: settings.compaction_rate,

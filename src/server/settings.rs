@@ -99,6 +99,8 @@ pub struct Settings {
     pub evict: bool,
     /// Store: free space below which compaction hurries. `None`: the store decides.
     pub survival_threshold: Option<u64>,
+    /// Store: free space below which nothing is compacted.
+    pub compaction_free_space: u64,
     /// Store: time between two looks at the free space.
     pub polling_interval: Duration,
     /// Store: longest time between two rounds of compaction.

@@ -13,7 +13,7 @@
 //!
 //! Shards with a lock each, chosen by the key's hash; any thread.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 
 use super::hash::Hash;
 use super::location::Location;
@@ -57,6 +57,12 @@ pub(crate) struct Cache {
     shards: Box<[Mutex<Shard>]>,
     /// Bytes of a shard, and whether it lies in huge pages.
     shape: Mutex<(u64, bool)>,
+}
+
+/// Where a key's entry belongs; the shard is locked.
+pub(crate) struct Spot<'a> {
+    shard: Option<MutexGuard<'a, Shard>>,
+    tag: u64,
 }
 
 struct Shard {
@@ -117,38 +123,16 @@ impl Cache {
 
     /// Makes this the entry of `key`, if it is not too large. The caller holds the key's stripe of the index.
     pub fn insert(&self, hash: Hash, key: &[u8], value: &[u8], facts: Facts) {
-        let Some(mut shard) = self.shard(hash) else {
-            return;
-        };
-        let header = Header::new(hash.tag, key.len(), value.len(), facts);
-        match shard.tables.find(hash.tag) {
-            Some(place) => shard.replace(place, header, key, value),
-            None => shard.add(header, key, value),
-        }
+        self.spot(hash).insert(key, value, facts);
     }
 
-    /// Begins to bring what [`Cache::insert`] will look for near: a first call the table's row, a second one the entry.
-    pub fn prefetch_row(&self, hash: Hash) {
-        if let Some(shard) = self.shard(hash) {
+    /// The place of a key's entry, for a change that is to follow: what it touches begins to come near.
+    pub fn spot(&self, hash: Hash) -> Spot<'_> {
+        let shard = self.shard(hash);
+        if let Some(shard) = &shard {
             shard.tables.prefetch(hash.tag);
         }
-    }
-
-    /// See [`Cache::prefetch_row`].
-    pub fn prefetch_entry(&self, hash: Hash) {
-        if let Some(mut shard) = self.shard(hash)
-            && let Some(place) = shard.tables.find(hash.tag)
-        {
-            shard.ring(place.main).prefetch(place.at);
-        }
-    }
-
-    /// The record at `from` was copied to `to`, unchanged. The caller holds the key's stripe of the index.
-    pub fn relocate(&self, hash: Hash, from: Location, to: Location) {
-        let Some(mut shard) = self.shard(hash) else { return };
-        if let Some(place) = shard.tables.find(hash.tag) {
-            shard.ring(place.main).relocate(place.at, from, to);
-        }
+        Spot { shard, tag: hash.tag }
     }
 
     /// Whether the entry of `key` was read since it came, or since this was asked last; asked often, it must be read
@@ -217,13 +201,42 @@ impl Cache {
         self.shards.iter().map(|shard| super::lock(shard).used()).sum()
     }
 
-    fn shard(&self, hash: Hash) -> Option<std::sync::MutexGuard<'_, Shard>> {
+    fn shard(&self, hash: Hash) -> Option<MutexGuard<'_, Shard>> {
         if self.shards.is_empty() {
             return None;
         }
         // The stripe of the index uses the low bits of `place`; the shard takes the high ones.
         let number = (u128::from(hash.place) * self.shards.len() as u128) >> 64;
         Some(super::lock(&self.shards[number as usize]))
+    }
+}
+
+impl Spot<'_> {
+    /// Begins to bring the entry near, now that the table's row is there.
+    pub fn approach(&mut self) {
+        if let Some(shard) = &mut self.shard
+            && let Some(place) = shard.tables.find(self.tag)
+        {
+            shard.ring(place.main).prefetch(place.at);
+        }
+    }
+
+    /// See [`Cache::insert`].
+    pub fn insert(self, key: &[u8], value: &[u8], facts: Facts) {
+        let Some(mut shard) = self.shard else { return };
+        let header = Header::new(self.tag, key.len(), value.len(), facts);
+        match shard.tables.find(self.tag) {
+            Some(place) => shard.replace(place, header, key, value),
+            None => shard.add(header, key, value),
+        }
+    }
+
+    /// The record at `from` was copied to `to`, unchanged. The caller holds the key's stripe of the index.
+    pub fn relocate(self, from: Location, to: Location) {
+        let Some(mut shard) = self.shard else { return };
+        if let Some(place) = shard.tables.find(self.tag) {
+            shard.ring(place.main).relocate(place.at, from, to);
+        }
     }
 }
 

@@ -408,3 +408,24 @@ fn writers_go_on_during_compaction() {
         assert_eq!(again.get(&name).unwrap(), value);
     }
 }
+
+#[test]
+fn with_less_space_than_is_asked_for_nothing_is_compacted_and_nobody_waits() {
+    let dir = scratch();
+    let fill = |db: &Db| {
+        for round in 0..40_u64 {
+            (0..500_u64).for_each(|number| db.put(&number.to_le_bytes(), &noise(1000, number + round)).unwrap());
+        }
+    };
+    let db = Db::open(options(dir.path()).compaction_free_space(u64::MAX)).unwrap();
+    db.core.measure_space();
+    fill(&db);
+    assert!(db.compact().unwrap_err().to_string().contains("free-space-required"));
+    assert_eq!(db.stats().compactions, 0);
+    drop(db);
+    // The control: where enough is free, the same is compacted.
+    let db = Db::open(options(dir.path()).compaction_free_space(1)).unwrap();
+    fill(&db);
+    db.compact().unwrap();
+    assert!(db.stats().compactions > 0 && log_bytes(dir.path()) < 4 << 20);
+}

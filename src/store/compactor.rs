@@ -190,6 +190,9 @@ impl Core {
         let mut visited = super::lock(&self.compaction.rounds);
         let survey = Survey::take(self, &visited, self.time.reclaim());
         self.bound_writers(&survey);
+        if self.lacks_space() {
+            return Ok(false);
+        }
         // A cache would rather lose its oldest values than copy the others again and again.
         let short = self.space.level() > Level::Enough && !self.options.evict;
         if !survey.has(DUE) && !forced && !short {
@@ -215,6 +218,9 @@ impl Core {
 
     /// Lets writers go on as long as no more can be given back than is bearable.
     fn bound_writers(&self, survey: &Survey) {
+        if self.lacks_space() {
+            return self.compaction.pressure.lift();
+        }
         let slack = survey.slack(BEHIND).max(SMALL.saturating_sub(survey.worthwhile()));
         self.compaction.pressure.allow(self.log.bytes.load(Relaxed), slack);
     }
@@ -228,6 +234,11 @@ impl Core {
         }
     }
 
+    /// Whether less is free than there must be for compaction.
+    fn lacks_space(&self) -> bool {
+        self.space.room() < self.options.compaction_free_space
+    }
+
     /// Keeps rounds from being carried out, and so nobody waiting for one.
     pub fn hold_rounds(&self) -> MutexGuard<'_, Visited> {
         let visited = super::lock(&self.compaction.rounds);
@@ -238,6 +249,9 @@ impl Core {
     /// Compacts everything of which anything can be given back, until nothing is left. Sleeps.
     pub fn compact(&self) -> Result<Outcome> {
         let mut visited = self.hold_rounds();
+        if self.lacks_space() {
+            return Err(Error::Full("less is free than db.compaction.filesystem.free-space-required".into()));
+        }
         match self.seal_active() {
             // Then the active segment is left as it is: it is the others that give room.
             Err(Error::Full(_)) => {}

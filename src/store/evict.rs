@@ -115,7 +115,7 @@ impl Eviction<'_> {
         let Ok((to, _)) = core.log.append(&fields) else { return false };
         (self.most, self.unwritten) = (self.most - len, self.unwritten + len);
         stripe.relocate(hash.tag, to);
-        core.cache.relocate(hash, entry.location, to);
+        core.cache.spot(hash).relocate(entry.location, to);
         core.log.segments.usage(to.handle()).note_value(size_class(len as usize), fields.expires);
         true
     }

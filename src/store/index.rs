@@ -20,11 +20,12 @@ use super::hash::Hash;
 use super::location::{Location, Position};
 pub(crate) use super::page::{Entry, size_bound, size_class};
 use super::page::{Page, Pages};
+use crate::sys::prefetch::prefetch_to_write;
 
 pub(crate) const STRIPES: usize = 1024;
 /// Slots per page, on average, at which a stripe splits its next page. A page that waits for its split holds up to
-/// twice as many as one that has just had it: with this figure 230, and 4 KiB with the spread of chance.
-const SPLIT_AT: usize = 115;
+/// twice as many as one that has just had it: with this figure 280, and less than 4 KiB with the spread of chance.
+const SPLIT_AT: usize = 140;
 
 /// All stripes.
 pub(crate) struct Index {
@@ -88,6 +89,11 @@ impl Index {
     /// Locks the stripe of this number. As [`Index::stripe`].
     pub fn stripe_at(&self, number: usize) -> MutexGuard<'_, Stripe> {
         super::lock(&self.stripes[number].0)
+    }
+
+    /// Begins to bring the stripe near that the hash belongs to: another processor may have had it last.
+    pub fn approach(&self, hash: Hash) {
+        prefetch_to_write(&self.stripes[Index::stripe_of(hash)]);
     }
 
     /// Begins to bring the slot near that the stripe will look for.

@@ -77,6 +77,9 @@ pub struct Options {
     /// With less than this free, on the file system or below `max_size`, compaction hurries. Bytes. Default: an eighth
     /// of either, at most 2 GiB.
     pub survival_threshold: Option<u64>,
+    /// With less than this free, on the file system or below `max_size`, nothing is compacted: not even on demand. Bytes.
+    /// Default: 0, compaction makes do with what there is.
+    pub compaction_free_space: u64,
     /// How often the free space is looked at while the store is written to. Default: 5 s.
     pub polling_interval: Duration,
     /// Where messages go. Default: nowhere.
@@ -115,6 +118,7 @@ impl Options {
             free_space_floor: None,
             evict: false,
             survival_threshold: None,
+            compaction_free_space: 0,
             polling_interval: Duration::from_secs(5),
             report: Arc::new(|_, _| ()),
             #[cfg(test)]
@@ -193,6 +197,11 @@ impl Options {
     /// Sets [`Options::survival_threshold`](#structfield.survival_threshold).
     pub fn survival_threshold(self, survival_threshold: Option<u64>) -> Options {
         Options { survival_threshold, ..self }
+    }
+
+    /// Sets [`Options::compaction_free_space`](#structfield.compaction_free_space).
+    pub fn compaction_free_space(self, compaction_free_space: u64) -> Options {
+        Options { compaction_free_space, ..self }
     }
 
     /// Sets [`Options::polling_interval`](#structfield.polling_interval).

@@ -48,14 +48,19 @@ impl Output {
             Kind::Tombstone => usage.note_grave(len),
             _ => usage.note_value(size_class(len), fields.expires),
         }
-        if self.buffer.len() >= PIECE { self.flush().map(|()| true) } else { Ok(true) }
+        if self.buffer.len() < PIECE {
+            return Ok(true);
+        }
+        let piece = (self.offset, self.buffer.len() as u64);
+        self.flush()?;
+        sys::file::start_write_back(&self.segment.file, piece.0, piece.1);
+        Ok(true)
     }
 
     fn flush(&mut self) -> Result<()> {
         let attempt = || format!("write {} bytes at offset {} of", self.buffer.len(), self.offset);
         let written = self.segment.file.write_all_at(&self.buffer, self.offset);
         written.map_err(|error| Error::io(attempt(), &self.segment.path, &error))?;
-        sys::file::start_write_back(&self.segment.file, self.offset, self.buffer.len() as u64);
         self.offset += self.buffer.len() as u64;
         self.crc = crc32c::crc32c_append(self.crc, &self.buffer);
         self.buffer.clear();

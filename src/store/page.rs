@@ -9,7 +9,7 @@ use crate::sys::prefetch::prefetch;
 /// Bytes of a slot.
 pub(crate) const SLOT: usize = 14;
 /// Slots that a full page grows by.
-const GROWTH: usize = 6;
+const GROWTH: usize = 4;
 /// Free slots of a page that much will be inserted into.
 const MANY: usize = 30;
 
@@ -116,9 +116,10 @@ impl Page {
         self.search(tag).ok().map(|at| unpack(&self.0[at]))
     }
 
-    /// Begins to bring near what [`Page::search`] will look at.
+    /// Begins to bring near what [`Page::search`] will look at, and what tells whether the page is shared.
     pub fn prefetch(&self, tag: u64) {
         let guess = self.guess(tag);
+        self.0.first().into_iter().for_each(prefetch);
         self.0[guess.saturating_sub(4)..].iter().step_by(4).take(3).for_each(prefetch);
     }
 

@@ -6,14 +6,16 @@
 //! - A record is copied only if the index names exactly it: it is its key's newest, and everything newer will stand in
 //!   the active segment, whose order is greater than the output's.
 //! - The output gets its name when it is whole and on the disk.
-//! - Sources go only after everything that superseded anything in them is on the disk, the oldest first, each for good
-//!   before the next: a tombstone never goes before the value that it hides.
+//! - Sources go only after everything that superseded anything in them is on the disk. If one holds a tombstone, or what
+//!   counts as one, the oldest goes first, each for good before the next: a tombstone never goes before the value that it
+//!   hides.
 //! - A tombstone, or an expired record, goes only if no older segment that stays may hold a value of its key.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
+use super::cache::Cache;
 use super::core::Core;
 use super::error::{Error, Result};
 use super::graves::{Graves, tombstone};
@@ -78,6 +80,8 @@ pub(crate) struct Round<'a> {
     outcome: Outcome,
     /// Records that expire no later than this are gone.
     now: u64,
+    /// No source hides what an older one has: in which order they go does not matter.
+    any_order: bool,
 }
 
 /// What becomes of a record.
@@ -107,10 +111,17 @@ impl Run {
         self.hashes.clear();
         for &(at, _) in &self.found {
             let hash = core.home.seed.hash(reader.record(at)?.0.key);
-            core.index.prefetch(hash);
+            core.index.approach(hash);
             self.hashes.push(hash);
         }
+        self.hashes.iter().for_each(|&hash| core.index.prefetch(hash));
         Ok(())
+    }
+
+    /// Begins to bring near what the cache has of them.
+    fn approach(&self, cache: &Cache) {
+        self.hashes.iter().for_each(|&hash| drop(cache.spot(hash)));
+        self.hashes.iter().for_each(|&hash| cache.spot(hash).approach());
     }
 
     /// Offset, length, hash of the key.
@@ -129,7 +140,18 @@ impl<'a> Round<'a> {
     ) -> Round<'a> {
         sources.sort_by_key(|source| source.place());
         let (all, now) = (core.log.segments.all(), core.time.reclaim());
-        Round { core, pace, step, sources, all, consumed: 0, output: None, outcome: Outcome::default(), now }
+        Round {
+            core,
+            pace,
+            step,
+            sources,
+            all,
+            consumed: 0,
+            output: None,
+            outcome: Outcome::default(),
+            now,
+            any_order: true,
+        }
     }
 
     /// Carries it out. After an error everything is as it was, or the sources are left beside their copies, to be
@@ -154,6 +176,7 @@ impl<'a> Round<'a> {
     /// whatever tombstones are in them, nothing is left for them to hide.
     pub fn give_up(mut self) -> Result<Outcome> {
         self.consumed = self.sources.len();
+        self.any_order = false;
         self.settle()?;
         self.remove_sources()?;
         Ok(self.outcome)
@@ -193,6 +216,7 @@ impl<'a> Round<'a> {
             }
             for (at, len, hash) in run.records() {
                 let (fields, _) = reader.record(at)?;
+                self.any_order &= fields.expires == 0 && !matches!(fields.kind, Kind::Tombstone | Kind::FlushFired);
                 let kept = match self.judge(source, at, &fields, hash) {
                     Fate::Copy => self.put(&fields)?,
                     Fate::Drop => true,
@@ -326,6 +350,7 @@ impl<'a> Round<'a> {
                 made.note_damage();
                 return Err(Error::damaged(&made.path, offset, "what was written just now is not what is there"));
             }
+            run.approach(&self.core.cache);
             for (at, len, hash) in run.records() {
                 let (fields, _) = reader.record(at)?;
                 match fields.kind {
@@ -346,7 +371,7 @@ impl<'a> Round<'a> {
         match stripe.find(hash.tag) {
             Some(entry) if sources.binary_search(&entry.location.handle()).is_ok() => {
                 stripe.relocate(hash.tag, to);
-                core.cache.relocate(hash, entry.location, to);
+                core.cache.spot(hash).relocate(entry.location, to);
                 core.log.segments.note_dead(&entry);
             }
             _ => core.log.segments.usage(made.handle).note_dead(size_class(len)),
@@ -368,33 +393,36 @@ impl<'a> Round<'a> {
     }
 
     fn remove_sources(&mut self) -> Result<()> {
-        let handles: Vec<u32> = self.sources[..self.consumed].iter().map(|source| source.handle).collect();
-        self.core.remember_ranges(&handles);
-        for source in self.sources.clone().into_iter().take(self.consumed) {
-            let len = source.file.metadata().map_or(0, |file| file.len());
-            {
-                let _files = super::lock(&self.core.maintenance);
-                remove(self.core, &source)?;
-            }
-            self.core.log.segments.remove(&source);
-            self.outcome.removed += len;
-            self.outcome.segments += 1;
-            (self.step)(Step::Removed);
+        let sources: Vec<_> = self.sources[..self.consumed].to_vec();
+        self.core.remember_ranges(&sources.iter().map(|source| source.handle).collect::<Vec<_>>());
+        let together = if self.any_order { sources.len() } else { 1 };
+        sources.chunks(together).try_for_each(|sources| self.remove_for_good(sources))
+    }
+
+    fn remove_for_good(&mut self, sources: &[Arc<Segment>]) -> Result<()> {
+        let lens = sources.iter().map(|source| source.file.metadata().map_or(0, |file| file.len()));
+        self.outcome.removed += lens.sum::<u64>();
+        {
+            let _files = super::lock(&self.core.maintenance);
+            sources.iter().try_for_each(|source| remove(source))?;
+            let dir = &self.core.options.path;
+            sys::file::sync_directory(dir).map_err(|error| Error::io("sync directory", dir, &error))?;
         }
+        sources.iter().for_each(|source| self.core.log.segments.remove(source));
+        self.outcome.segments += sources.len() as u64;
+        (self.step)(Step::Removed);
         Ok(())
     }
 }
 
-/// Removes a segment's files, for good.
-fn remove(core: &Core, segment: &Segment) -> Result<()> {
+/// Removes a segment's files.
+fn remove(segment: &Segment) -> Result<()> {
     tags::remove(segment);
     match std::fs::remove_file(&segment.path) {
         // An earlier round came so far, and then the directory could not be synced.
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
-        removed => removed.map_err(|error| Error::io("remove", &segment.path, &error))?,
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        removed => removed.map_err(|error| Error::io("remove", &segment.path, &error)),
     }
-    let dir = &core.options.path;
-    sys::file::sync_directory(dir).map_err(|error| Error::io("sync directory", dir, &error))
 }
 
 impl Core {

@@ -101,13 +101,12 @@ impl Core {
                 (Kind::Large, &same[..])
             }
         };
+        self.index.approach(write.key.hash);
         check_sizes(&write.key, value)?;
         // What was uploaded has its room already.
         if !matches!(write.body, NewBody::Uploaded(_)) {
             self.space.admit()?;
         }
-        self.cache.prefetch_row(write.key.hash);
-        self.index.prefetch(write.key.hash);
         let worth_it = self.options.compression && kind == Kind::Value && value.len() >= COMPRESS_FROM;
         let packed = if worth_it { compress(encoder, value, packed) } else { None };
         let mut fields = Fields {
@@ -132,16 +131,19 @@ impl Core {
     /// The part under the stripe's lock. `None`: the condition does not hold.
     fn place(&self, write: &Write<'_>, fields: &mut Fields<'_>, value: &[u8]) -> Result<Option<Position>> {
         let hash = write.key.hash;
-        self.cache.prefetch_entry(hash);
         let mut stripe = self.index.stripe(hash);
+        stripe.prefetch(hash.tag);
         if let Expect::Unchanged(seen) = write.expect
             && !self.is_unchanged(&mut stripe, hash, seen)
         {
             return Ok(None);
         }
+        // What the index and the cache will touch comes from memory while the record is framed and appended.
+        let mut spot = self.cache.spot(hash);
         fields.sequence = self.next_sequence();
         fields.cas = write.cas.unwrap_or(fields.sequence);
         let (location, end) = self.log.append(fields)?;
+        spot.approach();
         let (expires, large) = (write.expires != 0, fields.kind == Kind::Large);
         let entry = Entry { location, size_class: size_class(fields.encoded_len()), expires, large };
         self.log.segments.usage(location.handle()).note_value(entry.size_class, write.expires);
@@ -151,7 +153,7 @@ impl Core {
         let Write { flags: client_flags, expires, marks, .. } = *write;
         let accessed = second(self.time.last_seen());
         let facts = Facts { location, client_flags, cas: fields.cas, expires, large, marks, accessed };
-        self.cache.insert(hash, write.key.bytes, value, facts);
+        spot.insert(write.key.bytes, value, facts);
         Ok(Some(end))
     }
 

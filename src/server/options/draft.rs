@@ -84,6 +84,7 @@ fn default_settings() -> Settings {
         free_space_floor: None,
         evict: false,
         survival_threshold: None,
+        compaction_free_space: 0,
         polling_interval: Duration::from_secs(5),
         compaction_interval: Duration::from_secs(300),
         compaction_rate: 16 << 20,
@@ -318,6 +319,11 @@ pub fn polling_interval(draft: &mut Draft, value: &str) -> Result<(), String> {
 
 pub fn compaction_interval(draft: &mut Draft, value: &str) -> Result<(), String> {
     draft.settings().compaction_interval = time(value, Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600))?;
+    Ok(())
+}
+
+pub fn compaction_free_space(draft: &mut Draft, value: &str) -> Result<(), String> {
+    draft.settings().compaction_free_space = size(value, 0, 1 << 50)?;
     Ok(())
 }
 

@@ -106,6 +106,7 @@ const STORE: &[Row] = &[
     row("", &["db.evict", "evict"], "", "", "a cache: on a full disk, or at --db.max-size, give up the oldest\nvalues rather than refuse new ones", evict),
     row("", &["db.storage.statistics-polling-interval"], "TIME", "5s", "how often the free space is looked at", polling_interval),
     row("", &["db.compaction.filesystem.survival-mode-threshold"], "SIZE", "auto", "free space below which compaction hurries; auto: an eighth\nof the file system, at most 2gb", survival_threshold),
+    row("", &["db.compaction.filesystem.free-space-required"], "SIZE", "0", "free space below which nothing is compacted", compaction_free_space),
     row("", &["db.compaction.force-interval"], "TIME", "5m", "compact at least this often, if it is worth anything", compaction_interval),
     row("", &["db.compaction.rate-limit"], "SIZE", "16mb", "bytes a second that compaction may read where little is\nwritten; 0: no limit", compaction_rate),
     row("", &["db.write-buffer.size"], "SIZE", "8mb", "bytes that may wait to be written before writers wait", write_buffer),
