@@ -14,6 +14,7 @@ use super::lookup::Record;
 use super::reader::WINDOW;
 use super::record::{ALIGNMENT, Defect, Fields, Kind};
 use super::segment::{SEGMENT_HEADER, Segment};
+use super::segments::in_order;
 use super::snapshot::Inner;
 
 /// How many records ahead the index is asked to bring its slots near.
@@ -39,7 +40,8 @@ impl Iter {
     pub(crate) fn new(snapshot: Arc<Inner>) -> Iter {
         let mut segments: Vec<_> = snapshot.segments.iter().flatten().cloned().collect();
         segments.retain(|segment| limit(segment, &snapshot) > SEGMENT_HEADER);
-        segments.sort_by_key(|segment| std::cmp::Reverse(segment.place()));
+        in_order(&mut segments);
+        segments.reverse();
         Iter { snapshot, segments, scan: None, met: 0, damage: None, ended: false, raw: Vec::new() }
     }
 

@@ -120,7 +120,7 @@ fn open_segments(dir: &Path, store: u64) -> Result<Vec<Segment>> {
             None => remove(&super::segment::path_of(dir, number), dir)?,
         }
     }
-    found.sort_by_key(|segment| segment.place());
+    found.sort_unstable_by_key(Segment::place);
     Ok(found)
 }
 

@@ -28,6 +28,7 @@ use super::pace::Pace;
 use super::reader::Reader;
 use super::record::{Fields, Kind};
 use super::segment::{SEGMENT_HEADER, Segment};
+use super::segments::in_order;
 use super::tags;
 use crate::sys;
 
@@ -138,7 +139,7 @@ impl<'a> Round<'a> {
         pace: &'a mut Pace,
         step: &'a dyn Fn(Step),
     ) -> Round<'a> {
-        sources.sort_by_key(|source| source.place());
+        in_order(&mut sources);
         let (all, now) = (core.log.segments.all(), core.time.reclaim());
         Round {
             core,

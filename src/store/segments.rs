@@ -89,7 +89,7 @@ impl Segments {
     /// All of them, in the order of replay.
     pub fn all(&self) -> Vec<Arc<Segment>> {
         let mut all: Vec<_> = super::read(&self.table).rows.iter().flatten().cloned().collect();
-        all.sort_by_key(|segment| segment.place());
+        in_order(&mut all);
         all
     }
 
@@ -118,4 +118,9 @@ impl Segments {
         each(&mut |entry| live[entry.location.handle() as usize] += super::index::size_bound(entry.size_class) as u64);
         live.iter().enumerate().for_each(|(handle, &live)| self.usages.row(handle as u32).set_live(live));
     }
+}
+
+/// Puts segments into the order of replay.
+pub(crate) fn in_order(segments: &mut [Arc<Segment>]) {
+    segments.sort_unstable_by_key(|segment| segment.place());
 }

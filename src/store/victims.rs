@@ -83,7 +83,8 @@ impl Survey {
     pub fn best(&self, most: u64) -> Vec<Arc<Segment>> {
         let worth = |holding: &&Holding| holding.eligible && holding.is_worth_it();
         let mut ranked: Vec<&Holding> = self.holdings.iter().filter(worth).collect();
-        ranked.sort_by_key(|holding| std::cmp::Reverse(holding.reclaimable * 1000 / holding.len.max(1)));
+        let part = |holding: &Holding| holding.reclaimable * 1000 / holding.len.max(1);
+        ranked.sort_unstable_by_key(|holding| (std::cmp::Reverse(part(holding)), holding.segment.place()));
         self.fill(ranked.into_iter(), most)
     }
 
@@ -108,7 +109,7 @@ impl Survey {
 
     /// A segment with a record of `flush_all` goes only together with all older ones, which are dead by then.
     fn with_what_it_flushed(&self, mut picked: Vec<&Holding>) -> Vec<Arc<Segment>> {
-        picked.sort_by_key(|holding| holding.segment.place());
+        picked.sort_unstable_by_key(|holding| holding.segment.place());
         let mut older = self.holdings.iter();
         let mut complete = true;
         let mut kept = Vec::new();

@@ -71,7 +71,7 @@ impl Survey {
             Survey { store, seed, segments, extents: count, bytes, dir: dir.to_owned(), damages, gaps: Vec::new() };
         numbers.into_iter().try_for_each(|number| survey.segment(number))?;
         extents.into_iter().try_for_each(|number| survey.extent(number))?;
-        survey.segments.sort_by_key(|source| (source.header.order, source.header.number));
+        survey.segments.sort_unstable_by_key(|source| (source.header.order, source.header.number));
         survey.notice_gaps();
         Ok(survey)
     }

@@ -89,13 +89,13 @@ impl Chunks {
         checked: &mut Checked,
         watch: Watch<'_>,
     ) -> std::result::Result<(), Bad> {
-        let Some(mut pieces) = piece::parse(body) else {
+        let Some(pieces) = piece::parse(body) else {
             let what = "the table of a large value makes no sense".into();
             return Err(Bad { what, decayed: false, fresh: false, place: None });
         };
         // By the fresh ones a start judges.
-        pieces.sort_by_key(|piece| !piece.fresh);
-        pieces.iter().try_for_each(|piece| self.verify_piece(piece, scan, checked, watch))
+        let (first, then) = (pieces.iter().filter(|piece| piece.fresh), pieces.iter().filter(|piece| !piece.fresh));
+        first.chain(then).try_for_each(|piece| self.verify_piece(piece, scan, checked, watch))
     }
 
     fn verify_piece(
