@@ -87,10 +87,11 @@ impl Errand {
         match std::mem::replace(self, Self::Away) {
             Self::Away => Step::Wait(Waiting::Lane),
             Self::Next(mut work) => {
-                ctx.submit(move || {
+                let (inbox, token) = (ctx.inbox.clone(), ctx.token);
+                ctx.db.submit_scan(Box::new(move || {
                     work.run();
-                    Answer::Piece(work)
-                });
+                    inbox.post(Letter { token, answer: Answer::Piece(work) });
+                }));
                 Step::Wait(Waiting::Lane)
             }
             Self::Came(mut work) => {

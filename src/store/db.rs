@@ -370,6 +370,12 @@ impl Db {
         self.core.lane.submit(job);
     }
 
+    /// The same for a job that is a part of reading through the whole store: one of these runs at a time, by turns with
+    /// the others.
+    pub fn submit_scan(&self, job: Job) {
+        self.core.lane.submit_scan(job);
+    }
+
     /// Begins to receive a value, or a part of one for [`Db::compose`], of exactly `len` bytes. (A value of up to
     /// [`CHUNK`] bytes is written whole instead.)
     ///

@@ -45,6 +45,13 @@ def test_touch_exist_remove_flush(server, tmp_path):
     assert fails(server, "memccat", "two")
 
 
+def test_dump(server, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).write_text(name)
+        tool(server, "memccp", str(tmp_path / name))
+    assert sorted(tool(server, "memcdump").split()) == [b"one", b"two"]
+
+
 def test_stat(server):
     shown = tool(server, "memcstat").decode()
     assert "curr_items" in shown and str(server.port) in shown
