@@ -199,10 +199,13 @@ fn transfers_wait_for_memory_and_then_go_on() {
                 assert!(client.get(&format!("large{number}")).unwrap() == *value);
             });
         }
+        // All at once: which of them have their memory is for the workers to say.
         for holder in &mut holders {
-            holder.send(&value[100_000..]);
-            holder.send("\r\n");
-            assert_eq!(holder.line(), "STORED");
+            scope.spawn(move || {
+                holder.send(&value[100_000..]);
+                holder.send("\r\n");
+                assert_eq!(holder.line(), "STORED");
+            });
         }
     });
 }
