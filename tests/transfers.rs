@@ -7,6 +7,8 @@ mod common;
 use common::client::storage;
 use common::util::{counted, random_bytes, resident_memory, text_bytes, tier, wait_until};
 use common::{Client, Server};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
 const CHUNK: usize = 64 * 1024;
 const MIB: u64 = 1 << 20;
@@ -199,12 +201,51 @@ fn transfers_wait_for_memory_and_then_go_on() {
                 assert!(client.get(&format!("large{number}")).unwrap() == *value);
             });
         }
+        // All at once: which of them have their memory is for the workers to say.
         for holder in &mut holders {
-            holder.send(&value[100_000..]);
-            holder.send("\r\n");
-            assert_eq!(holder.line(), "STORED");
+            scope.spawn(move || {
+                holder.send(&value[100_000..]);
+                holder.send("\r\n");
+                assert_eq!(holder.line(), "STORED");
+            });
         }
     });
+}
+
+/// Puts the extent files out of the page cache; tells which they are.
+fn cool(server: &Server) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(server.plan().data()).expect("the data directory").flatten();
+    let files: Vec<PathBuf> =
+        files.map(|file| file.path()).filter(|path| path.extension().is_some_and(|end| end == "ext")).collect();
+    for file in &files {
+        let from = format!("if={}", file.display());
+        let sync = std::process::Command::new("sync").arg(file).status();
+        let cold = std::process::Command::new("dd").args([&from, "iflag=nocache", "count=0", "status=none"]).status();
+        assert!(sync.expect("run sync").success() && cold.expect("run dd").success());
+    }
+    files
+}
+
+/// A value of which the page cache has two chunks of three, on its way to somebody who does not take it at once, arrives as
+/// it was.
+#[test]
+fn a_partly_cold_value_arrives_whole() {
+    let server = Server::start(&["-t", "1", "--server.send-buffer=100kb"]);
+    let (mut client, value) = (server.client(), random_bytes(1, 16 << 20));
+    client.set("large", &value);
+    // Where the socket is full, and whether the kernel has read ahead by then, is for chance to say.
+    for _ in 0..8 {
+        for path in cool(&server) {
+            let file = std::fs::File::open(path).expect("open an extent file");
+            for group in (0..value.len() / CHUNK / 3).rev() {
+                file.read_at(&mut [0; 2 * CHUNK], (4096 + group * 3 * CHUNK) as u64).expect("read an extent file");
+            }
+        }
+        let mut reader = server.client();
+        reader.send("get large\r\n");
+        wait_until("the socket is full", || client.stats("conns").values().any(|state| state == "conn_mwrite"));
+        assert!(reader.items()[0].1.value == value);
+    }
 }
 
 /// Who waits for memory to read from the disk, and finds then that the page cache has it, holds nobody up.
@@ -213,16 +254,7 @@ fn who_waits_in_vain_lets_the_others_pass() {
     let server = Server::start(&["-t", "1", "--server.buffer-memory=1mb"]);
     let (mut client, value) = (server.client(), random_bytes(1, 300_000));
     client.set("large", &value);
-    let files = || {
-        let files = std::fs::read_dir(server.plan().data()).expect("the data directory").flatten();
-        files.map(|file| file.path()).filter(|path| path.extension().is_some_and(|end| end == "ext"))
-    };
-    for file in files() {
-        let from = format!("if={}", file.display());
-        let sync = std::process::Command::new("sync").arg(&file).status();
-        let cold = std::process::Command::new("dd").args([&from, "iflag=nocache", "count=0", "status=none"]).status();
-        assert!(sync.expect("run sync").success() && cold.expect("run dd").success());
-    }
+    let files = cool(&server);
     // They leave less than a chunk takes that comes from the disk.
     let mut holders: Vec<Client> = (0..5).map(|_| server.client()).collect();
     for holder in &mut holders {
@@ -235,7 +267,7 @@ fn who_waits_in_vain_lets_the_others_pass() {
     let mut reader = server.client();
     reader.send("get large\r\n");
     wait_until("it waits", || client.stats("conns").values().any(|state| state == "conn_io_pending"));
-    assert!(files().all(|file| std::fs::read(file).is_ok()));
+    assert!(files.iter().all(|file| std::fs::read(file).is_ok()));
     for holder in &mut holders {
         holder.send(&value[100_000..]);
         holder.send("\r\n");

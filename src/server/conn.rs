@@ -346,9 +346,9 @@ impl Connection {
         };
         let stream = &self.stream;
         let (asked, result) = match sink {
-            Some((body, want)) if want > 0 && filled == 0 => {
+            Some((body, want, last)) if want > 0 && filled == 0 => {
                 let want = want.min(budget.bytes);
-                let rest = &mut scratch[..most - want.min(most)];
+                let rest = if last { &mut scratch[..most - want.min(most)] } else { &mut [] };
                 let asked = want + rest.len();
                 (asked, stream.recv_split(body, want, rest).map(|n| (n, n.min(want))))
             }

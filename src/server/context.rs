@@ -74,8 +74,6 @@ pub struct Context {
     pub token: Token,
     /// The log must be written up to here before that connection's replies may leave.
     pub depends: Position,
-    /// Whether that connection may take another chunk of a large value out in this turn.
-    pub chunk_left: bool,
     /// Its descriptor's number.
     pub fd: u64,
     /// What is observed, see [`super::watch`].
@@ -105,7 +103,6 @@ impl Context {
             appended: 0,
             token: Token::reserved(0),
             depends: Position::default(),
-            chunk_left: true,
             fd: 0,
             observed: 0,
             progressed: false,
@@ -126,7 +123,7 @@ impl Context {
     pub fn start_connection(&mut self, token: Token, fd: u64, unsent: usize) {
         (self.token, self.fd) = (token, fd);
         self.depends = Position::default();
-        (self.chunk_left, self.progressed) = (true, false);
+        self.progressed = false;
         self.unsent_limit = self.unsent_limit_now();
         self.unsent_base = self.replies.len().cast_signed() - unsent.cast_signed();
     }

@@ -53,10 +53,10 @@ impl Gathering {
         Self { order: Order::new(store), bytes: Vec::new(), want: len + store.form.tail() }
     }
 
-    /// Where to read the next bytes to, and how many.
-    pub fn sink(&mut self) -> (&mut Vec<u8>, usize) {
+    /// Where to read the next bytes to, how many, and whether they are the last.
+    pub fn sink(&mut self) -> (&mut Vec<u8>, usize, bool) {
         let missing = self.want - self.bytes.len();
-        (&mut self.bytes, missing)
+        (&mut self.bytes, missing, true)
     }
 
     /// Takes what has arrived; executes the command once all has.
@@ -146,8 +146,9 @@ impl Uploading {
         Ok(Self { order: Order::new(store), stage: Stage::Receiving(receiving) })
     }
 
-    /// Where to read the next bytes to, and how many; `None`: nowhere now. Tell [`Uploading::sunk`] how many came.
-    pub fn sink(&mut self) -> Option<(&mut Vec<u8>, usize)> {
+    /// Where to read the next bytes to, how many, and whether they are the last; `None`: nowhere now. Tell
+    /// [`Uploading::sunk`] how many came.
+    pub fn sink(&mut self) -> Option<(&mut Vec<u8>, usize, bool)> {
         match &mut self.stage {
             Stage::Receiving(receiving) => receiving.sink(),
             Stage::Received(_) | Stage::Over => None,
@@ -232,13 +233,13 @@ impl Refusal {
 }
 
 impl Receiving {
-    fn sink(&mut self) -> Option<(&mut Vec<u8>, usize)> {
+    fn sink(&mut self) -> Option<(&mut Vec<u8>, usize, bool)> {
         let want = self.wanted();
         if want == 0 || self.failed.is_some() {
             return None;
         }
         self.make_room();
-        Some((&mut self.chunk, want))
+        Some((&mut self.chunk, want, want as u64 == self.left))
     }
 
     /// How many bytes the chunk still takes.

@@ -1,6 +1,6 @@
 //! `get`, `gets`, `gat` and `gats`. Keys are taken from the line one by one and answered at once, so a line
 //! may be of any length and may arrive in any pieces; with too much unsent the connection pauses between two
-//! keys and goes on later. A value that lives in an extent file goes out one chunk per turn.
+//! keys and goes on later. A value that lives in an extent file goes out a few chunks per turn.
 
 use super::answer::{self, Form};
 use super::context::{Context, Waiting};
@@ -257,7 +257,7 @@ impl After {
     }
 }
 
-/// A large value, or a part of one, on its way out. Of any length: at most one chunk of it is in memory.
+/// A large value, or a part of one, on its way out. Of any length: between two turns at most one chunk of it is in memory.
 pub struct Streaming {
     large: Large,
     /// Offset in the value of the next byte to go out, and where it ends.
@@ -275,6 +275,10 @@ pub struct Streaming {
 
 /// Memory of a chunk that comes from the lane, packed and unpacked. Bytes.
 const FETCH: usize = 2 * CHUNK;
+
+/// Chunks of a value per turn: the fewer the sends, the less each byte costs. That they are one buffer's, and leave room in
+/// it for others, bounds the turn.
+const CHUNKS: usize = 4;
 
 /// Where the next chunk comes from.
 enum Source {
@@ -330,11 +334,21 @@ impl Streaming {
         self.block.holds() + if matches!(self.source, Source::Here) { 0 } else { FETCH }
     }
 
-    /// Sends the next chunk, at most one per turn.
+    /// Sends the next chunks. The last one begins a turn: what is not taken of it has to be held, and of others not.
     pub fn step(&mut self, ctx: &mut Context) -> StreamStep {
-        if !ctx.chunk_left {
-            return StreamStep::Wait(Waiting::Turn);
+        for _ in 0..CHUNKS {
+            if let Some(step) = self.step_chunk(ctx) {
+                return step;
+            }
+            if self.end - self.next <= CHUNK as u64 || !ctx.has_reply_room() {
+                break;
+            }
         }
+        StreamStep::Wait(Waiting::Turn)
+    }
+
+    /// Sends the next chunk. `None`: more may follow.
+    fn step_chunk(&mut self, ctx: &mut Context) -> Option<StreamStep> {
         let start = ctx.replies.len();
         ctx.replies.extend_from_slice(&self.header);
         let before = ctx.replies.len();
@@ -350,15 +364,19 @@ impl Streaming {
             Ok(true) => self.sent(before, ctx),
             Ok(false) => {
                 ctx.replies.truncate(start);
+                // Of what was said in this turn some may come back, and then another chunk is the next one.
+                if self.said > 0 {
+                    return Some(StreamStep::Wait(Waiting::Turn));
+                }
                 if let Err(waiting) = ctx.admit(FETCH) {
-                    return StreamStep::Wait(waiting);
+                    return Some(StreamStep::Wait(waiting));
                 }
                 let fetch = self.large.fetch(self.next);
                 ctx.submit(move || Answer::Chunk(fetch.run()));
                 self.source = Source::Asked;
-                StreamStep::Wait(Waiting::Lane)
+                Some(StreamStep::Wait(Waiting::Lane))
             }
-            Err(error) => self.fail(&error, start, ctx),
+            Err(error) => Some(self.fail(&error, start, ctx)),
         }
     }
 
@@ -368,18 +386,17 @@ impl Streaming {
     }
 
     /// What the replies have from `before` on is the value's next bytes, and perhaps some too many.
-    fn sent(&mut self, before: usize, ctx: &mut Context) -> StreamStep {
+    fn sent(&mut self, before: usize, ctx: &mut Context) -> Option<StreamStep> {
         let left = usize::try_from(self.end - self.next).unwrap_or(usize::MAX);
         ctx.replies.truncate(before.saturating_add(left));
-        self.said = ctx.replies.len() - before;
-        self.next += self.said as u64;
+        let sent = ctx.replies.len() - before;
+        (self.said, self.next) = (self.said + sent, self.next + sent as u64);
         self.header = Vec::new();
-        ctx.chunk_left = false;
         if self.next < self.end {
-            return StreamStep::Wait(Waiting::Turn);
+            return None;
         }
         ctx.say(&reply::LINE_END[..self.after.form().tail()]);
-        StreamStep::End(self.after)
+        Some(StreamStep::End(self.after))
     }
 
     fn fail(&self, error: &Error, start: usize, ctx: &mut Context) -> StreamStep {

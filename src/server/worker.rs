@@ -36,6 +36,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod last;
+mod patience;
 
 /// Events taken per wait.
 const EVENTS: usize = 512;
@@ -68,6 +69,10 @@ pub struct Worker {
     pool: Pool,
     /// Connections that have something to do.
     ready: VecDeque<Token>,
+    /// How many of them, at the head, an event of this turn made ready.
+    news: usize,
+    /// In the turn before, the buffer was full before any of the others was run.
+    behind: bool,
     leaving: Vec<Leaving>,
     /// Connections whose output waits for the log.
     corked: Vec<Token>,
@@ -107,6 +112,8 @@ impl Worker {
             scratch: vec![0; SCRATCH].into_boxed_slice(),
             pool: Pool::new(),
             ready: VecDeque::new(),
+            news: 0,
+            behind: false,
             leaving: Vec::new(),
             corked: Vec::new(),
             awaited: None,
@@ -210,7 +217,7 @@ impl Worker {
         let token = Token::unpack(event.token);
         if let Some(connection) = self.table.get(token) {
             connection.note(event);
-            self.make_ready(token);
+            self.make_ready_next(token);
             if self.idle_timeout.is_some() {
                 self.table.touch(token, self.second);
             }
@@ -230,6 +237,19 @@ impl Worker {
         if let Some(connection) = self.table.get(token).filter(|connection| !connection.queued) {
             connection.queued = true;
             self.ready.push_back(token);
+        }
+    }
+
+    /// News goes before what goes on, most of which is large; unless that had to stand back in the turn before.
+    #[inline]
+    fn make_ready_next(&mut self, token: Token) {
+        if self.behind {
+            return self.make_ready(token);
+        }
+        if let Some(connection) = self.table.get(token).filter(|connection| !connection.queued) {
+            connection.queued = true;
+            self.ready.insert(self.news, token);
+            self.news += 1;
         }
     }
 
@@ -269,8 +289,11 @@ impl Worker {
 
     /// Runs every connection that was ready when the turn began, as far as the turn's buffer reaches.
     fn run_ready(&mut self) {
-        for _ in 0..self.ready.len() {
+        let news = std::mem::take(&mut self.news);
+        self.behind = false;
+        for run in 0..self.ready.len() {
             if !self.ctx.has_reply_room() {
+                self.behind = run <= news;
                 break;
             }
             let Some(token) = self.ready.pop_front() else {
@@ -542,55 +565,6 @@ impl Worker {
             self.ctx.counters().add(Counter::ListenDisabledMicros, micros);
         }
         Ok(())
-    }
-
-    /// Closes from the head of the list of activity what has been silent for too long.
-    fn close_idle(&mut self) {
-        let (Some(timeout), second) = (self.idle_timeout, self.second) else {
-            return;
-        };
-        while let Some((token, active)) = self.table.oldest() {
-            if second.wrapping_sub(active) < timeout {
-                return;
-            }
-            match self.table.get(token).is_some_and(|connection| connection.waits_for_server()) {
-                true => self.table.touch(token, second),
-                false => {
-                    log::debug(format_args!("connection {}/{token}: idle for {timeout} s", self.ctx.worker));
-                    self.ctx.count(Counter::IdleKicks);
-                    self.close(token);
-                }
-            }
-        }
-    }
-
-    /// Once a second: closes whom the rest of a command, or of 64 KiB of a value, takes too long, and gives up uploads in
-    /// parts that nobody adds to.
-    fn watch_second(&mut self) {
-        self.watched = self.second;
-        if self.minds_uploads() {
-            let Shared { multiparts, memory, settings, .. } = &*self.ctx.shared;
-            let gone = multiparts.expire(self.ctx.now.saturating_sub(settings.upload_timeout.as_secs()), memory);
-            if gone > 0 {
-                log::debug(format_args!("{gone} uploads in parts given up: nobody has added to them"));
-            }
-        }
-        let Some(timeout) = self.request_timeout.filter(|_| self.midway > 0) else { return };
-        let second = self.second;
-        let is_slow = |ledger: Ledger| ledger.midway && second.wrapping_sub(ledger.since) >= timeout;
-        let tokens: Vec<Token> = self.table.tokens().collect();
-        for token in tokens {
-            if self.table.get(token).is_some_and(|connection| is_slow(connection.ledger)) {
-                log::debug(format_args!("connection {}/{token}: no whole request in {timeout} s", self.ctx.worker));
-                self.ctx.count(Counter::IdleKicks);
-                self.close(token);
-            }
-        }
-    }
-
-    /// The first worker sees to uploads in parts.
-    fn minds_uploads(&self) -> bool {
-        self.ctx.worker == 0 && !self.ctx.shared.multiparts.is_empty()
     }
 }
 

@@ -69,6 +69,7 @@ fn run() -> Result<()> {
     let mut options = Options::new();
     options.optopt("", "seconds", "length of one measurement (default 3)", "S");
     options.optopt("", "rounds", "rounds (default 3)", "N");
+    options.optopt("", "only", "only what is beside this (\"2 get\", \"set streams\")", "TEXT");
     options.optflag("", "smoke", "a few seconds: figures mean nothing");
     options.optflag("", "publish", "copy the table to tests/bench/results");
     place::options(&mut options);
@@ -83,7 +84,8 @@ fn run() -> Result<()> {
     let places = Places { memcached_words: vec!["-I".into(), "512m".into()], ..place::places(&matches)? };
     places.check(&PEERS)?;
     sys::pin(place::load_core()?)?;
-    let table = table(&places, rounds, Duration::from_secs_f64(seconds))?;
+    let only = matches.opt_str("only").unwrap_or_default();
+    let table = table(&places, rounds, Duration::from_secs_f64(seconds), &only)?;
     if matches.opt_present("publish") {
         write(&place::root().join("tests/bench/results/large.md"), &table)?;
     }
@@ -91,7 +93,7 @@ fn run() -> Result<()> {
     Ok(())
 }
 
-fn table(places: &Places, rounds: usize, window: Duration) -> Result<String> {
+fn table(places: &Places, rounds: usize, window: Duration, only: &str) -> Result<String> {
     let mut text = format!(
         "Gets of {SMALL} B at {RATE}/s beside values of 64 MiB, one worker on a core of its own. Medians of {rounds} interleaved \
          rounds of {window:?}, but the worst maximum. CPU is the server's, all its threads; growth is that of its resident memory \
@@ -99,7 +101,7 @@ fn table(places: &Places, rounds: usize, window: Duration) -> Result<String> {
          | beside | server | MB/s | CPU, ms/MB | p50, ms | p99, ms | max, ms | growth, MiB |\n|:--|:--|--:|--:|--:|--:|--:|--:|\n",
         surroundings(&PEERS)
     );
-    for scenario in SCENARIOS {
+    for scenario in SCENARIOS.into_iter().filter(|scenario| scenario.title().contains(only)) {
         let mut samples = PEERS.map(|_| Vec::new());
         for round in 0..rounds {
             for turn in 0..PEERS.len() {
