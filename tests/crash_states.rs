@@ -115,13 +115,23 @@ fn command(random: &mut Random, id: usize, seed: u64) -> Vec<u8> {
     // Some keys are written all the time, some once in a while.
     let key = format!("k{id}-{}", random.below(5) * random.below(5));
     let len = [3, 90, 2000, 9000, 30_000][random.below(5)] + random.below(50);
-    match random.below(18) {
+    match random.below(19) {
         0..3 => format!("delete {key}\r\n").into_bytes(),
         3 => storage(&format!("set {key} 0 1 {len}"), &random_bytes(seed, len)),
         4 => storage(&format!("set {key} 0 0 100000"), &random_bytes(seed, 100_000)),
         5 => storage(&format!("set {key} 0 0 150000"), &text_bytes(seed, 150_000)),
         6 => storage(&format!("append {key} 0 0 {len}"), &random_bytes(seed, len)),
         7 => storage(&format!("prepend {key} 0 0 70000"), &random_bytes(seed, 70_000)),
+        // In two parts, now and then in so many that they are joined.
+        8 => {
+            let (count, len) = [(2, 50_000), (2, 50_000), (2, 50_000), (66, 1500)][random.below(4)];
+            let part = |number| {
+                let value = random_bytes(seed + number, len);
+                storage(&format!("part {key} {number} {len} noreply"), &value)
+            };
+            let commit = format!("commit {key} {key} 0 0 {count}\r\n").into_bytes();
+            (1..=count).flat_map(part).chain(commit).collect()
+        }
         _ => storage(&format!("set {key} 0 0 {len}"), &random_bytes(seed, len)),
     }
 }

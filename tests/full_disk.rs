@@ -237,6 +237,39 @@ fn a_log_write_that_finds_the_disk_full_is_tried_again() {
     }
 }
 
+/// Appends, parts and their commit in the middle of which the disk gets full: the older value stays, nothing is left.
+#[test]
+fn appends_and_parts_find_the_disk_full() {
+    let (server, small) = start("size=32m", &["--db.segment-size=1mb"]);
+    let mut c = server.client();
+    let (old, len) = (random_bytes(1, 300_000), 150_000);
+    c.set("old", &old);
+    let part = |c: &mut Client, upload: &str, number: u64, len: usize| {
+        c.talk_line(&storage(&format!("part {upload} {number} {len}"), &random_bytes(number, len)))
+    };
+    // So many that their commit has to copy them, for which there is no room then.
+    let count = (1..).find(|number| part(&mut c, "many", *number, len) != "STORED").expect("a disk has an end") - 1;
+    assert!(count > 64, "{count} parts");
+    wait_until("values are refused", || set(&mut c, "new", &random_bytes(2, 300_000)) == FULL);
+    assert_eq!(c.store("append", "old", 0, 0, random_bytes(2, 200_000)), FULL);
+    assert_eq!(c.store("prepend", "old", 0, 0, random_bytes(2, 100)), FULL);
+    assert_eq!(
+        c.ask(&format!("commit many old 0 0 {}", count + 1)),
+        "CLIENT_ERROR the upload has other parts than these"
+    );
+    assert_eq!(c.ask(&format!("commit many old 0 0 {count}")), FULL);
+    assert!(c.get("old") == Some(old.clone()), "the older value stays");
+    assert_eq!(c.ask("abort many"), "NOT_FOUND");
+    wait_until("the parts give their room back", || used(&small.0) < 8 * MIB);
+    wait_until("there is room again", || part(&mut c, "few", 1, len) == "STORED");
+    assert_eq!(c.store("append", "old", 0, 0, &old), "STORED");
+    assert_eq!(c.ask("commit few new 0 0 1"), "STORED");
+    let server = server.kill().start();
+    let mut c = server.client();
+    assert!(c.get("old") == Some([&old[..], &old].concat()));
+    assert!(c.get("new") == Some(random_bytes(1, len)));
+}
+
 /// A limit on the size of files is like a full disk, and no signal ends the server.
 #[test]
 fn a_limit_on_file_sizes() {

@@ -6,7 +6,7 @@ mod common;
 
 use common::Server;
 use common::client::storage;
-use common::server::Plan;
+use common::server::{Plan, command};
 use common::util::{Random, counted, random_bytes, tier};
 use common::writer::{Believes, Writer};
 use std::sync::atomic::AtomicBool;
@@ -30,6 +30,8 @@ fn kill_cycles(kills: usize, args: &[&str], believes: Believes) -> (Vec<String>,
             for (id, writer) in writers.iter_mut().enumerate() {
                 scope.spawn(move || writer.run(address, depth(id), believes, &AtomicBool::new(false)));
             }
+            // Also in the middle of giving back what large values left.
+            scope.spawn(|| command(&plan.data(), &["compact"]));
             std::thread::sleep(wait);
             server.kill()
         });

@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::client::storage;
 use common::server::Plan;
 use common::util::{Random, counted, random_bytes, tier, wait_until};
 use common::{Client, Server};
@@ -156,4 +157,32 @@ fn large_values_on_a_small_disk() {
     println!("{there} are there, {} given up", c.stat("evictions"));
     assert!(there * len > 20 * MIB, "only {there} of them are kept");
     assert!((wanted - 50..wanted).all(|key| c.get(&format!("key{key}")).is_some()), "the newest are there");
+}
+
+/// In cache mode a value of almost half the disk makes room for itself, segment by segment; one that can never fit is
+/// refused before anything is given up for it.
+#[test]
+fn a_huge_value_makes_room_in_a_cache() {
+    let (server, _small) = start("size=48m", &["--evict", "-t", "2"]);
+    let (mut c, mut other) = (server.client(), server.client());
+    let (len, small) = (22 * MIB, 100_000);
+    let wanted = tier(2, 6, 100);
+    for round in 0..wanted {
+        (0..300).for_each(|key| assert_eq!(set(&mut c, key, round as u64, small), "STORED", "key{key}"));
+        let evicted = c.stat("db_evicted_segments");
+        let huge = random_bytes(round as u64, len);
+        c.send(storage(&format!("set huge 0 0 {len}"), &huge));
+        assert_eq!(set(&mut other, 1000, round as u64, 1000), "STORED", "beside the huge value");
+        assert_eq!(c.line(), "STORED", "in round {round}");
+        assert!(c.get("huge") == Some(huge));
+        assert!(c.stat("db_evicted_segments") > evicted, "older values went");
+        let newest = (0..300).rev().take_while(|key| c.get(&format!("key{key}")).is_some()).count();
+        println!("{newest} of the newest values are left in round {round}");
+        let evicted = c.stat("db_evicted_segments");
+        assert_eq!(set(&mut c, 2000, 0, 47 * MIB), FULL);
+        assert!(c.stat("db_evicted_segments") <= evicted + 1, "nothing is given up for what never fits");
+    }
+    counted("values of 22 MiB in a cache of 48 MiB", wanted, tier(2, 6, 100));
+    let server = server.kill().start();
+    assert!(server.client().get("huge") == Some(random_bytes(wanted as u64 - 1, len)));
 }

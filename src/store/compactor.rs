@@ -138,7 +138,9 @@ impl Compactor {
     /// refused.
     fn progress(&mut self) -> Result<bool> {
         let made = match self.round_if_due() {
-            Ok(false) if self.core.needs_room() => self.core.make_room(),
+            // Should it be needed from now on, another turn sees to it.
+            Ok(false) if !self.core.needs_room() => return Ok(false),
+            Ok(false) => self.core.make_room(),
             made => made,
         };
         if self.core.needs_room() {

@@ -3,9 +3,11 @@
 use std::ops::ControlFlow::{Break, Continue};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::SeqCst;
 
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 
 use super::super::options::Options;
 use super::super::piece::BLOCK_ROWS;
@@ -383,47 +385,66 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, max_shrink_iters: 200, ..ProptestConfig::default() })]
+/// Whatever is set, appended, prepended, touched, compacted and opened anew: the value is what a vector would be.
+#[test]
+fn a_value_is_what_was_put_together() {
+    let cases = crate::store::recovery::tests::tier(12, 40, 500);
+    let config = ProptestConfig {
+        cases: cases as u32,
+        max_shrink_iters: 200,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    let (ranges, added) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let outcome = TestRunner::new(config).run(&proptest::collection::vec(step(), 1..60), |steps| {
+        ranges.fetch_add(steps.iter().filter(|step| matches!(step, Step::Range(..))).count(), SeqCst);
+        added.fetch_add(steps.iter().filter(|step| matches!(step, Step::Add { .. })).count(), SeqCst);
+        put_together(steps)
+    });
+    outcome.unwrap();
+    let (ranges, added) = (ranges.into_inner(), added.into_inner());
+    println!("{cases} sequences: {added} times appended or prepended, {ranges} ranges");
+    assert!(added >= 5 * cases && ranges >= cases);
+}
 
-    /// Whatever is set, appended, prepended, touched, compacted and opened anew: the value is what a vector would be.
-    #[test]
-    fn a_value_is_what_was_put_together(steps in proptest::collection::vec(step(), 1..60)) {
-        let dir = scratch();
-        let mut db = Db::open(options(dir.path())).unwrap();
-        let mut model = value(100, 0);
-        db.put(b"key", &model).unwrap();
-        for (number, step) in steps.into_iter().enumerate() {
-            match step {
-                Step::Set(len) => {
-                    model = value(len, number as u64);
-                    db.put(b"key", &model).unwrap();
-                }
-                Step::Add { len, in_front } => {
-                    let added = value(len, number as u64);
-                    add(&db, b"key", &added, in_front);
-                    let at = if in_front { 0 } else { model.len() };
-                    model.splice(at..at, added);
-                }
-                Step::Touch => touch(&db, b"key"),
-                Step::Range(from, len) => if let (_, Err(large)) = look(&db, b"key") {
+fn put_together(steps: Vec<Step>) -> Result<(), TestCaseError> {
+    let dir = scratch();
+    let mut db = Db::open(options(dir.path())).unwrap();
+    let mut model = value(100, 0);
+    db.put(b"key", &model).unwrap();
+    for (number, step) in steps.into_iter().enumerate() {
+        match step {
+            Step::Set(len) => {
+                model = value(len, number as u64);
+                db.put(b"key", &model).unwrap();
+            }
+            Step::Add { len, in_front } => {
+                let added = value(len, number as u64);
+                add(&db, b"key", &added, in_front);
+                let at = if in_front { 0 } else { model.len() };
+                model.splice(at..at, added);
+            }
+            Step::Touch => touch(&db, b"key"),
+            Step::Range(from, len) => {
+                if let (_, Err(large)) = look(&db, b"key") {
                     let from = model.len() * usize::from(from) / 65_536;
                     let to = (from + 1 + usize::from(len)).min(model.len());
                     prop_assert!(range(&large, from as u64, to as u64) == model[from..to]);
-                },
-                Step::Compact => db.compact().unwrap(),
-                Step::Reopen => {
-                    drop(db);
-                    prop_assert!(is_sound(dir.path()));
-                    db = Db::open(options(dir.path())).unwrap();
                 }
             }
+            Step::Compact => db.compact().unwrap(),
+            Step::Reopen => {
+                drop(db);
+                prop_assert!(is_sound(dir.path()));
+                db = Db::open(options(dir.path())).unwrap();
+            }
         }
-        prop_assert!(db.get(b"key").unwrap().unwrap() == model);
-        let snapshot = db.snapshot().unwrap();
-        let mut reader = snapshot.reader(b"key").unwrap().unwrap();
-        let mut bytes = Vec::new();
-        std::io::Read::read_to_end(&mut reader, &mut bytes).unwrap();
-        prop_assert!(bytes == model);
     }
+    prop_assert!(db.get(b"key").unwrap().unwrap() == model);
+    let snapshot = db.snapshot().unwrap();
+    let mut reader = snapshot.reader(b"key").unwrap().unwrap();
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut reader, &mut bytes).unwrap();
+    prop_assert!(bytes == model);
+    Ok(())
 }

@@ -19,7 +19,7 @@ fn open(dir: &Path) -> Db {
 }
 
 /// How much a test of this many cases does: `TIER=test`, `ci` or `full`.
-fn tier(test: usize, ci: usize, full: usize) -> usize {
+pub(crate) fn tier(test: usize, ci: usize, full: usize) -> usize {
     match std::env::var("TIER").as_deref() {
         Ok("full") => full,
         Ok("ci") => ci,

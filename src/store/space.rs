@@ -25,6 +25,8 @@ const MOST_FLOOR: u64 = 192 << 20;
 const MOST_SURVIVAL: u64 = 2 << 30;
 /// One value in this part of the store's room is the largest that may come before there is room for it.
 const MOST_PART: u64 = 4;
+/// The same in cache mode: older values go as it comes, and hardly anybody needs the rest.
+const MOST_PART_OF_CACHE: u64 = 2;
 /// What is set aside for a large value on its way in: more than its chunks that are being written. Bytes.
 const AHEAD: u64 = 1 << 20;
 /// Files that are kept back for segments, compaction and the index checkpoint.
@@ -48,6 +50,7 @@ pub(crate) struct Space {
     survival: Option<u64>,
     /// Bytes; 0: none.
     max_size: u64,
+    most_part: u64,
     /// The compactor cannot make room, be it by giving up values in cache mode.
     exhausted: AtomicBool,
     /// That values are refused has been told.
@@ -106,6 +109,7 @@ impl Space {
             floor: options.free_space_floor,
             survival: options.survival_threshold,
             max_size: options.max_size,
+            most_part: if options.evict { MOST_PART_OF_CACHE } else { MOST_PART },
             exhausted: AtomicBool::new(false),
             told: AtomicBool::new(false),
             report: options.report.clone(),
@@ -168,7 +172,7 @@ impl Space {
         let wanted = i64::try_from(bytes).unwrap_or(i64::MAX);
         // What is kept back may be drawn on for a moment where room is on its way, but not for so much that no other
         // writer could go on.
-        let least = if self.makes_room() && bytes <= self.capacity() / MOST_PART { 1 } else { wanted };
+        let least = if self.makes_room() && bytes <= self.capacity() / self.most_part { 1 } else { wanted };
         let ahead = bytes.min(AHEAD);
         let fits = |left: i64| (left >= least).then(|| left - ahead as i64);
         if self.headroom.fetch_update(Relaxed, Relaxed, fits).is_err() {

@@ -60,10 +60,12 @@ impl Writer {
                 flying.push_back(command);
             }
             let Ok(reply) = client.try_line() else { return };
-            if is_end(&reply, failing) {
+            let command = flying.pop_front().expect("a command in flight");
+            // A part that failed says nothing; its commit tells that it is missing.
+            let lacks_parts = command.bytes.starts_with(b"part ") && reply != command.reply && failing.load(SeqCst);
+            if is_end(&reply, failing) || lacks_parts {
                 return;
             }
-            let command = flying.pop_front().expect("a command in flight");
             let start = &command.bytes[..command.bytes.len().min(60)];
             assert_eq!(reply, command.reply, "reply to {}", start.escape_ascii());
             self.history.acknowledge(&command.key);
@@ -126,6 +128,11 @@ impl Writer {
             (4, None) => ("add".to_string(), "STORED", Some(value.clone())),
             (5, None) => ("replace".to_string(), "NOT_STORED", None),
             (6, Some(old)) => (format!("touch {key} 100000\r\n"), "TOUCHED", Some(old)),
+            // In a few parts, or in so many that they are joined.
+            (7, _) if number >= 8 && value.len() >= 100 => {
+                let len = value.len().div_ceil([3, 3, 3, 80][self.random.below(4)]);
+                return self.upload(key, value, len);
+            }
             _ => ("set".to_string(), "STORED", Some(value.clone())),
         };
         self.history.attempt(&key, new);
@@ -134,6 +141,17 @@ impl Writer {
             false => storage(&format!("{line} {key} 0 0 {}", value.len()), &value),
         };
         Command { key, bytes, reply: reply.to_string() }
+    }
+
+    /// The value in parts of `len` bytes, and their commit.
+    fn upload(&mut self, key: String, value: Vec<u8>, len: usize) -> Command {
+        let parts = value.chunks(len).zip(1..);
+        let mut bytes: Vec<u8> = parts
+            .flat_map(|(part, number)| storage(&format!("part {key} {number} {} noreply", part.len()), part))
+            .collect();
+        bytes.extend_from_slice(format!("commit {key} {key} 0 0 {}\r\n", value.len().div_ceil(len)).as_bytes());
+        self.history.attempt(&key, Some(value));
+        Command { key, bytes, reply: "STORED".to_string() }
     }
 }
 

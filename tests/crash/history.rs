@@ -119,6 +119,8 @@ impl Connection {
 
     fn commands(&self, newest: &mut HashMap<String, Option<Vec<u8>>>) -> Vec<Command> {
         let mut commands = Vec::new();
+        // Of the upload under way: in their order, one upload at a time, without replies.
+        let mut parts: Vec<&[u8]> = Vec::new();
         let mut replies = self.replies().into_iter();
         let mut rest = &self.input[..];
         while let Some(end) = rest.windows(2).position(|two| two == b"\r\n") {
@@ -150,6 +152,16 @@ impl Connection {
                     // One with a deadline is gone when the states are looked at.
                     (words[1], (words[3] == "0").then_some(value))
                 }
+                "part" => {
+                    let len: usize = words[3].parse().expect("a length");
+                    if rest.len() < len + 2 {
+                        break;
+                    }
+                    parts.push(&rest[..len]);
+                    rest = &rest[len + 2..];
+                    continue;
+                }
+                "commit" => (words[2], Some(std::mem::take(&mut parts).concat())),
                 "delete" => (words[1], None),
                 "flush_all" => ("", None),
                 other => panic!("no rule for the command {other}"),
