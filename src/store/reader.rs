@@ -78,25 +78,34 @@ impl<'a> Reader<'a> {
             .ok_or_else(|| Error::damaged(path, offset, "no record is there"))
     }
 
-    /// Finds the sound records that follow each other from `offset` on, as far as the window has them and at most `most`:
-    /// their offsets and lengths, in place of what was in `found`. None: no sound record is there. All of them can be had by
-    /// [`Reader::record`] without moving the window.
-    pub fn sound_run(&mut self, offset: u64, most: usize, found: &mut Vec<(u64, usize)>) -> Result<()> {
-        found.clear();
+    /// Finds the sound records that follow each other from `offset` on, as far as the window has them and at most `most`, and
+    /// shows each to `visit`, with its offset and length. None: no sound record is there. Until the window is moved, all of
+    /// them can be had by [`Reader::found`].
+    pub fn sound_run(
+        &mut self,
+        offset: u64,
+        most: usize,
+        mut visit: impl FnMut(u64, usize, &Fields<'_>),
+    ) -> Result<()> {
         if self.next_sound(offset)? != Some(offset) {
             return Ok(());
         }
         let mut at = (offset - self.start) as usize;
-        while found.len() < most
-            && let Ok((fields, len)) = Fields::decode(&self.window[at..self.filled], self.salt)
-        {
-            found.push((self.start + at as u64, len));
+        for _ in 0..most {
+            let Ok((fields, len)) = Fields::decode(&self.window[at..self.filled], self.salt) else { break };
+            visit(self.start + at as u64, len, &fields);
             at += len;
             if fields.kind == Kind::Seal {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// A record that [`Reader::sound_run`] has just found.
+    pub fn found(&self, offset: u64) -> Result<Fields<'_>> {
+        let claimed = Fields::claimed(&self.window[(offset - self.start) as usize..self.filled]);
+        claimed.map(|(fields, _)| fields).ok_or_else(|| Error::damaged(self.path, offset, "no record is there"))
     }
 
     /// Whether nothing was ever written at or after `offset`.
@@ -228,7 +237,7 @@ mod tests {
         for most in [1, 3, 1000] {
             let (mut all, mut run, mut offset) = (Vec::new(), Vec::new(), SEGMENT_HEADER);
             loop {
-                reader.sound_run(offset, most, &mut run).unwrap();
+                reader.sound_run(offset, most, |at, len, _| run.push((at, len))).unwrap();
                 let Some(&(at, len)) = run.last() else { break };
                 assert!(run.len() <= most);
                 all.append(&mut run);
@@ -236,8 +245,6 @@ mod tests {
             }
             assert_eq!(all, places);
         }
-        let mut run = vec![(1, 1)];
-        reader.sound_run(SEGMENT_HEADER + 8, 9, &mut run).unwrap();
-        assert!(run.is_empty(), "no record begins there");
+        reader.sound_run(SEGMENT_HEADER + 8, 9, |at, _, _| panic!("no record begins at {at}")).unwrap();
     }
 }

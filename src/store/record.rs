@@ -64,36 +64,32 @@ pub(crate) struct Fields<'a> {
     pub expires: u64,
 }
 
-/// Records up to this long are put together for the checksum. Bytes.
+/// Records up to this long are put together before they are appended. Bytes.
 const GATHERED: usize = 640;
+/// Where a record begins in a [`Head`]: what its checksum covers is then aligned as the processor's instruction wants its
+/// operands. Of many short pieces, each anywhere, the checksum takes three times as long.
+const START: usize = 4;
 
-/// Aligned as the processor's instruction wants its operands: the checksum of many short pieces, each anywhere, takes
-/// three times as long.
+/// The beginning of a record, before its key; all of it if it is short.
 #[repr(align(8))]
-struct Gathered([u8; GATHERED]);
-
-impl Gathered {
-    fn checksum(parts: [&[u8]; 4], salt: u32) -> u32 {
-        let mut space = Gathered([0; GATHERED]);
-        let mut len = 0;
-        for part in parts {
-            space.0[len..len + part.len()].copy_from_slice(part);
-            len += part.len();
-        }
-        crc32c::crc32c_append(salt, &space.0[..len])
-    }
-}
-
-/// The beginning of a record, before its key.
 pub(crate) struct Head {
-    bytes: [u8; HEADER + 16],
-    len: usize,
+    bytes: [u8; START + GATHERED],
+    end: usize,
+    whole: bool,
 }
 
 impl Head {
     fn put(&mut self, bytes: &[u8]) {
-        self.bytes[self.len..self.len + bytes.len()].copy_from_slice(bytes);
-        self.len += bytes.len();
+        self.bytes[self.end..self.end + bytes.len()].copy_from_slice(bytes);
+        self.end += bytes.len();
+    }
+
+    fn record(&self) -> &[u8] {
+        &self.bytes[START..self.end]
+    }
+
+    fn set_checksum(&mut self, crc: u32) {
+        self.bytes[START..START + 4].copy_from_slice(&crc.to_le_bytes());
     }
 }
 
@@ -138,7 +134,8 @@ impl<'a> Fields<'a> {
     /// If key or body exceed the format's limits: callers check what users send.
     pub fn head(&self, salt: u32) -> Head {
         assert!(self.key.len() <= super::MAX_KEY && self.body.len() <= super::CHUNK);
-        let mut head = Head { bytes: [0; HEADER + 16], len: 4 };
+        let len = self.encoded_len();
+        let mut head = Head { bytes: [0; START + GATHERED], end: START + 4, whole: len <= GATHERED };
         head.put(&[self.kind as u8, self.flag_byte()]);
         head.put(&(self.key.len() as u16).to_le_bytes());
         head.put(&(self.body.len() as u32).to_le_bytes());
@@ -150,26 +147,29 @@ impl<'a> Fields<'a> {
         if self.cas != self.sequence {
             head.put(&self.cas.to_le_bytes());
         }
-        let parts = [&head.bytes[4..head.len], self.key, self.body, self.padding(&head)];
-        let crc = match self.encoded_len() <= GATHERED {
-            true => Gathered::checksum(parts, salt),
-            false => parts.into_iter().fold(salt, crc32c::crc32c_append),
-        };
-        head.bytes[..4].copy_from_slice(&crc.to_le_bytes());
+        let rest = self.rest(&head);
+        if head.whole {
+            head.put(self.key);
+            head.put(self.body);
+            head.end = START + len;
+        }
+        let crc = checksum(head.record(), salt);
+        head.set_checksum(if head.whole { crc } else { rest.into_iter().fold(crc, crc32c::crc32c_append) });
         head
     }
 
-    /// Appends the record to `out`: the one time that key and body are copied.
+    /// Appends the record to `out`: the one time that a long key and body are copied.
     pub fn put(&self, head: &Head, out: &mut Vec<u8>) {
-        out.extend_from_slice(&head.bytes[..head.len]);
-        out.extend_from_slice(self.key);
-        out.extend_from_slice(self.body);
-        out.extend_from_slice(self.padding(head));
+        out.extend_from_slice(head.record());
+        if !head.whole {
+            self.rest(head).into_iter().for_each(|part| out.extend_from_slice(part));
+        }
     }
 
-    fn padding(&self, head: &Head) -> &'static [u8] {
-        let len = head.len + self.key.len() + self.body.len();
-        &[0; ALIGNMENT][..padded(len) - len]
+    /// What comes after a head that is no more than the record's beginning.
+    fn rest(&self, head: &Head) -> [&'a [u8]; 3] {
+        let len = head.record().len() + self.key.len() + self.body.len();
+        [self.key, self.body, &[0; ALIGNMENT][..padded(len) - len]]
     }
 
     fn flag_byte(&self) -> u8 {

@@ -108,13 +108,14 @@ struct Run {
 impl Run {
     /// What follows from `offset` on.
     fn look(&mut self, reader: &mut Reader<'_>, offset: u64, core: &Core) -> Result<()> {
-        reader.sound_run(offset, AHEAD, &mut self.found)?;
+        self.found.clear();
         self.hashes.clear();
-        for &(at, _) in &self.found {
-            let hash = core.home.seed.hash(reader.record(at)?.0.key);
+        reader.sound_run(offset, AHEAD, |at, len, fields| {
+            let hash = core.home.seed.hash(fields.key);
             core.index.approach(hash);
+            self.found.push((at, len));
             self.hashes.push(hash);
-        }
+        })?;
         self.hashes.iter().for_each(|&hash| core.index.prefetch(hash));
         Ok(())
     }
@@ -216,7 +217,7 @@ impl<'a> Round<'a> {
                 Err(error) => return Ok(self.leave(source, format_args!("{error}"))),
             }
             for (at, len, hash) in run.records() {
-                let (fields, _) = reader.record(at)?;
+                let fields = reader.found(at)?;
                 self.any_order &= fields.expires == 0 && !matches!(fields.kind, Kind::Tombstone | Kind::FlushFired);
                 let kept = match self.judge(source, at, &fields, hash) {
                     Fate::Copy => self.put(&fields)?,
@@ -353,7 +354,7 @@ impl<'a> Round<'a> {
             }
             run.approach(&self.core.cache);
             for (at, len, hash) in run.records() {
-                let (fields, _) = reader.record(at)?;
+                let fields = reader.found(at)?;
                 match fields.kind {
                     Kind::Seal => return Ok(()),
                     Kind::Value | Kind::Large => self.swap_record(made, at, hash, len, &handles),

@@ -91,17 +91,19 @@ fn grow_alone(dir: &Path, from: u64, to: u64) -> Result<()> {
         println!("  {keys:>11} keys: {bytes:.1} bytes of memory per key");
     }
     puts.tell("growing");
-    tell_control(puts.sets.len())?;
+    tell_control(Duration::from_nanos((puts.sets.mean() * puts.sets.len() as f64) as u64))?;
     overwrite_beside_iteration(&db, to)
 }
 
-/// What a thread that does nothing but read the clock, as often, meets with: interrupts and, on a virtual machine, the times
-/// at which its processor was another's. Nothing less can be told of a set.
-fn tell_control(times: u64) -> Result<()> {
-    let (mut steps, mut last) = (Histogram::new(3)?, sys::thread_time()?);
-    for _ in 0..times {
-        let spun = (0..100_u64).fold(0, |sum: u64, step| std::hint::black_box(sum ^ step));
-        std::hint::black_box(spun);
+/// What a thread that does nothing but read the clock meets with in the same time: interrupts and, on a virtual machine, the
+/// times at which its processor was another's. Nothing less can be told of a set.
+fn tell_control(time: Duration) -> Result<()> {
+    let (mut steps, start) = (Histogram::<u64>::new(3)?, sys::thread_time()?);
+    let mut last = start;
+    while last - start < time {
+        for step in 0..300_u64 {
+            std::hint::black_box(step);
+        }
         let now = sys::thread_time()?;
         steps.record((now - last).as_nanos() as u64)?;
         last = now;
