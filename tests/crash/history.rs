@@ -64,13 +64,17 @@ impl Dialogues {
 
     fn transfer(&mut self, call: &Call) {
         let Some(connection) = self.open.get(&call.number(0)).map(|index| &mut self.all[*index]) else { return };
+        let reads = matches!(call.name.as_str(), "recvfrom" | "readv" | "read");
+        if reads && call.ended == NEVER {
+            return; // Killed in it: the trace has an address where the bytes would be, and nothing came of them.
+        }
         let sliced = matches!(call.name.as_str(), "readv" | "sendmsg");
         let mut bytes = if sliced { call.slices() } else { call.bytes(1) };
         // A client may have its reply before the server has come back from sending it, and is killed: clients await all.
         if call.ended != NEVER {
             bytes.truncate(call.result as usize);
         }
-        if matches!(call.name.as_str(), "recvfrom" | "readv" | "read") {
+        if reads {
             connection.begun = connection.begun.min(call.begun);
             return connection.input.extend(bytes);
         }
