@@ -103,7 +103,7 @@ fn the_last_write_is_synced_under_interval() {
 /// told.
 #[test]
 fn what_a_get_told_is_kept() {
-    for round in 0..tier(5, 20, 100) {
+    for round in 0..tier(5, 10, 100) {
         let server = Server::start(&["-t", "2"]);
         let (mut writer, mut reader) = (server.client(), server.client());
         writer.set("a", "old");
@@ -137,7 +137,7 @@ fn what_a_get_told_is_kept() {
 #[test]
 fn killed_with_a_delayed_write_in_flight() {
     let mut total = 0;
-    for round in 0..tier(4, 20, 50) {
+    for round in 0..tier(4, 8, 50) {
         let server = Server::start(&["-t", "2"]);
         let address = server.address();
         let inject = format!("inject=pwrite64,pwritev,pwritev2:delay_enter=60000:when={}+3", 1 + round % 3);

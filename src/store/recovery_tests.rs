@@ -312,7 +312,7 @@ fn flip_all(dir: &Path, model: &BTreeMap<Vec<u8>, History>) -> (usize, usize) {
         // All of what was written, and a little behind it.
         let end = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| bytes.len().min(last + 64));
         let step = match name.ends_with(".log") {
-            true => tier(61, 5, 1),
+            true => tier(61, 13, 1),
             false => tier(2477, 499, 1).min(tier(end / 3, end / 30, 1)).max(1),
         };
         for bit in (0..end * 8).step_by(step) {
