@@ -51,6 +51,8 @@ pub(crate) struct Space {
     /// Bytes; 0: none.
     max_size: u64,
     most_part: u64,
+    /// Least room that is kept back by default.
+    least_floor: u64,
     /// The compactor cannot make room, be it by giving up values in cache mode.
     exhausted: AtomicBool,
     /// That values are refused has been told.
@@ -110,6 +112,8 @@ impl Space {
             survival: options.survival_threshold,
             max_size: options.max_size,
             most_part: if options.evict { MOST_PART_OF_CACHE } else { MOST_PART },
+            // To give up what the log's only segment names takes another one, also where a large value has set room aside.
+            least_floor: if options.evict { LEAST_FLOOR + AHEAD } else { LEAST_FLOOR },
             exhausted: AtomicBool::new(false),
             told: AtomicBool::new(false),
             report: options.report.clone(),
@@ -261,7 +265,7 @@ impl Space {
 
     /// What the file system's room allows.
     fn judge_disk(&self, disk: &FileSystem, promised: u64) -> Found {
-        let floor = self.floor.unwrap_or((disk.total / 32).clamp(LEAST_FLOOR, MOST_FLOOR));
+        let floor = self.floor.unwrap_or((disk.total / 32).clamp(self.least_floor, MOST_FLOOR));
         let survival = self.survival.unwrap_or((disk.total / 8).min(MOST_SURVIVAL));
         let mut found = Found::new(disk.free.saturating_sub(promised), floor, survival);
         if found.headroom < 0 {
@@ -276,7 +280,7 @@ impl Space {
 
     /// What the store's own limit allows.
     fn judge_size(&self, used: u64) -> Found {
-        let floor = (self.max_size / 32).clamp(LEAST_FLOOR, MOST_FLOOR);
+        let floor = (self.max_size / 32).clamp(self.least_floor, MOST_FLOOR);
         let survival = self.survival.unwrap_or((self.max_size / 8).min(MOST_SURVIVAL));
         let mut found = Found::new(self.max_size.saturating_sub(used), floor, survival);
         if found.headroom < 0 {

@@ -9,6 +9,7 @@ use crate::common::util::{FNV, Random};
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 /// What a disk writes whole. Bytes.
 const SECTOR: u64 = 512;
@@ -217,18 +218,26 @@ impl<'a> Explorer<'a> {
     /// Opens the store that these files make and compares it with what may be. Gives the number of records that it shows.
     fn recover(&self, files: &BTreeMap<String, Vec<u8>>, least: usize) -> Result<usize, String> {
         put(self.place, files);
-        let options = || kingdb::Options {
-            cache_bytes: 0,
-            lane_threads: 1,
-            segment_bytes: 1 << 20,
-            sync: kingdb::Sync::None,
-            ..kingdb::Options::new(self.place)
+        let told = Arc::new(Mutex::new(String::new()));
+        let options = || {
+            let told = told.clone();
+            let tell = move |_, text: &str| *told.lock().expect("no panic") += &format!("; {text}");
+            let options = kingdb::Options::new(self.place).report(tell);
+            kingdb::Options {
+                cache_bytes: 0,
+                lane_threads: 1,
+                segment_bytes: 1 << 20,
+                sync: kingdb::Sync::None,
+                ..options
+            }
         };
         let db = kingdb::Db::open(options()).map_err(|error| format!("the store does not open: {error}"))?;
         let count = self.look(&db, least)?;
         match db.stats().damaged_records {
             0 => {}
-            number => return Err(format!("a crash passed for {number} damages")),
+            number => {
+                return Err(format!("a crash passed for {number} damages{}", told.lock().expect("no panic")));
+            }
         }
         // Once more: what was recovered stays so, and goes on from there.
         if least.is_multiple_of(4) {
