@@ -8,7 +8,7 @@
 use super::CHUNK;
 use super::error::Result;
 use super::extent::padded;
-use super::mend::{Flip, flip, flipped_bit};
+use super::mend::{Flip, flip, flipped_bit, has_blank_sector};
 use super::record::{le_u32, le_u64};
 
 /// Bytes per chunk in a table.
@@ -138,7 +138,10 @@ impl Piece {
             load(chunk.offset, stored)?;
             match checksum(stored, self.file, chunk.offset) ^ chunk.crc {
                 0 => {}
-                syndrome => unsound(chunk.offset, flipped_bit(syndrome, chunk.stored).is_some())?,
+                syndrome => {
+                    let by_a_bit = flipped_bit(syndrome, chunk.stored).is_some();
+                    unsound(chunk.offset, by_a_bit && !has_blank_sector(stored, chunk.offset))?;
+                }
             }
         }
         Ok(())

@@ -19,6 +19,7 @@ use super::hash::Seed;
 use super::index::{Entry, size_class};
 use super::large::Large;
 use super::location::{Location, Position};
+use super::mend::{SECTOR, has_blank_sector};
 use super::options::{Options, Severity};
 use super::piece;
 use super::reader::Reader;
@@ -30,8 +31,6 @@ use super::segments::Segments;
 pub(crate) const PROGRESS: Duration = Duration::from_secs(1);
 /// Bytes after which the clock is looked at.
 const LOOK: u64 = 1 << 20;
-/// What a disk writes as a whole, or not at all. Bytes.
-const SECTOR: u64 = 512;
 
 /// Where a segment's records lead to.
 pub(crate) enum Next {
@@ -366,6 +365,9 @@ pub(crate) fn is_decay(bytes: &[u8], salt: u32, offset: u64, found: Option<u64>,
     let is_seal = || Fields::claimed(&record).is_some_and(|(fields, _)| fields.kind == Kind::Seal);
     let followed = found.map_or_else(|| following && is_seal(), |found| found == offset + record.len() as u64);
     let Some(at) = record.iter().zip(bytes).position(|(sound, found)| sound != found) else { return false };
+    if has_blank_sector(&bytes[..record.len()], offset) {
+        return false;
+    }
     let sector = (SECTOR - (offset + at as u64) % SECTOR) as usize;
     followed || bytes[at] & !record[at] != 0 || bytes[at..].iter().take(sector).any(|&byte| byte != 0)
 }
