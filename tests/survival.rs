@@ -53,7 +53,7 @@ fn a_small_board_is_overwritten_and_never_refuses() {
         for key in 0..keys {
             assert_eq!(set(&mut c, key, 0, len), "STORED", "key{key} of the first {keys}");
         }
-        let (mut stored, wanted) = (0, tier(4, 6, 50) * keys);
+        let (mut stored, wanted) = (0, tier(2, 6, 50) * keys);
         for version in 1..=wanted as u64 {
             let key = random.below(keys);
             if set(&mut c, key, version, len) == "STORED" {
