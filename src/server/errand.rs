@@ -87,10 +87,10 @@ impl Errand {
         match std::mem::replace(self, Self::Away) {
             Self::Away => Step::Wait(Waiting::Lane),
             Self::Next(mut work) => {
-                let (inbox, token) = (ctx.inbox.clone(), ctx.token);
+                let answer = ctx.answer_later();
                 ctx.db.submit_scan(Box::new(move || {
                     work.run();
-                    inbox.post(Letter { token, answer: Answer::Piece(work) });
+                    answer(Answer::Piece(work));
                 }));
                 Step::Wait(Waiting::Lane)
             }

@@ -238,6 +238,29 @@ fn a_touch_of_a_damaged_value_does_not_end_the_log() {
     assert!(again.get(b"old").is_err());
 }
 
+/// A sector that a crash left blank may have had a single bit: that is a torn write all the same, and no decay.
+#[test]
+fn a_blank_sector_is_torn_though_one_bit_would_mend_it() {
+    let dir = scratch();
+    let db = Db::open(Options { compression: false, ..options(dir.path()) }).unwrap();
+    let mut bytes = value(2 * CHUNK, 1);
+    bytes[4096..4608].fill(0);
+    bytes[4100] = 8;
+    db.put(b"key", &bytes).unwrap();
+    // The control: the same bit elsewhere has flipped.
+    for (place, damaged) in [(4100, 0), (9000, 1)] {
+        let crashed = crash(&db, dir.path());
+        let path = crashed.path().join("00000000.ext");
+        let mut file = std::fs::read(&path).unwrap();
+        let at = file.windows(64).position(|window| window == &bytes[..64]).unwrap();
+        file[at + place] ^= 8;
+        std::fs::write(&path, &file).unwrap();
+        let again = Db::open(options(crashed.path())).unwrap();
+        assert_eq!(again.stats().damaged_records, damaged);
+        assert_eq!(again.get(b"new").unwrap().is_some(), damaged == 1, "the log goes on only behind decay");
+    }
+}
+
 /// A piece that an earlier record named is no torn write, even where its file is gone: one value is damaged, and what
 /// follows in the log is there.
 #[test]

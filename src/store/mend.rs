@@ -45,8 +45,8 @@ pub(crate) fn flip(bytes: &mut [u8], bit: usize) {
 /// though it may look like a single bit by its syndrome. (That happens to one torn chunk in 8,000.)
 pub(crate) fn has_blank_sector(bytes: &[u8], offset: u64) -> bool {
     let start = (SECTOR - offset % SECTOR) % SECTOR;
-    let sectors = bytes.get(start as usize..).unwrap_or_default().chunks_exact(SECTOR as usize);
-    sectors.into_iter().any(|sector| sector.iter().all(|&byte| byte == 0))
+    let mut sectors = bytes.get(start as usize..).unwrap_or_default().chunks_exact(SECTOR as usize);
+    sectors.any(|sector| sector.iter().all(|&byte| byte == 0))
 }
 
 #[cfg(test)]

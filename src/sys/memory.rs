@@ -26,7 +26,7 @@ pub fn bound_malloc() {
     }
 }
 
-/// Other C libraries have nothing to set, and keep little.
+/// Elsewhere there is nothing to set.
 #[cfg(not(target_env = "gnu"))]
 pub fn bound_malloc() {}
 

@@ -1,4 +1,4 @@
-//! Asking the processor to bring memory near before it is needed: `prefetcht0` and `prefetchw` on x86-64, nothing elsewhere.
+//! Asking the processor to bring memory near before it is needed: `prefetcht0` on x86-64, nothing elsewhere.
 
 /// Starts to fetch the cache line at the beginning of `place`. A hint: it reads nothing and cannot fault.
 #[inline(always)]
@@ -9,20 +9,6 @@ pub fn prefetch<T: ?Sized>(place: &T) {
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(place).cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = place;
-}
-
-/// The same for a line that is about to be written to: takes it from other processors' caches (`prefetchw`, which those
-/// that lack it ignore).
-#[inline(always)]
-pub fn prefetch_to_write<T: ?Sized>(place: &T) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: as in `prefetch`; no byte is changed by it.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_ET0>(std::ptr::from_ref(place).cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = place;
