@@ -307,7 +307,8 @@ fn a_full_newest_segment_is_sealed_and_the_next_one_begun() {
     let dir = tempfile::tempdir().unwrap();
     let large_segments = Options { segment_bytes: 4 << 20, ..options(dir.path()) };
     let db = Db::open(large_segments).unwrap();
-    db.core.log.segments.all()[0].size.store(4 << 20, Relaxed);
+    // So large that the next one is not made yet.
+    db.core.log.segments.all()[0].size.store(64 << 20, Relaxed);
     for number in 0..30_u64 {
         db.put(&number.to_le_bytes(), &noise(CHUNK, number)).unwrap();
     }

@@ -119,8 +119,8 @@ impl Copies {
 
 impl Frozen {
     /// Takes the pages of all stripes; the caller has them locked, and has announced it.
-    pub fn new<'a>(stripes: impl Iterator<Item = &'a Pages>, items: u64, copies: &Arc<Copies>) -> Frozen {
-        let stripes = stripes.map(|pages| Mutex::new(Some(pages.clone()))).collect();
+    pub fn new(stripes: impl Iterator<Item = Pages>, items: u64, copies: &Arc<Copies>) -> Frozen {
+        let stripes = stripes.map(|pages| Mutex::new(Some(pages))).collect();
         let parts = Arc::new(Parts { stripes, failed: AtomicBool::new(false) });
         super::lock(&copies.frozen).push(parts.clone());
         Frozen { parts, items, copies: copies.clone() }

@@ -19,7 +19,7 @@ use super::frozen::{Copies, Frozen};
 use super::hash::Hash;
 use super::location::{Location, Position};
 pub(crate) use super::page::{Entry, size_bound, size_class};
-use super::page::{Page, Pages};
+use super::page::{List, Page, Pages};
 use crate::sys::prefetch::prefetch;
 
 pub(crate) const STRIPES: usize = 1024;
@@ -39,7 +39,7 @@ struct Padded(Mutex<Stripe>);
 
 /// The keys whose hashes share ten bits.
 pub(crate) struct Stripe {
-    pages: Pages,
+    pages: List,
     /// Which stripe it is.
     number: usize,
     copies: Arc<Copies>,
@@ -55,7 +55,7 @@ pub(crate) struct Stripe {
 
 /// What a stripe held at some moment.
 pub(crate) struct Contents {
-    pub pages: Arc<Vec<Page>>,
+    pub pages: Pages,
     /// Of the records, to within their size classes.
     pub bytes: u64,
 }
@@ -66,7 +66,7 @@ impl Index {
         let stripe = |number| Stripe {
             number,
             copies: copies.clone(),
-            pages: Arc::new(vec![Page::from_slots(&[])]),
+            pages: List::Own(vec![Page::from_slots(&[])]),
             items: 0,
             bytes: 0,
             inserted: 0,
@@ -108,7 +108,7 @@ impl Index {
         let mut stripes = Vec::with_capacity(STRIPES);
         stripes.extend(self.stripes.iter().map(|stripe| super::lock(&stripe.0)));
         let items = stripes.iter().map(|stripe| stripe.items as u64).sum();
-        let frozen = Frozen::new(stripes.iter().map(|stripe| &stripe.pages), items, &self.copies);
+        let frozen = Frozen::new(stripes.iter_mut().map(|stripe| stripe.pages.share()), items, &self.copies);
         (frozen, meanwhile())
     }
 
@@ -224,30 +224,30 @@ impl Stripe {
     }
 
     /// What it holds now: shared, not copied.
-    pub fn contents(&self) -> Contents {
-        Contents { pages: self.pages.clone(), bytes: self.bytes }
+    pub fn contents(&mut self) -> Contents {
+        Contents { pages: self.pages.share(), bytes: self.bytes }
     }
 
     /// Makes a new stripe hold what another one held.
     pub fn load(&mut self, Contents { pages, bytes }: Contents) {
         self.items = pages.iter().map(|page| page.used().len()).sum();
         self.inserted = self.items as u64;
-        (self.pages, self.bytes) = (pages, bytes);
+        (self.pages, self.bytes) = (List::Shared(pages), bytes);
     }
 
     /// Page `number`, to be changed.
     fn page_mut(&mut self, number: usize) -> &mut Page {
-        if Arc::strong_count(&self.pages) > 1 || self.pages[number].is_shared() {
+        if self.pages.is_shared() || self.pages[number].is_shared() {
             self.part_with(number);
         }
-        &mut Arc::make_mut(&mut self.pages)[number]
+        &mut self.pages.own()[number]
     }
 
     /// Page `number` is about to be copied, for snapshots have it too.
     #[cold]
     fn part_with(&mut self, number: usize) {
         self.copies.make_room(self.number);
-        let list_is_shared = Arc::strong_count(&self.pages) > 1;
+        let list_is_shared = self.pages.is_shared();
         if list_is_shared || self.pages[number].is_shared() {
             let list = if list_is_shared { self.pages.len() * size_of::<Page>() } else { 0 };
             self.copies.charge(list + self.pages[number].memory());
@@ -263,7 +263,7 @@ impl Stripe {
         let round = 1 << pages.ilog2();
         let (stay, go) = self.pages[pages - round].split(round as u64);
         *self.page_mut(pages - round) = stay;
-        let list = Arc::make_mut(&mut self.pages);
+        let list = self.pages.own();
         if pages == list.capacity() {
             list.reserve_exact(pages / 16 + 4);
         }

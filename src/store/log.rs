@@ -11,8 +11,7 @@
 //! log *stalls* when it does: the piece at hand stays the next to be written, and the syncer tries again.
 
 use std::collections::VecDeque;
-use std::os::unix::fs::FileExt;
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, fence};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -42,6 +41,8 @@ const SPINS: u32 = 100;
 const WRITE_BACK: u64 = 4 << 20;
 /// Pieces written inline before the rest is left to the lane.
 const INLINE_PIECES: u32 = 8;
+/// The next segment is made once this part of the active one is full: making it takes as long as the disk's journal does.
+const SPARE_AFTER: u64 = 8;
 
 /// The log of an open store.
 pub(crate) struct Log {
@@ -136,7 +137,7 @@ impl Log {
             end: AtomicU64::new(end.0),
             salt: AtomicU32::new(active.salt),
             room: AtomicBool::new(offset < active.soft_limit()),
-            wants_spare: AtomicBool::new(offset > active.hard_limit() / 2),
+            wants_spare: AtomicBool::new(offset > active.hard_limit() / SPARE_AFTER),
             full: AtomicBool::new(false),
             stalled: AtomicBool::new(false),
             slow: AtomicBool::new(false),
@@ -180,14 +181,14 @@ impl Log {
         record.put(&head, &mut tail.pending);
         tail.offset += len;
         let end = tail.end();
-        self.end.store(end.0, SeqCst);
+        self.end.store(end.0, Release);
         self.note_room(&tail);
         Ok((location, end))
     }
 
     /// End of what was appended so far.
     pub fn end(&self) -> Position {
-        Position(self.end.load(SeqCst))
+        Position(self.end.load(Acquire))
     }
 
     /// What a reply that shows the record at `location` must wait for.
@@ -334,7 +335,7 @@ impl Log {
             return None;
         }
         let piece = self.next_piece()?;
-        if let Err(error) = piece.segment.file.write_all_at(&piece.bytes, piece.offset) {
+        if let Err(error) = sys::file::write_all(&piece.segment.file, &piece.bytes, piece.offset) {
             self.note_unwritten(&piece, &error);
             return None;
         }
@@ -445,7 +446,7 @@ impl Log {
     }
 
     fn note_room(&self, tail: &Tail) {
-        let wants_spare = tail.spare.is_none() && tail.offset > tail.active.hard_limit() / 2;
+        let wants_spare = tail.spare.is_none() && tail.offset > tail.active.hard_limit() / SPARE_AFTER;
         let room =
             tail.unwritten() < self.most_unwritten && (tail.spare.is_some() || tail.offset < tail.active.soft_limit());
         let full = tail.full.is_some() || tail.stalled.is_some();
@@ -493,7 +494,7 @@ impl Log {
             self.rotate(&mut tail, spare);
             // Nothing stands in the new segment yet: the log ends behind the seal.
             let last = tail.sealed.back().map(|piece| piece.segment.position(piece.offset + piece.bytes.len() as u64));
-            self.end.store(last.unwrap_or(tail.end()).0, SeqCst);
+            self.end.store(last.unwrap_or(tail.end()).0, Release);
             self.note_room(&tail);
         }
     }
@@ -536,9 +537,7 @@ impl Log {
 
     /// Everything before `position` is on the disk.
     pub fn synced(&self, position: Position) {
-        let mut tail = super::lock(&self.tail);
-        tail.unsynced.retain(|segment| segment.position(MAX_SEGMENT) > position);
-        drop(tail);
+        super::lock(&self.tail).unsynced.retain(|segment| segment.position(MAX_SEGMENT) > position);
         self.progress.advance_durable(position);
     }
 
@@ -578,7 +577,7 @@ impl Tail {
     /// The pending bytes as a piece: in the memory of the one that was written last, if nobody reads it any more.
     fn take_pending(&mut self) -> Arc<Piece> {
         let stalled = self.stalled.is_some();
-        let unused = self.in_flight.take_if(|piece| !stalled && Arc::get_mut(piece).is_some());
+        let unused = self.in_flight.take_if(|piece| !stalled && Arc::strong_count(piece) == 1);
         let new = || Arc::new(Piece { segment: self.active.clone(), offset: 0, bytes: Vec::new() });
         let mut shared = unused.unwrap_or_else(new);
         let piece = Arc::get_mut(&mut shared).expect("nobody else has it");

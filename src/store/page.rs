@@ -1,6 +1,7 @@
 //! A page of the index: an array of 14-byte slots, sorted by tag, at most 4 KiB. Snapshots share pages with the index,
 //! which copies a page before it changes one that is shared.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use super::location::Location;
@@ -9,7 +10,7 @@ use crate::sys::prefetch::prefetch;
 /// Bytes of a slot.
 pub(crate) const SLOT: usize = 14;
 /// Slots that a full page grows by.
-const GROWTH: usize = 4;
+const GROWTH: usize = 8;
 /// Free slots of a page that much will be inserted into.
 const MANY: usize = 30;
 
@@ -31,22 +32,76 @@ pub(crate) struct Entry {
 #[derive(Clone)]
 pub(crate) struct Page(Arc<[Slot]>);
 
-/// The pages of a stripe, by number; shared with snapshots, and then copied before a change.
+/// The pages of a stripe, by number, as snapshots keep them.
 pub(crate) type Pages = Arc<Vec<Page>>;
+
+/// The pages of a stripe, by number, as the stripe has them: shared since a snapshot was taken, and then copied before a
+/// change. What is the stripe's own is found without a detour, and changed without asking whose it is.
+pub(crate) enum List {
+    Own(Vec<Page>),
+    Shared(Pages),
+}
 
 pub(crate) type Slot = [u8; SLOT];
 
 const FREE: Slot = [0xff; SLOT];
 
+impl List {
+    /// Whether snapshots have the list too.
+    pub fn is_shared(&self) -> bool {
+        matches!(self, List::Shared(pages) if Arc::strong_count(pages) > 1)
+    }
+
+    /// The list, to be kept by others too.
+    pub fn share(&mut self) -> Pages {
+        let pages = match std::mem::replace(self, List::Own(Vec::new())) {
+            List::Own(pages) => Arc::new(pages),
+            List::Shared(pages) => pages,
+        };
+        *self = List::Shared(pages.clone());
+        pages
+    }
+
+    /// The list, to be changed.
+    pub fn own(&mut self) -> &mut Vec<Page> {
+        if let List::Shared(pages) = self {
+            *self = List::Own(Arc::unwrap_or_clone(std::mem::take(pages)));
+        }
+        match self {
+            List::Own(pages) => pages,
+            List::Shared(_) => unreachable!("it was made its own"),
+        }
+    }
+}
+
+impl Deref for List {
+    type Target = [Page];
+
+    fn deref(&self) -> &[Page] {
+        match self {
+            List::Own(pages) => pages,
+            List::Shared(pages) => pages,
+        }
+    }
+}
+
 impl Page {
     /// A page of sorted slots, with room for a few more.
     pub fn from_slots(slots: &[Slot]) -> Page {
-        Page(slots.iter().copied().chain([FREE; GROWTH]).collect())
+        Page::with_room(slots, GROWTH)
     }
 
     /// The same slots and room for many more.
     pub fn roomy(&self) -> Page {
-        Page(self.used().iter().copied().chain([FREE; MANY]).collect())
+        Page::with_room(self.used(), MANY)
+    }
+
+    /// By way of a vector, for that copies all slots at a time.
+    fn with_room(slots: &[Slot], room: usize) -> Page {
+        let mut all = Vec::with_capacity(slots.len() + room);
+        all.extend_from_slice(slots);
+        all.resize(slots.len() + room, FREE);
+        Page(all.into())
     }
 
     /// Whether it has no room.
@@ -146,7 +201,7 @@ impl Page {
         let entry = unpack(&slots[at]);
         slots.copy_within(at + 1.., at);
         slots[slots.len() - 1] = FREE;
-        if self.0.len() > 4 * GROWTH && self.0[self.0.len() - 4 * GROWTH] == FREE {
+        if self.0.len() > 2 * GROWTH && self.0[self.0.len() - 2 * GROWTH] == FREE {
             *self = Page::from_slots(self.used());
         }
         entry
