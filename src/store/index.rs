@@ -105,6 +105,8 @@ impl Index {
     /// stripe's lock.
     pub fn freeze<R>(&self, meanwhile: impl FnOnce() -> R) -> (Frozen, R) {
         self.copies.announce();
+        // What sharing takes memory for is done one by one, before all have to wait.
+        self.stripes.iter().for_each(|stripe| drop(super::lock(&stripe.0).pages.share()));
         let mut stripes = Vec::with_capacity(STRIPES);
         stripes.extend(self.stripes.iter().map(|stripe| super::lock(&stripe.0)));
         let items = stripes.iter().map(|stripe| stripe.items as u64).sum();

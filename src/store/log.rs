@@ -42,7 +42,7 @@ const WRITE_BACK: u64 = 4 << 20;
 /// Pieces written inline before the rest is left to the lane.
 const INLINE_PIECES: u32 = 8;
 /// The next segment is made once this part of the active one is full: making it takes as long as the disk's journal does.
-const SPARE_AFTER: u64 = 8;
+const SPARE_AFTER: u64 = 3;
 
 /// The log of an open store.
 pub(crate) struct Log {

@@ -10,7 +10,7 @@ use crate::sys::prefetch::prefetch;
 /// Bytes of a slot.
 pub(crate) const SLOT: usize = 14;
 /// Slots that a full page grows by.
-const GROWTH: usize = 8;
+const GROWTH: usize = 4;
 /// Free slots of a page that much will be inserted into.
 const MANY: usize = 30;
 
@@ -201,7 +201,7 @@ impl Page {
         let entry = unpack(&slots[at]);
         slots.copy_within(at + 1.., at);
         slots[slots.len() - 1] = FREE;
-        if self.0.len() > 2 * GROWTH && self.0[self.0.len() - 2 * GROWTH] == FREE {
+        if self.0.len() > 4 * GROWTH && self.0[self.0.len() - 4 * GROWTH] == FREE {
             *self = Page::from_slots(self.used());
         }
         entry

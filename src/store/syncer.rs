@@ -54,7 +54,7 @@ struct Rung {
 impl Bell {
     /// Wakes the syncer to look what there is to do.
     pub fn ring(&self) {
-        if !self.rung.load(SeqCst) && !self.rung.swap(true, SeqCst) {
+        if !self.rung.swap(true, SeqCst) {
             super::lock(&self.state).rung = true;
             self.changed.notify_one();
         }
