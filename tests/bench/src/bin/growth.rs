@@ -3,7 +3,7 @@
 //! thread iterates over a snapshot of all of them. Each set is timed by the processor time of its thread, so that
 //! neighbours do not count; the worst one is the figure. Memory per key and the time to take a snapshot come along.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -15,7 +15,8 @@ use kingdb::store::{Expect, NewBody, Scratch, Write};
 use kingdb::{Db, Sync, View};
 use kingserver_bench::{proc, sys};
 
-const VALUE: [u8; 100] = [b'v'; 100];
+/// Bytes of a value, unless told otherwise.
+const VALUE: usize = 100;
 /// Sets between two writes of the log.
 const TURN: u64 = 50;
 /// Overwrites beside an iteration, at least.
@@ -35,12 +36,23 @@ fn options() -> Result<Matches> {
     let mut options = Options::new();
     options.optopt("", "from", "keys before the measurement", "1000000");
     options.optopt("", "to", "keys after it", "20000000");
+    options.optopt("", "value", "bytes of a value: the index does not care, the disk does", "100");
     options.optopt("", "dir", "where the stores are made", "the directory for temporary files");
     options.optopt("", "only", "one scenario", "alone|snapshot");
     options.optflag("", "smoke", "few keys: does it run?");
     options
         .parse(std::env::args().skip(1))
-        .context("usage: growth [--from N] [--to N] [--dir DIR] [--only SCENARIO] [--smoke]")
+        .context("usage: growth [--from N] [--to N] [--value BYTES] [--dir DIR] [--only SCENARIO] [--smoke]")
+}
+
+/// What the command line comes to.
+struct Plan {
+    dir: PathBuf,
+    /// Keys before and after.
+    from: u64,
+    to: u64,
+    /// Bytes of a value.
+    value: usize,
 }
 
 fn run(options: &Matches) -> Result<()> {
@@ -51,12 +63,13 @@ fn run(options: &Matches) -> Result<()> {
     let (from, to) = (count("from", 10_000, 1_000_000)?, count("to", 100_000, 20_000_000)?);
     ensure!(from < to, "--from must be less than --to");
     let dir = options.opt_get("dir")?.unwrap_or_else(std::env::temp_dir);
+    let plan = Plan { dir, from, to, value: options.opt_get("value")?.unwrap_or(VALUE) };
     match options.opt_str("only").as_deref() {
-        Some("alone") => grow_alone(&dir, from, to),
-        Some("snapshot") => grow_beside_snapshot(&dir, from, to),
+        Some("alone") => grow_alone(&plan),
+        Some("snapshot") => grow_beside_snapshot(&plan),
         Some(other) => bail!("--only {other}: there are alone and snapshot"),
         None => {
-            println!("growing from {from} to {to} keys, values of {} bytes; processor time of each set", VALUE.len());
+            println!("growing from {from} to {to} keys, values of {} bytes; processor time of each set", plan.value);
             ["alone", "snapshot"].into_iter().try_for_each(run_apart)
         }
     }
@@ -77,10 +90,11 @@ fn open(dir: &Path) -> Result<(tempfile::TempDir, Db)> {
     Ok((dir, Db::open(options)?))
 }
 
-fn grow_alone(dir: &Path, from: u64, to: u64) -> Result<()> {
-    let (_dir, db) = open(dir)?;
+fn grow_alone(plan: &Plan) -> Result<()> {
+    let (_dir, db) = open(&plan.dir)?;
+    let (from, to) = (plan.from, plan.to);
     let before = proc::anonymous(std::process::id())?;
-    let mut puts = Puts::new(&db)?;
+    let mut puts = Puts::new(&db, plan.value)?;
     (0..from).try_for_each(|number| puts.put(number))?;
     puts.forget();
     for tenth in 0..10 {
@@ -92,7 +106,7 @@ fn grow_alone(dir: &Path, from: u64, to: u64) -> Result<()> {
     }
     puts.tell("growing");
     tell_control(Duration::from_nanos((puts.sets.mean() * puts.sets.len() as f64) as u64))?;
-    overwrite_beside_iteration(&db, to)
+    overwrite_beside_iteration(&db, plan)
 }
 
 /// What a thread that does nothing but read the clock meets with in the same time: interrupts and, on a virtual machine, the
@@ -113,7 +127,8 @@ fn tell_control(time: Duration) -> Result<()> {
     Ok(())
 }
 
-fn overwrite_beside_iteration(db: &Db, keys: u64) -> Result<()> {
+fn overwrite_beside_iteration(db: &Db, plan: &Plan) -> Result<()> {
+    let keys = plan.to;
     let (before, wall) = (sys::thread_time()?, Instant::now());
     let snapshot = db.snapshot()?;
     println!("  snapshot of {keys} keys: {:?} of processor time, {:?}", sys::thread_time()? - before, wall.elapsed());
@@ -124,7 +139,7 @@ fn overwrite_beside_iteration(db: &Db, keys: u64) -> Result<()> {
             over.store(true, Relaxed);
             outcome
         });
-        let mut puts = Puts::new(db)?;
+        let mut puts = Puts::new(db, plan.value)?;
         let mut random = fastrand::Rng::with_seed(7);
         while !over.load(Relaxed) || puts.sets.len() < OVERWRITES.min(keys) {
             puts.put(random.u64(..keys))?;
@@ -148,9 +163,10 @@ fn iterate(view: &impl View) -> Result<(u64, Duration)> {
     Ok((records, sys::thread_time()? - before))
 }
 
-fn grow_beside_snapshot(dir: &Path, from: u64, to: u64) -> Result<()> {
-    let (_dir, db) = open(dir)?;
-    let mut puts = Puts::new(&db)?;
+fn grow_beside_snapshot(plan: &Plan) -> Result<()> {
+    let (_dir, db) = open(&plan.dir)?;
+    let (from, to) = (plan.from, plan.to);
+    let mut puts = Puts::new(&db, plan.value)?;
     (0..from).try_for_each(|number| puts.put(number))?;
     puts.forget();
     let snapshot = db.snapshot()?;
@@ -164,6 +180,7 @@ fn grow_beside_snapshot(dir: &Path, from: u64, to: u64) -> Result<()> {
 /// Sets as a loop makes them: [`TURN`] in memory, then the log is written out. And how long each took.
 struct Puts<'a> {
     db: &'a Db,
+    value: Vec<u8>,
     scratch: Scratch,
     /// Nanoseconds of a set.
     sets: Histogram<u64>,
@@ -172,8 +189,14 @@ struct Puts<'a> {
 }
 
 impl Puts<'_> {
-    fn new(db: &Db) -> Result<Puts<'_>> {
-        Ok(Puts { db, scratch: Scratch::default(), sets: Histogram::new(3)?, writes: Histogram::new(3)? })
+    fn new(db: &Db, value: usize) -> Result<Puts<'_>> {
+        Ok(Puts {
+            db,
+            value: vec![b'v'; value],
+            scratch: Scratch::default(),
+            sets: Histogram::new(3)?,
+            writes: Histogram::new(3)?,
+        })
     }
 
     /// What was timed so far does not count.
@@ -198,7 +221,7 @@ impl Puts<'_> {
 
     fn set(&mut self, number: u64) -> Result<u64> {
         let (name, before) = (format!("{number:016}"), sys::thread_time()?);
-        let (key, body) = (self.db.key(name.as_bytes()), NewBody::Inline(&VALUE));
+        let (key, body) = (self.db.key(name.as_bytes()), NewBody::Inline(&self.value));
         let write = Write { key, flags: 0, expires: 0, marks: 0, cas: None, body, expect: Expect::Anything };
         self.db.write(&write, &mut self.scratch)?;
         Ok((sys::thread_time()? - before).as_nanos() as u64)
