@@ -7,7 +7,7 @@ use plotters::prelude::*;
 
 use crate::report::Results;
 use crate::store::Engine;
-use crate::workload::Scale;
+use crate::workload::{Scale, Workload};
 
 const WIDTH: u32 = 900;
 const PANEL: u32 = 230;
@@ -49,7 +49,8 @@ fn legend(area: &Area<'_>, engines: &[Engine]) -> Result<()> {
 }
 
 fn bars(area: &Area<'_>, scale: &Scale, results: &Results) -> Result<()> {
-    let workloads = results.workloads(scale);
+    let mut workloads = results.workloads(scale);
+    workloads.retain(|&workload| workload != Workload::Pwrite);
     let speed = |group: usize, engine| {
         let speed = results.speed(scale, workloads[group], engine, Engine::LevelDb);
         speed.filter(|speed| speed.is_finite() && *speed > 0.0)

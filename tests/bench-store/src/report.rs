@@ -66,8 +66,25 @@ impl Results {
 
     /// How many times as fast as `under`: the median of the rounds' ratios.
     pub fn speed(&self, scale: &Scale, workload: Workload, over: Engine, under: Engine) -> Option<f64> {
-        let pairs = self.of(scale, workload, over).iter().zip(self.of(scale, workload, under));
-        median(pairs.map(|(over, under)| micros(under) / micros(over)).collect())
+        self.ratio(self.of(scale, workload, over), self.of(scale, workload, under))
+    }
+
+    fn ratio(&self, over: &[Sample], under: &[Sample]) -> Option<f64> {
+        median(over.iter().zip(under).map(|(over, under)| micros(under) / micros(over)).collect())
+    }
+
+    /// What the row of the bare loop tells.
+    pub fn floor_note(&self, scale: &Scale) -> Option<String> {
+        let bare = self.of(scale, Workload::Pwrite, Engine::KingDb);
+        let beside = |workload| self.ratio(bare, self.of(scale, workload, Engine::LevelDb));
+        let (random, over) = (beside(Workload::FillRandom)?, beside(Workload::Overwrite)?);
+        Some(format!(
+            "*pwrite alone* is no store: a loop that gives the kernel as many bytes as KingDB's records have, a call for each. \
+             Beside it LevelDB's fillrandom takes {} times as long, its overwrite {} times: no store that writes each record \
+             before it returns can do better than that.",
+            figure(Some(random)),
+            figure(Some(over))
+        ))
     }
 
     fn after(&self, scale: &Scale, engine: Engine, pick: impl Fn(&After) -> Option<f64>) -> Option<f64> {
@@ -81,6 +98,7 @@ impl Results {
             let count = whole(Some(scale.count as f64));
             let _ = write!(text, "\n## {count} values of {}\n\n", scale.title());
             self.time_table(scale, &mut text);
+            let _ = self.floor_note(scale).map(|note| write!(text, "\n{note}\n"));
             text.push('\n');
             self.cost_table(scale, &mut text);
             text.push('\n');

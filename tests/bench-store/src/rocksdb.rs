@@ -187,7 +187,7 @@ mod tests {
             Ok(())
         })
         .unwrap();
-        assert_eq!(lines.len(), Workload::ALL.len() + 1, "{lines:?}");
+        assert_eq!(lines.len(), Workload::ALL.len(), "all but the bare loop, and the end: {lines:?}");
         let Some(Line::After(after)) = lines.last() else { panic!("no end") };
         assert!(after.live > 70_000 && after.space > 0, "{after:?}");
     }

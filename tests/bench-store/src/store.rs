@@ -1,6 +1,9 @@
 //! The stores that are compared, behind one face. All but RocksDB run in this process; that one is measured by its own
 //! `db_bench` (see `rocksdb`).
 
+use std::cell::Cell;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anyhow::{Result, bail};
@@ -85,6 +88,38 @@ pub fn king(dir: &Path, cache: u64, ack: Acknowledgement) -> Result<Db> {
     // What the others do where nothing is synced: leave it to the kernel.
     let sync = if ack == Acknowledgement::Disk { Sync::Always } else { Sync::None };
     Ok(Db::open(Options::new(dir).sync(sync).cache_bytes(cache))?)
+}
+
+/// No store: whatever is put, it writes as many bytes to a file. What a put of a store that gives each record to the kernel
+/// costs at least.
+pub struct Bare {
+    file: File,
+    record: Vec<u8>,
+    end: Cell<u64>,
+}
+
+impl Bare {
+    /// A new file at `path`, for records of `len` bytes.
+    pub fn create(path: &Path, len: usize) -> Result<Bare> {
+        Ok(Bare { file: File::create_new(path)?, record: vec![b'r'; len], end: Cell::new(0) })
+    }
+}
+
+impl Store for Bare {
+    fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
+        std::hint::black_box((key, value));
+        self.file.write_all_at(&self.record, self.end.get())?;
+        self.end.set(self.end.get() + self.record.len() as u64);
+        Ok(())
+    }
+
+    fn get(&self, _: &[u8]) -> Result<Option<usize>> {
+        bail!("it keeps no keys")
+    }
+
+    fn scan(&self) -> Result<u64> {
+        bail!("it keeps no keys")
+    }
 }
 
 impl Store for Db {

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use kingserver_bench::sys;
 use serde::{Deserialize, Serialize};
 
-use crate::store::{Acknowledgement, Engine, Store, king, open};
+use crate::store::{Acknowledgement, Bare, Engine, Store, king, open};
 use crate::workload::{CACHE, Scale, Values, Workload, key};
 
 /// What one workload came to.
@@ -81,6 +81,11 @@ pub fn run(engine: Engine, scale: Scale, dir: &Path, tell: &mut dyn FnMut(Line) 
     let store = page_cache(at("seq"), CACHE)?;
     tell(run.measure(Workload::FillSeq, &*store)?)?;
     drop(store);
+    if engine == Engine::KingDb {
+        let record = log_bytes(&at("seq"))? / scale.count;
+        tell(run.measure(Workload::Pwrite, &Bare::create(&at("bare"), record as usize)?)?)?;
+        fs::remove_file(at("bare"))?;
+    }
     fs::remove_dir_all(at("seq"))?;
     let store = page_cache(at("random"), CACHE)?;
     for workload in
@@ -122,7 +127,7 @@ impl Run {
         let Scale { count, synced, seed, .. } = self.scale;
         let mut random = fastrand::Rng::with_seed(seed << 8 | workload as u64);
         match workload {
-            Workload::FillSeq => self.fill(store, (0..count).map(key)),
+            Workload::FillSeq | Workload::Pwrite => self.fill(store, (0..count).map(key)),
             Workload::FillRandom | Workload::Overwrite => {
                 let numbers: Vec<u64> = (0..count).map(|_| random.u64(0..count)).collect();
                 numbers.iter().for_each(|&number| self.seen[number as usize] = true);
@@ -156,22 +161,30 @@ fn read(store: &dyn Store, count: u64, mut number: impl FnMut() -> u64) -> Resul
 /// Opens a copy that a crash could have left: without what a clean end writes. Bytes of log per second.
 fn recovery(dir: &Path, copy: &Path) -> Result<f64> {
     fs::create_dir_all(copy)?;
-    let mut bytes = 0;
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
-        if entry.file_name() == "CHECKPOINT" || !entry.file_type()?.is_file() {
-            continue;
+        if entry.file_name() != "CHECKPOINT" && entry.file_type()?.is_file() {
+            fs::copy(entry.path(), copy.join(entry.file_name()))?;
         }
-        let copied = fs::copy(entry.path(), copy.join(entry.file_name()))?;
-        let is_log = entry.path().extension().is_some_and(|extension| extension == "log");
-        bytes += if is_log { copied } else { 0 };
     }
+    let bytes = log_bytes(copy)?;
     let began = Instant::now();
     let db = king(copy, CACHE, Acknowledgement::PageCache)?;
     let took = began.elapsed().as_secs_f64();
     drop(db);
     fs::remove_dir_all(copy)?;
     Ok(bytes as f64 / took)
+}
+
+/// Bytes in the segment files of one of our stores.
+fn log_bytes(dir: &Path) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let is_log = entry.path().extension().is_some_and(|extension| extension == "log");
+        bytes += if is_log { entry.metadata()?.len() } else { 0 };
+    }
+    Ok(bytes)
 }
 
 /// Disk blocks of a directory and all below. Bytes.
@@ -211,6 +224,7 @@ mod tests {
             };
             assert_eq!(found(Workload::FillSeq), Some((500, 0)), "{engine:?}");
             assert_eq!(found(Workload::FillSync), Some((3, 0)), "{engine:?}");
+            assert_eq!(found(Workload::Pwrite), (engine == Engine::KingDb).then_some((500, 0)), "{engine:?}");
             // (1 - 1/e)² of the keys were never chosen: some are missing, most are there.
             let (ops, hits) = found(Workload::ReadRandom).unwrap();
             assert!(ops == 500 && (350..500).contains(&hits), "{engine:?}: {hits}");

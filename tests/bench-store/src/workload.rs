@@ -22,6 +22,8 @@ pub enum Workload {
     ReadCold,
     /// FillRandom, each value on the disk before the next.
     FillSync,
+    /// No store at all: a loop that gives the kernel as many bytes as KingDB's records have, a call for each.
+    Pwrite,
 }
 
 impl Workload {
@@ -36,11 +38,12 @@ impl Workload {
             Workload::ReadHot => "readhot",
             Workload::ReadCold => "readcold",
             Workload::FillSync => "fillsync",
+            Workload::Pwrite => "pwrite alone",
         }
     }
 
-    /// In the order in which they run.
-    pub const ALL: [Workload; 8] = [
+    /// In the order of the tables, which is the order in which they run but for the last.
+    pub const ALL: [Workload; 9] = [
         Workload::FillSeq,
         Workload::FillRandom,
         Workload::Overwrite,
@@ -49,11 +52,13 @@ impl Workload {
         Workload::ReadHot,
         Workload::ReadCold,
         Workload::FillSync,
+        Workload::Pwrite,
     ];
 
     /// Whether it stores values.
     pub fn writes(self) -> bool {
-        matches!(self, Workload::FillSeq | Workload::FillRandom | Workload::Overwrite | Workload::FillSync)
+        use Workload::{FillRandom, FillSeq, FillSync, Overwrite, Pwrite};
+        matches!(self, FillSeq | FillRandom | Overwrite | FillSync | Pwrite)
     }
 }
 

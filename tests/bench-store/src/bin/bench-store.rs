@@ -167,6 +167,7 @@ fn readme(results: &Results) -> String {
     for scale in results.scales.iter().filter(|scale| scale.size < LARGE) {
         results.time_table(scale, &mut text);
         text = text.replace("| µs per operation |", &format!("| µs per operation, {} |", scale.title()));
+        text.push_str(&results.floor_note(scale).map_or_else(String::new, |note| format!("\n{note}\n")));
         text.push('\n');
     }
     text.push_str("![Throughput against LevelDB's](tests/bench-store/results/plot.svg)\n\n");
