@@ -212,12 +212,12 @@ impl Cache {
 }
 
 impl Spot<'_> {
-    /// Begins to bring the entry near, now that the table's row is there.
-    pub fn approach(&mut self) {
+    /// Begins to bring the entry near, now that the table's row is there: `len` bytes, as it will be.
+    pub fn approach(&mut self, len: usize) {
         if let Some(shard) = &mut self.shard
             && let Some(place) = shard.tables.find(self.tag)
         {
-            shard.ring(place.main).prefetch(place.at);
+            shard.ring(place.main).prefetch(place.at, len);
         }
     }
 

@@ -34,6 +34,8 @@ pub(crate) struct Header {
     value_len: usize,
 }
 
+/// As much of an entry is brought near: more than processors fetch at a time would wait. Bytes.
+const MOST_NEAR: usize = 1024;
 /// A later expiry is cached as this one: the year 36,812. Seconds.
 const MOST_EXPIRES: u64 = (1 << 40) - 1;
 
@@ -228,9 +230,9 @@ impl Ring {
         }
     }
 
-    /// Brings an entry near that is about to be read or written.
-    pub fn prefetch(&self, at: usize) {
-        let end = self.bytes.len().min(at + 3 * 64);
+    /// Brings an entry of `len` bytes near that is about to be read or written; of a long one, the beginning.
+    pub fn prefetch(&self, at: usize, len: usize) {
+        let end = self.bytes.len().min(at + len.min(MOST_NEAR) + 63);
         self.bytes[at..end].iter().step_by(64).for_each(prefetch);
     }
 
@@ -253,8 +255,8 @@ impl Ring {
         }
         let at = self.head;
         self.head += len;
-        // For the next one. It comes to memory that was not looked at since the ring last went round.
-        self.prefetch(self.head);
+        // For the next one, as long as this. It comes to memory that was not looked at since the ring last went round.
+        self.prefetch(self.head, len);
         at
     }
 

@@ -123,7 +123,7 @@ impl Run {
     /// Begins to bring near what the cache has of them.
     fn approach(&self, cache: &Cache) {
         self.hashes.iter().for_each(|&hash| drop(cache.spot(hash)));
-        self.hashes.iter().for_each(|&hash| cache.spot(hash).approach());
+        self.hashes.iter().for_each(|&hash| cache.spot(hash).approach(0));
     }
 
     /// Offset, length, hash of the key.

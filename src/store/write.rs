@@ -142,8 +142,8 @@ impl Core {
         let mut spot = self.cache.spot(hash);
         fields.sequence = self.next_sequence();
         fields.cas = write.cas.unwrap_or(fields.sequence);
+        spot.approach(write.key.bytes.len() + value.len());
         let (location, end) = self.log.append(fields)?;
-        spot.approach();
         let (expires, large) = (write.expires != 0, fields.kind == Kind::Large);
         let entry = Entry { location, size_class: size_class(fields.encoded_len()), expires, large };
         self.log.segments.usage(location.handle()).note_value(entry.size_class, write.expires);
