@@ -152,7 +152,7 @@ fn a_damaged_chunk_is_named_and_isolated() {
     let plant = |plan: &Plan| {
         let (path, at) = place(plan, &text_bytes(1, 500_000)[200_000..200_200]);
         flip(&path, at);
-        (path, Some(4096 + 200_000 / 65_536 * 65_536))
+        (path, Some(65_536 + 200_000 / 65_536 * 65_536))
     };
     expect("a chunk", plant, Some("large"), &["large"]);
 }

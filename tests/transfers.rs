@@ -238,7 +238,7 @@ fn a_partly_cold_value_arrives_whole() {
         for path in cool(&server) {
             let file = std::fs::File::open(path).expect("open an extent file");
             for group in (0..value.len() / CHUNK / 3).rev() {
-                file.read_at(&mut [0; 2 * CHUNK], (4096 + group * 3 * CHUNK) as u64).expect("read an extent file");
+                file.read_at(&mut [0; 2 * CHUNK], ((1 + group * 3) * CHUNK) as u64).expect("read an extent file");
             }
         }
         let mut reader = server.client();
@@ -246,6 +246,38 @@ fn a_partly_cold_value_arrives_whole() {
         wait_until("the socket is full", || client.stats("conns").values().any(|state| state == "conn_mwrite"));
         assert!(reader.items()[0].1.value == value);
     }
+}
+
+/// What has left for a client that does not take it yet is that client's, and what is to follow stays, whatever becomes of the
+/// value: replaced, removed, its range punched.
+#[test]
+fn a_value_that_goes_while_it_is_under_way_arrives_whole() {
+    let server = Server::start(&["-t", "1"]);
+    let mut client = server.client();
+    let values: Vec<Vec<u8>> = (0..4).map(|i| random_bytes(i, 200_000)).chain([random_bytes(9, 48 << 20)]).collect();
+    values.iter().enumerate().for_each(|(i, value)| client.set(&format!("v{i}"), value));
+    let blocks = server.extent_blocks();
+    let before = client.stat("bytes_written");
+    let mut readers: Vec<Client> = values.iter().map(|_| server.client()).collect();
+    readers.iter_mut().enumerate().for_each(|(i, reader)| reader.send(format!("get v{i}\r\n")));
+    let mut sent = 0;
+    wait_until("all that fits has left", || {
+        let more = client.stat("bytes_written") - before;
+        std::mem::replace(&mut sent, more) + 20_000 > more && more > 1_000_000
+    });
+    client.set("v0", random_bytes(7, 100_000));
+    (1..values.len()).for_each(|i| assert_eq!(client.ask(&format!("delete v{i}")), "DELETED"));
+    assert!(server.command(&["compact"]), "compact");
+    let left = server.extent_blocks();
+    assert!(
+        left < blocks && left > 40 << 11,
+        "{left} of {blocks} blocks: those of the value of which more is to be read"
+    );
+    for (reader, value) in readers.iter_mut().zip(&values) {
+        assert!(reader.items()[0].1.value == *value, "{} bytes", value.len());
+    }
+    assert!(server.command(&["compact"]), "compact");
+    assert!(server.extent_blocks() < 1 << 11, "the control: nothing is left of it");
 }
 
 /// Who waits for memory to read from the disk, and finds then that the page cache has it, holds nobody up.

@@ -160,7 +160,9 @@ fn a_damaged_value_is_an_error_and_never_a_wrong_value() {
     db.put(b"small", &small).unwrap();
     db.put(b"large", &large).unwrap();
     db.flush().unwrap();
-    for (path, at, key) in [("00000000.log", 64 + 24 + 5 + 50, "small"), ("00000000.ext", 4096 + 70_000, "large")] {
+    for (path, at, key) in
+        [("00000000.log", 64 + 24 + 5 + 50, "small"), ("00000000.ext", CHUNK as u64 + 70_000, "large")]
+    {
         let file = OpenOptions::new().write(true).read(true).open(dir.path().join(path)).unwrap();
         let mut byte = [0];
         file.read_exact_at(&mut byte, at).unwrap();
@@ -184,10 +186,10 @@ fn a_large_value_whose_chunks_did_not_reach_the_disk_leaves_the_older_version() 
     assert_eq!(open(whole.path()).get(b"key").unwrap().unwrap().len(), 200_000);
     let lost = crashed_copy(&db);
     let extent = OpenOptions::new().write(true).open(lost.path().join("00000000.ext")).unwrap();
-    extent.write_all_at(&[0; 4096], 4096 + 2 * CHUNK as u64).unwrap();
+    extent.write_all_at(&[0; 4096], 3 * CHUNK as u64).unwrap();
     let short = crashed_copy(&db);
     let extent = OpenOptions::new().write(true).open(short.path().join("00000000.ext")).unwrap();
-    extent.set_len(4096 + 2 * CHUNK as u64 + 10).unwrap();
+    extent.set_len(3 * CHUNK as u64 + 10).unwrap();
     for dir in [lost.path(), short.path(), lost.path(), short.path()] {
         assert_eq!(open(dir).get(b"key").unwrap().unwrap(), b"older");
     }

@@ -128,7 +128,7 @@ fn damaged(dir: &Path) -> Db {
     db.flush().unwrap();
     db.core.settle_log().unwrap();
     let file = std::fs::File::options().write(true).open(dir.join("00000000.ext")).unwrap();
-    file.write_all_at(&[0xff; 100], 4096 + 10).unwrap();
+    file.write_all_at(&[0xff; 100], CHUNK as u64 + 10).unwrap();
     db
 }
 

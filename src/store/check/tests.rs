@@ -1,5 +1,5 @@
 use super::*;
-use crate::store::{Db, Options};
+use crate::store::{CHUNK, Db, Options};
 use std::collections::HashMap;
 use std::fs;
 
@@ -98,7 +98,7 @@ fn every_damaged_byte_is_found_and_repaired() {
         let (name, len) = (entry.file_name(), entry.metadata().unwrap().len());
         // Of the extent file: its header, and some of the chunks, which are long and alike.
         let is_log = !name.to_str().unwrap().ends_with(".ext");
-        let offsets = (0..len).filter(|&at| is_log || at < 64 || (at >= 4096 && at % 4099 == 0));
+        let offsets = (0..len).filter(|&at| is_log || at < 64 || (at >= CHUNK as u64 && at % 4099 == 0));
         for at in offsets {
             copy(&good, &bad);
             let mut bytes = fs::read(bad.join(&name)).unwrap();
