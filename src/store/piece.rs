@@ -10,6 +10,7 @@ use super::error::Result;
 use super::extent::padded;
 use super::mend::{Flip, flip, flipped_bit, has_blank_sector};
 use super::record::{le_u32, le_u64};
+use crate::sys;
 
 /// Bytes per chunk in a table.
 pub(crate) const ROW: usize = 8;
@@ -156,7 +157,7 @@ pub(crate) fn range_len(len: u64, blocks: bool) -> u64 {
 
 /// Seeded with where the bytes lie: what turns up elsewhere is damage.
 pub(crate) fn checksum(stored: &[u8], file: u32, offset: u64) -> u32 {
-    crc32c::crc32c_append(file.rotate_left(16) ^ (offset >> 12) as u32, stored)
+    sys::crc::crc32c(file.rotate_left(16) ^ (offset >> 12) as u32, stored)
 }
 
 /// A chunk's row.
