@@ -54,6 +54,12 @@ fn nothing_is_done_for_who_is_not_known() {
     assert_eq!(login(&mut c, "alice wonder land"), "STORED");
     all(&mut c, &[("get any\r\n", "END\r\n"), ("set any 0 0 1\r\nx\r\n", "STORED\r\n")]);
     assert_eq!((c.stat("auth_cmds"), c.stat("auth_errors")), (7, 6));
+    // What cannot be an attempt is not answered.
+    for line in ["get\r\n".to_string(), "x".repeat(5000)] {
+        let mut stranger = server.client();
+        stranger.send(line);
+        assert_eq!(stranger.until_closed(), b"");
+    }
     // The binary dialect has the same users.
     let mut b = server.client();
     b.send(sasl(0x20, b"", b""));
