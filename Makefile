@@ -30,7 +30,7 @@ CARGOFLAGS += --locked
 DYNAMIC := RUSTFLAGS='-C target-feature=-crt-static'
 export CARGO_TARGET_DIR := $(TARGET_DIR)
 
-.PHONY: all build run test test-ci test-full bench bench-threads bench-commit bench-store bench-cache bench-growth bench-large bench-smoke lint install deb clean help
+.PHONY: all build run test test-ci test-full coverage bench bench-threads bench-commit bench-store bench-cache bench-growth bench-large bench-smoke lint install deb clean help
 
 all: build
 
@@ -49,6 +49,10 @@ test-ci: ## the same with larger counts, and the Debian package in a chroot: und
 
 test-full: ## the same with the largest counts: hours
 	$(MAKE) test TIER=full
+
+coverage: ## which regions of the connection's state machine and of the loop the tests reach (ARGS=suites)
+	tests/setup coverage
+	TIER=$(TIER) tests/coverage $(ARGS)
 
 bench: build ## compare with memcached, Redis and a null server (ARGS=...)
 	tests/setup bench
