@@ -214,6 +214,11 @@ impl Connection {
         self.waiting == Waiting::Input && !self.corked && !between
     }
 
+    /// Whether a large value is on its way in.
+    pub fn is_uploading(&self) -> bool {
+        matches!(self.state, State::Upload(_))
+    }
+
     /// Whether its client may do more than name a user.
     pub fn is_known(&self) -> bool {
         self.lock == Lock::Open
@@ -336,12 +341,18 @@ impl Connection {
 
     /// One read, behind the `filled` bytes of `scratch` or straight into the value that is being received.
     #[inline]
-    fn read(&mut self, scratch: &mut [u8], filled: usize, budget: &mut Budget, ctx: &Context) -> Result<usize, Fate> {
+    fn read(
+        &mut self,
+        scratch: &mut [u8],
+        filled: usize,
+        budget: &mut Budget,
+        ctx: &mut Context,
+    ) -> Result<usize, Fate> {
         let tight = if ctx.unsent_limit == 1 { LITTLE } else { usize::MAX };
         let most = budget.bytes.min(scratch.len() - filled).min(tight);
         let sink = match &mut self.state {
             State::Gather(gathering) => Some(gathering.sink()),
-            State::Upload(uploading) => uploading.sink(),
+            State::Upload(uploading) => uploading.sink(ctx),
             _ => None,
         };
         let stream = &self.stream;

@@ -1,6 +1,8 @@
 //! Values on their way in. A value of up to one chunk is gathered in a buffer of its own; any larger one goes to
-//! an extent file chunk by chunk as it arrives, with at most two chunks on the disk lane: while both are, nothing
-//! more is read and TCP holds the client back. So a transfer takes the same memory whatever its size.
+//! an extent file chunk by chunk as it arrives. The worker writes a chunk itself, one per connection and turn, out of a
+//! buffer that all its connections share; while the disk is slow, the disk lane does, at most two chunks of a connection
+//! at once: while both are there, nothing more is read and TCP holds the client back. So a transfer takes the same memory
+//! whatever its size.
 
 use super::answer::{self, Facts, Form, Said, tell};
 use super::context::{Context, Step, Waiting};
@@ -15,7 +17,10 @@ use kingdb::store::{CHUNK, ChunkWritten, Upload, Uploaded};
 /// Chunks of one upload on the disk lane at once.
 const IN_FLIGHT: usize = 2;
 
-/// Memory of one upload: those, and the one that is being filled. Bytes.
+/// Chunks received at once by a worker that writes them itself: what the kernel does per call, it does half as often.
+const AT_ONCE: usize = 2;
+
+/// Memory of one upload at most: those, and the one that is being filled. Bytes.
 pub const UPLOAD: usize = (IN_FLIGHT + 1) * CHUNK;
 
 /// The command a value belongs to, owned: its line is gone when the value is complete.
@@ -120,7 +125,7 @@ struct Receiving {
     upload: Upload,
     /// Bytes of the value still to come.
     left: u64,
-    /// The chunk being filled.
+    /// The chunk being filled, and, where the worker writes by itself, the next one.
     chunk: Vec<u8>,
     /// A chunk's buffer that came back from the lane.
     spare: Option<Vec<u8>>,
@@ -148,9 +153,9 @@ impl Uploading {
 
     /// Where to read the next bytes to, how many, and whether they are the last; `None`: nowhere now. Tell
     /// [`Uploading::sunk`] how many came.
-    pub fn sink(&mut self) -> Option<(&mut Vec<u8>, usize, bool)> {
+    pub fn sink(&mut self, ctx: &mut Context) -> Option<(&mut Vec<u8>, usize, bool)> {
         match &mut self.stage {
-            Stage::Receiving(receiving) => receiving.sink(),
+            Stage::Receiving(receiving) => receiving.sink(ctx),
             Stage::Received(_) | Stage::Over => None,
         }
     }
@@ -233,25 +238,27 @@ impl Refusal {
 }
 
 impl Receiving {
-    fn sink(&mut self) -> Option<(&mut Vec<u8>, usize, bool)> {
+    fn sink(&mut self, ctx: &mut Context) -> Option<(&mut Vec<u8>, usize, bool)> {
         let want = self.wanted();
         if want == 0 || self.failed.is_some() {
             return None;
         }
-        self.make_room();
+        self.make_room(want, ctx);
         Some((&mut self.chunk, want, want as u64 == self.left))
     }
 
-    /// How many bytes the chunk still takes.
+    /// How many bytes there is room for.
     fn wanted(&self) -> usize {
-        usize::try_from(self.left).map_or(CHUNK, |left| left.min(CHUNK)).min(CHUNK - self.chunk.len())
+        let most = if self.upload.is_fast() { AT_ONCE * CHUNK } else { CHUNK };
+        usize::try_from(self.left).unwrap_or(usize::MAX).min(most.saturating_sub(self.chunk.len()))
     }
 
-    /// A buffer for the whole chunk, one that came back if there is one.
-    fn make_room(&mut self) {
+    /// A buffer for that, one that was used before if there is one.
+    fn make_room(&mut self, wanted: usize, ctx: &mut Context) {
         if self.chunk.capacity() == 0 {
-            self.chunk = self.spare.take().unwrap_or_else(|| Vec::with_capacity(CHUNK));
+            self.chunk = self.spare.take().unwrap_or_else(|| std::mem::take(&mut ctx.chunk));
         }
+        self.chunk.reserve_exact(wanted);
     }
 
     fn written(&mut self, written: ChunkWritten) {
@@ -265,12 +272,12 @@ impl Receiving {
     /// Takes what has arrived. `Ok`: all of it, and no chunk is in flight any more.
     fn step(&mut self, input: &mut Input<'_>, ctx: &mut Context) -> Result<(), Waiting> {
         while self.left > 0 || !self.chunk.is_empty() {
-            if self.wanted() == 0 {
-                self.hand_over(ctx)?;
+            if self.left == 0 || self.chunk.len() >= CHUNK {
+                self.pass_on(ctx)?;
             } else if input.is_empty() {
                 return Err(Waiting::Input);
             } else {
-                self.fill(input);
+                self.fill(input, ctx);
             }
         }
         if self.ended.is_none() {
@@ -279,35 +286,64 @@ impl Receiving {
         if self.in_flight > 0 { Err(Waiting::Lane) } else { Ok(()) }
     }
 
-    fn fill(&mut self, input: &mut Input<'_>) {
+    fn fill(&mut self, input: &mut Input<'_>, ctx: &mut Context) {
         if self.failed.is_some() {
             let left = usize::try_from(self.left).unwrap_or(usize::MAX);
             self.left -= input.take(left).len() as u64;
             self.chunk.clear();
             return;
         }
-        self.make_room();
         let bytes = input.take(self.wanted());
+        self.make_room(bytes.len(), ctx);
         self.chunk.extend_from_slice(bytes);
         self.left -= bytes.len() as u64;
     }
 
-    /// Gives the full chunk to the disk lane.
-    fn hand_over(&mut self, ctx: &mut Context) -> Result<(), Waiting> {
-        if self.in_flight >= IN_FLIGHT {
+    /// Writes what is whole, which ends the connection's turn; or gives a chunk to the disk lane, where it may sleep.
+    fn pass_on(&mut self, ctx: &mut Context) -> Result<(), Waiting> {
+        let is_fast = self.upload.is_fast();
+        if self.in_flight >= IN_FLIGHT && !is_fast {
             return Err(Waiting::Lane);
         }
         if self.failed.is_none() && !ctx.db.has_room() {
             return Err(Waiting::Room);
         }
         ctx.progressed = true;
-        let chunk = std::mem::take(&mut self.chunk);
-        if self.failed.is_none() {
-            let write = self.upload.chunk(chunk);
-            ctx.submit(move || Answer::Written(write.run()));
-            self.in_flight += 1;
+        if self.failed.is_some() {
+            self.chunk.clear();
+            return Ok(());
         }
-        Ok(())
+        match is_fast {
+            true => self.write(ctx),
+            false => self.hand_over(ctx),
+        }
+        if is_fast && self.left > 0 { Err(Waiting::Turn) } else { Ok(()) }
+    }
+
+    fn write(&mut self, ctx: &mut Context) {
+        let rest = if self.left == 0 { 0 } else { self.chunk.len() % CHUNK };
+        let mut written = 0;
+        for chunk in self.chunk[..self.chunk.len() - rest].chunks(CHUNK) {
+            // The one before may have been slow.
+            if self.failed.is_some() || !self.upload.is_fast() {
+                break;
+            }
+            self.failed = self.upload.write_now(chunk).err();
+            (written, ctx.chunks) = (written + chunk.len(), ctx.chunks + 1);
+        }
+        self.chunk.drain(..written);
+        if self.chunk.is_empty() {
+            ctx.chunk = std::mem::take(&mut self.chunk);
+        }
+    }
+
+    fn hand_over(&mut self, ctx: &mut Context) {
+        let rest = self.chunk.split_off(self.chunk.len().min(CHUNK));
+        let mut chunk = std::mem::replace(&mut self.chunk, rest);
+        chunk.shrink_to(CHUNK);
+        let write = self.upload.chunk(chunk);
+        ctx.submit(move || Answer::Written(write.run()));
+        (self.in_flight, ctx.chunks) = (self.in_flight + 1, ctx.chunks + 1);
     }
 
     fn end(&mut self, input: &mut Input<'_>) -> Result<(), Waiting> {

@@ -71,7 +71,7 @@ pub struct Worker {
     ready: VecDeque<Token>,
     /// How many of them, at the head, an event of this turn made ready.
     news: usize,
-    /// In the turn before, the buffer was full before any of the others was run.
+    /// In the turn before, the turn was over before any of the others was run.
     behind: bool,
     leaving: Vec<Leaving>,
     /// Connections whose output waits for the log.
@@ -240,17 +240,17 @@ impl Worker {
         }
     }
 
-    /// News goes before what goes on, most of which is large; unless that had to stand back in the turn before.
+    /// News goes before what goes on, most of which is large, unless that had to stand back in the turn before. That more
+    /// of a large value has come is none.
     #[inline]
     fn make_ready_next(&mut self, token: Token) {
-        if self.behind {
+        let Some(connection) = self.table.get(token).filter(|connection| !connection.queued) else { return };
+        if self.behind || connection.is_uploading() {
             return self.make_ready(token);
         }
-        if let Some(connection) = self.table.get(token).filter(|connection| !connection.queued) {
-            connection.queued = true;
-            self.ready.insert(self.news, token);
-            self.news += 1;
-        }
+        connection.queued = true;
+        self.ready.insert(self.news, token);
+        self.news += 1;
     }
 
     fn collect(&mut self) {
@@ -287,12 +287,12 @@ impl Worker {
 
     // ---- phase 1
 
-    /// Runs every connection that was ready when the turn began, as far as the turn's buffer reaches.
+    /// Runs every connection that was ready when the turn began, as far as the turn reaches.
     fn run_ready(&mut self) {
         let news = std::mem::take(&mut self.news);
         self.behind = false;
         for run in 0..self.ready.len() {
-            if !self.ctx.has_reply_room() {
+            if !self.ctx.has_turn_left() {
                 self.behind = run <= news;
                 break;
             }

@@ -2,8 +2,8 @@
 //! uploads proceed side by side; a range that was not filled, or whose upload died, is given back to the file
 //! system as a hole.
 //!
-//! Reserving is a matter of numbers and done by event loops; making and writing files is done by the lane, syncing
-//! by the syncer.
+//! Reserving is a matter of numbers and done by event loops; so is writing to a file that is there, while the disk is
+//! fast. Making files is done by the lane, as is writing while the disk is slow, and syncing by the syncer.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::time::Duration;
 
 use super::CHUNK;
 use super::error::{Error, Result};
@@ -24,14 +25,22 @@ use super::options::Options;
 use super::piece::Range;
 use super::segment::{files, numbered};
 use super::space::{Space, Taken};
+use super::speed::Speed;
 use super::throttle::Throttle;
 use crate::sys;
 
 /// Ranges start at multiples of this, the usual block of a file system, and the first is kept for the header; those of more
-/// than a chunk start at multiples of a chunk, so that the page cache can hold each in one folio, and is read faster. Bytes.
+/// than a chunk start at multiples of a chunk, so that the page cache can hold each in one folio: it is read and written
+/// faster. Bytes.
 const BLOCK: u64 = 4096;
 /// A file that has reserved this much takes no more values. Bytes; holes included.
 const FULL: u64 = 1 << 30;
+/// What is done to a file at one go, and the rest before it. Bytes.
+const STEP: u64 = 2 << 20;
+const REST: Duration = Duration::from_micros(50);
+/// So many writes in a row that are not slow end a slow phase: more than the kernel lets pass between two of the pauses
+/// by which it holds back who writes faster than the disk.
+const RECOVERED_AFTER: u32 = 1024;
 pub(crate) const MAGIC: [u8; 8] = *b"KDBEXTNT";
 const SUFFIX: &str = "ext";
 
@@ -45,10 +54,34 @@ pub(crate) struct Extents {
     pub throttle: Arc<Throttle>,
     files: RwLock<HashMap<u32, Arc<ExtentFile>>>,
     next: Mutex<Next>,
-    dirty: Mutex<Vec<Arc<ExtentFile>>>,
+    dirty: Mutex<Vec<Dirty>>,
     /// Bytes ever set aside.
     reserved: AtomicU64,
     leases: Leases,
+    speed: Speed,
+}
+
+/// A file that has bytes which the disk does not, and between which offsets.
+struct Dirty {
+    file: Arc<ExtentFile>,
+    from: u64,
+    to: u64,
+}
+
+impl Dirty {
+    /// Lets the disk begin, bit by bit. What is left for a sync takes the file system's locks for a moment only.
+    fn start_write_back(&self) -> Result<()> {
+        let (file, len) = (self.file.get()?, self.to - self.from);
+        let write_back = |offset, len| {
+            sys::file::start_write_back(file, offset, len);
+            Ok(true)
+        };
+        // In a file that is longer lies one value, and between its chunks and its table nothing yet.
+        if len > STEP && len <= FULL {
+            by_steps(self.from, len, &write_back).map_err(|error| Error::io("sync", &self.file.path, &error))?;
+        }
+        Ok(())
+    }
 }
 
 /// Where the next range goes.
@@ -68,8 +101,8 @@ pub(crate) struct ExtentFile {
     live: Mutex<Option<HashSet<u64>>>,
     /// A bit of its header had flipped.
     mended: bool,
-    /// Listed among the dirty ones.
-    dirty: AtomicBool,
+    /// How many are at work on it who may keep writers waiting.
+    busy: AtomicUsize,
     /// Ranges that may still be written to, or punched because no record came to name them.
     reserved: AtomicUsize,
 }
@@ -108,6 +141,7 @@ impl Extents {
             dirty: Mutex::default(),
             reserved: AtomicU64::new(0),
             leases: Leases::default(),
+            speed: Speed::new(RECOVERED_AFTER),
         })
     }
 
@@ -200,22 +234,21 @@ impl Extents {
     /// Makes durable what was written before the call; may sleep. Must come before the log is synced up to records
     /// that name it.
     pub fn sync(&self) -> Result<()> {
-        let mut list = super::lock(&self.dirty);
-        let dirty = std::mem::take(&mut *list);
-        dirty.iter().for_each(|file| file.dirty.store(false, SeqCst));
-        drop(list);
-        for file in dirty {
+        let dirty = std::mem::take(&mut *super::lock(&self.dirty));
+        let _busy: Vec<Busy> = dirty.iter().map(|dirty| Busy::begin(&dirty.file)).collect();
+        dirty.iter().try_for_each(Dirty::start_write_back)?;
+        for Dirty { file, .. } in &dirty {
             file.get()?.sync_data().map_err(|error| Error::io("sync", &file.path, &error))?;
         }
         Ok(())
     }
 
-    /// The file has bytes that the disk does not. Flag and list change together: a flag that is seen set stands for
-    /// an entry in the list.
-    fn note_dirty(&self, file: &Arc<ExtentFile>) {
+    /// The file has bytes that the disk does not, from `from` up to `to`.
+    fn note_dirty(&self, file: &Arc<ExtentFile>, from: u64, to: u64) {
         let mut list = super::lock(&self.dirty);
-        if !file.dirty.swap(true, SeqCst) {
-            list.push(file.clone());
+        match list.iter_mut().find(|dirty| dirty.file.number == file.number) {
+            Some(dirty) => (dirty.from, dirty.to) = (dirty.from.min(from), dirty.to.max(to)),
+            None => list.push(Dirty { file: file.clone(), from, to }),
         }
     }
 
@@ -300,12 +333,14 @@ impl Extents {
                 return Ok(());
             }
             // Nobody writes to it again, but somebody may read it.
-            super::lock(&self.dirty).retain(|dirty| dirty.number != number);
+            super::lock(&self.dirty).retain(|dirty| dirty.file.number != number);
             if Arc::strong_count(file) > 1 {
                 return Ok(());
             }
         }
         let Some(file) = files.remove(&number).filter(|file| file.file.get().is_some()) else { return Ok(()) };
+        // Event loops take these.
+        drop((next, files));
         std::fs::remove_file(&file.path).map_err(|error| Error::io("remove", &file.path, &error))
     }
 
@@ -329,7 +364,7 @@ impl ExtentFile {
             making: Mutex::default(),
             live: Mutex::default(),
             mended: false,
-            dirty: AtomicBool::new(false),
+            busy: AtomicUsize::new(0),
             reserved: AtomicUsize::new(0),
         }
     }
@@ -397,6 +432,22 @@ impl ExtentFile {
     }
 }
 
+/// Somebody syncs the file or punches holes into it: the file system may keep those waiting who write to it.
+struct Busy<'a>(&'a ExtentFile);
+
+impl Busy<'_> {
+    fn begin(file: &ExtentFile) -> Busy<'_> {
+        file.busy.fetch_add(1, SeqCst);
+        Busy(file)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.busy.fetch_sub(1, SeqCst);
+    }
+}
+
 impl ExtentFile {
     /// Makes a range a hole, unless the file has another name by which somebody keeps it as it is.
     fn punch(&self, base: u64, len: u64) -> Result<()> {
@@ -405,7 +456,12 @@ impl ExtentFile {
         if len == 0 || file.metadata().map_err(failed)?.nlink() > 1 {
             return Ok(());
         }
-        sys::file::punch_hole(file, base, len).map(drop).map_err(failed)
+        self.make_hole(file, base, len).map_err(failed)
+    }
+
+    fn make_hole(&self, file: &File, base: u64, len: u64) -> std::io::Result<()> {
+        let _busy = Busy::begin(self);
+        by_steps(base, len, &|offset, len| sys::file::punch_hole(file, offset, len))
     }
 
     /// Makes everything a hole but the header and these ranges, which are sorted.
@@ -426,12 +482,17 @@ pub(crate) fn padded(len: u64) -> u64 {
 }
 
 impl Reservation {
+    /// Whether a write may be expected not to sleep.
+    pub fn is_fast(&self) -> bool {
+        self.file.file.get().is_some() && self.file.busy.load(Relaxed) == 0 && !self.extents.speed.is_slow()
+    }
+
     /// Writes inside the range; may sleep.
     pub fn write(&self, bytes: &[u8], offset: u64) -> Result<()> {
         assert!(offset >= self.base && offset + bytes.len() as u64 <= self.base + self.len);
         self.extents.space.admit()?;
         let file = self.file.get_or_make(&self.extents)?;
-        file.write_all_at(bytes, offset).map_err(|error| {
+        self.extents.speed.watch(bytes.len(), || file.write_all_at(bytes, offset)).map_err(|error| {
             if error.kind() == ErrorKind::FileTooLarge {
                 self.extents.leave_file(&self.file);
             }
@@ -439,7 +500,7 @@ impl Reservation {
             Error::full_or_io(&attempt, &self.file.path, &error)
         })?;
         self.taken.written(padded(bytes.len() as u64));
-        self.extents.note_dirty(&self.file);
+        self.extents.note_dirty(&self.file, offset, offset + bytes.len() as u64);
         Ok(())
     }
 }
@@ -461,7 +522,7 @@ impl Drop for Reservation {
         let (extents, file, base, len) = (self.extents.clone(), self.file.clone(), self.base, self.len);
         let punch = move || {
             // Best effort: where holes cannot be punched, the space comes back with the file.
-            let _ = file.get().map(|open| sys::file::punch_hole(open, base, len));
+            let _ = file.get().map(|open| file.make_hole(open, base, len));
             file.reserved.fetch_sub(1, SeqCst);
             let number = file.number;
             drop(file);
@@ -469,6 +530,21 @@ impl Drop for Reservation {
         };
         self.extents.lane.submit(Box::new(punch));
     }
+}
+
+/// Works on a range bit by bit, each time after a rest: what the kernel does at one go, it does on the processor of those
+/// who write, and under locks that they wait for. Ends early where `work` says that it cannot be done.
+fn by_steps(base: u64, len: u64, work: &dyn Fn(u64, u64) -> std::io::Result<bool>) -> std::io::Result<()> {
+    let mut offset = base;
+    while offset < base + len {
+        std::thread::sleep(REST);
+        let step = STEP.min(base + len - offset);
+        if !work(offset, step)? {
+            break;
+        }
+        offset += step;
+    }
+    Ok(())
 }
 
 /// Numbers of the extent files in `dir`, in no particular order.

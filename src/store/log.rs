@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, fence};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::error::{Error, Result};
 use super::lane::Lane;
@@ -26,13 +26,12 @@ use super::record::{Fields, Kind};
 use super::segment::{SEGMENT_HEADER, Segment};
 use super::segments::Segments;
 use super::space::Needs;
+use super::speed::Speed;
 use super::syncer::Bell;
 use crate::sys::{self, clock};
 
 /// A buffer that grew past this is given back to the system.
 const KEPT_BUFFER: usize = 1 << 20;
-/// A write that takes longer is slow; copying a megabyte may take as long again.
-const SLOW: Duration = Duration::from_millis(1);
 /// So many writes in a row that are not slow end a slow phase.
 const RECOVERED_AFTER: u32 = 16;
 /// How often a thread looks whether the current writer is done before it leaves its records to that writer.
@@ -63,8 +62,7 @@ pub(crate) struct Log {
     wants_spare: AtomicBool,
     full: AtomicBool,
     stalled: AtomicBool,
-    slow: AtomicBool,
-    fast_writes: AtomicU32,
+    speed: Speed,
     handed_over: AtomicBool,
     pub writes: AtomicU64,
     pub bytes: AtomicU64,
@@ -140,8 +138,7 @@ impl Log {
             wants_spare: AtomicBool::new(offset > active.hard_limit() / SPARE_AFTER),
             full: AtomicBool::new(false),
             stalled: AtomicBool::new(false),
-            slow: AtomicBool::new(false),
-            fast_writes: AtomicU32::new(0),
+            speed: Speed::new(RECOVERED_AFTER),
             handed_over: AtomicBool::new(false),
             writes: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -230,7 +227,7 @@ impl Log {
         // Pairs with the fences after the writers' turns: either we see the writer gone, or it sees what we appended.
         fence(SeqCst);
         while !self.is_clean() && spins < SPINS {
-            if self.slow.load(Relaxed) || pieces >= INLINE_PIECES {
+            if self.speed.is_slow() || pieces >= INLINE_PIECES {
                 return self.hand_over();
             }
             match self.writer.try_lock() {
@@ -323,7 +320,7 @@ impl Log {
         let before = clock::monotonic();
         let written = self.write_piece();
         if let Some(len) = written {
-            self.note_speed(len, clock::monotonic() - before);
+            self.speed.note(len, clock::monotonic() - before);
         }
         written.is_some()
     }
@@ -390,18 +387,9 @@ impl Log {
         Some(piece)
     }
 
-    fn note_speed(&self, len: usize, took: Duration) {
-        if took > SLOW * (1 + (len >> 20) as u32) {
-            self.slow.store(true, Relaxed);
-            self.fast_writes.store(0, Relaxed);
-        } else if self.slow.load(Relaxed) && self.fast_writes.fetch_add(1, Relaxed) + 1 >= RECOVERED_AFTER {
-            self.slow.store(false, Relaxed);
-        }
-    }
-
     /// Whether log writes go by way of the lane at present.
     pub fn is_slow(&self) -> bool {
-        self.slow.load(Relaxed)
+        self.speed.is_slow()
     }
 
     /// No write will be accepted any more.

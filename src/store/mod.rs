@@ -3,8 +3,8 @@
 //! `log` (append, write out) on `segment` files of `record`s; `index` and `cache` to find them again; `lookup` and
 //! `write` put these together; `large` values, `upload`ed to `extent` files in the form of
 //! `piece`s; `lane`, `syncer` and `progress` are the threads
-//! and how they wait; `space` and `throttle` say when there is too little room or too much comes in; `recovery` reads
-//! it all back.
+//! and how they wait; `space`, `throttle` and `speed` say when there is too little room, too much comes in or the disk is
+//! slow; `recovery` reads it all back.
 #![forbid(unsafe_code)]
 
 mod backpressure;
@@ -56,6 +56,7 @@ mod segment;
 mod segments;
 mod snapshot;
 mod space;
+mod speed;
 mod start;
 mod stats;
 mod syncer;

@@ -1,8 +1,10 @@
-//! Large values on their way in, chunk by chunk. The chunks of one value are jobs for the lane, several at a time and in
-//! any order; each notes its row, and whoever brings the last row of a block of the table writes that block. So the
-//! memory of an upload is its chunks in flight and a block or two, however long the value is.
+//! Large values on their way in, chunk by chunk. A chunk is written by whoever has received it, into the page cache;
+//! while the disk is slow, chunks are jobs for the lane, several at a time and in any order. Each notes its row, and
+//! whoever brings the last row of a block of the table writes that block. So the memory of an upload is its chunks in
+//! flight and a block or two, however long the value is.
 
 use std::cell::RefCell;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
@@ -12,6 +14,11 @@ use super::extent::{Extents, Reservation};
 use super::large::{Large, Span};
 use super::piece::{self, BLOCK, BLOCK_ROWS, INLINE_ROWS, MAX_LEN, Piece, ROW};
 use super::record::Kind;
+
+/// Of a value whose last chunk could not be compressed, so many bytes of the next chunk are tried before all of it is...
+const SAMPLE: usize = 4096;
+/// ... but for one chunk in so many.
+const TRIED_WHOLE: u64 = 16;
 
 /// A large value on its way in. Dropped unfinished, it gives its space back, and nothing of it is ever visible.
 pub struct Upload {
@@ -26,6 +33,8 @@ pub(crate) struct Target {
     reservation: Reservation,
     len: u64,
     table: Mutex<Table>,
+    /// The chunk that was written last could not be compressed.
+    stubborn: AtomicBool,
 }
 
 enum Table {
@@ -53,17 +62,39 @@ impl Upload {
             false => Table::Blocks(Vec::new()),
         };
         let reservation = extents.reserve(piece::range_len(len, chunks > INLINE_ROWS))?;
-        let target = Arc::new(Target { reservation, len, table: Mutex::new(table) });
+        let target = Arc::new(Target { reservation, len, table: Mutex::new(table), stubborn: AtomicBool::new(false) });
         Ok(Upload { target, started: 0, done: 0 })
     }
 
-    /// The next chunk, as a job. Every one but the last must have exactly [`CHUNK`] bytes. Several may be in flight.
+    /// Whether [`Upload::write_now`] may be expected not to sleep: the file is there, and the disk has been fast of late.
+    pub fn is_fast(&self) -> bool {
+        self.target.reservation.is_fast()
+    }
+
+    /// Compresses, checksums and writes the next chunk here and now. Every one but the last must have exactly [`CHUNK`]
+    /// bytes.
+    ///
+    /// # Errors
+    /// [`Error::Full`], [`Error::Other`]. The upload is then to be dropped.
+    pub fn write_now(&mut self, bytes: &[u8]) -> Result<()> {
+        let index = self.begin(bytes);
+        self.target.write_chunk(index, bytes)?;
+        self.done += 1;
+        Ok(())
+    }
+
+    /// The same as a job. Several may be in flight.
     pub fn chunk(&mut self, bytes: Vec<u8>) -> ChunkWrite {
+        ChunkWrite { index: self.begin(&bytes), target: self.target.clone(), bytes }
+    }
+
+    /// The number of the next chunk, which has these bytes.
+    fn begin(&mut self, bytes: &[u8]) -> u64 {
         let left = self.target.len - self.started * CHUNK as u64;
         assert_eq!(bytes.len() as u64, left.min(CHUNK as u64), "chunks have a fixed size");
-        self.started += 1;
         self.target.reservation.extents.throttle.draw(bytes.len());
-        ChunkWrite { target: self.target.clone(), index: self.started - 1, bytes }
+        self.started += 1;
+        self.started - 1
     }
 
     /// Takes a job's outcome; gives its buffer back, emptied.
@@ -119,10 +150,34 @@ impl Target {
         self.reservation.write(&block.bytes[..], offset)
     }
 
-    fn write_chunk(&self, index: u64, stored: &[u8], compressed: bool) -> Result<()> {
-        let offset = self.reservation.base + index * CHUNK as u64;
-        self.reservation.write(stored, offset)?;
-        self.note(index, piece::row(stored, compressed, self.reservation.file.number, offset))
+    fn write_chunk(&self, index: u64, bytes: &[u8]) -> Result<()> {
+        ENCODER.with_borrow_mut(|(encoder, space)| {
+            let packed = self.pack(index, bytes, encoder, space);
+            let (stored, compressed) = (packed.unwrap_or(bytes), packed.is_some());
+            let offset = self.reservation.base + index * CHUNK as u64;
+            self.reservation.write(stored, offset)?;
+            self.note(index, piece::row(stored, compressed, self.reservation.file.number, offset))
+        })
+    }
+
+    /// A chunk, compressed, if that helps. Where it did not help, it is found out cheaply that it does not.
+    fn pack<'a>(
+        &self,
+        index: u64,
+        bytes: &[u8],
+        encoder: &mut snap::raw::Encoder,
+        space: &'a mut Vec<u8>,
+    ) -> Option<&'a [u8]> {
+        if !self.reservation.compression {
+            return None;
+        }
+        if self.stubborn.load(Relaxed) && !index.is_multiple_of(TRIED_WHOLE) {
+            let middle = &bytes[bytes.len() / 2..];
+            compress(encoder, &middle[..middle.len().min(SAMPLE)], space)?;
+        }
+        let packed = compress(encoder, bytes, space);
+        self.stubborn.store(packed.is_none(), Relaxed);
+        packed
     }
 
     fn piece(&self) -> Piece {
@@ -149,7 +204,7 @@ pub struct ChunkWritten {
 }
 
 thread_local! {
-    /// Compression needs a table of 32 KiB; a lane thread keeps its own.
+    /// Compression needs a table of 32 KiB; each thread that writes chunks keeps its own.
     static ENCODER: RefCell<(snap::raw::Encoder, Vec<u8>)> = RefCell::new((snap::raw::Encoder::new(), Vec::new()));
 }
 
@@ -157,10 +212,7 @@ impl ChunkWrite {
     /// Compresses, checksums, writes; may sleep.
     pub fn run(self) -> ChunkWritten {
         let ChunkWrite { target, index, mut bytes } = self;
-        let outcome = ENCODER.with_borrow_mut(|(encoder, space)| {
-            let packed = target.reservation.compression.then(|| compress(encoder, &bytes, space)).flatten();
-            target.write_chunk(index, packed.unwrap_or(&bytes), packed.is_some())
-        });
+        let outcome = target.write_chunk(index, &bytes);
         bytes.clear();
         ChunkWritten { outcome, buffer: bytes }
     }
