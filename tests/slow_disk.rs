@@ -55,6 +55,23 @@ fn readers_do_not_wait_for_the_log() {
     }
 }
 
+/// The same for a large value: its chunks are written by the loop until one of them is slow.
+#[test]
+fn readers_do_not_wait_for_large_values() {
+    let server = Server::start(&["-t", "1", "--db.sync=none"]);
+    let (mut writer, mut reader) = (server.client(), server.client());
+    reader.set("a", "x");
+    writer.set("w", random_bytes(0, 1 << 20));
+    let delay = ["-e", "trace=pwrite64", "-e", "inject=pwrite64:delay_enter=100000"];
+    let tracer = Tracer::attach(server.pid(), &delay);
+    let best = (1..4).map(|i| gets_beside_a_slow_set(&mut writer, &mut reader, &random_bytes(i, 1 << 20))).max();
+    println!("{best:?} gets were answered while a large value was written");
+    // Of 16 chunks, a loop that wrote them itself would sleep in each, with a turn between two.
+    assert!(best >= Some(40), "only {best:?} gets were answered while a large value was written");
+    drop(tracer);
+    assert!(writer.get("w").unwrap() == random_bytes(3, 1 << 20));
+}
+
 /// While the lane writes the log, the syncer must still hear of it: under `always` no reply leaves before.
 #[test]
 fn writers_are_answered_under_always() {

@@ -141,6 +141,39 @@ fn one_log_write_per_turn() {
     assert!(writes <= batches * 2 + 10, "{writes} log writes for {batches} batches");
 }
 
+/// How often the threads of the disk lane have gone to sleep.
+fn lane_sleeps(pid: u32) -> u64 {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the server is alive");
+    let states =
+        tasks.map(|task| std::fs::read_to_string(task.expect("a thread").path().join("status")).expect("it lives"));
+    let sleeps = |state: &String| {
+        let count = state.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        count.expect("a count").trim().parse::<u64>().expect("a number")
+    };
+    states.filter(|state| state.starts_with("Name:\tlane-")).map(|state| sleeps(&state)).sum()
+}
+
+/// A disk that is fast has the chunks of a large value from the worker that received them. The best of a few, as above.
+#[test]
+fn a_large_value_does_not_wake_the_lane() {
+    let _alone = alone();
+    let server = Server::start(&["-t", "1", "--db.sync=none"]);
+    let mut c = server.client();
+    let value = random_bytes(1, 16 << 20);
+    // The file is made by the lane.
+    c.set("first", &value[..1 << 20]);
+    let before = lane_sleeps(server.pid());
+    assert!(before > 0, "the control: the lane has worked");
+    let mut least = u64::MAX;
+    for number in 0..8 {
+        let before = lane_sleeps(server.pid());
+        c.set(&format!("k{number}"), &value);
+        least = least.min(lane_sleeps(server.pid()) - before);
+    }
+    println!("the lane slept {least} times while 256 chunks came in");
+    assert!(least <= 16, "the lane slept {least} times, eight times");
+}
+
 /// The order on which "acknowledged is kept" stands: between two replies to writes there is a log write, and under
 /// `always` a sync.
 #[test]

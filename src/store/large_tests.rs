@@ -173,6 +173,38 @@ fn values_of_all_lengths_around_the_forms_limits_come_back() {
     verify(&Db::open(options(dir.path())).unwrap());
 }
 
+/// Bytes that can be compressed are, although those before them could not; and jobs and writes here and now go together.
+#[test]
+fn what_begins_late_is_compressed_all_the_same() {
+    let dir = scratch();
+    let db = Db::open(options(dir.path())).unwrap();
+    let noise: Vec<u8> = value(80 * CHUNK, 1).chunks(1024).step_by(2).flatten().copied().collect();
+    let wanted = [&noise[..], &vec![7; 40 * CHUNK], &noise[..5 * CHUNK + 9]].concat();
+    for turn in 0..3 {
+        let mut upload = db.upload(wanted.len() as u64).unwrap();
+        let mut jobs = Vec::new();
+        for (number, chunk) in wanted.chunks(CHUNK).enumerate() {
+            match number % 3 < turn && upload.is_fast() {
+                true => upload.write_now(chunk).unwrap(),
+                false => jobs.push(upload.chunk(chunk.to_vec())),
+            }
+            if number % 7 == 6 {
+                jobs.drain(..).rev().for_each(|job| drop(upload.done(job.run()).unwrap()));
+            }
+        }
+        jobs.into_iter().for_each(|job| drop(upload.done(job.run()).unwrap()));
+        let before = extents(dir.path());
+        let uploaded = upload.finish();
+        let (key, body) = (db.key(b"key"), NewBody::Uploaded(&uploaded));
+        let write = Write { key, flags: 0, expires: 0, marks: 0, cas: None, body, expect: Expect::Anything };
+        db.write_blocking(&write).unwrap();
+        assert!(db.get(b"key").unwrap().unwrap() == wanted);
+        assert!(before < ((turn + 1) * 50 * CHUNK) as u64, "{before} bytes on the disk after turn {turn}");
+    }
+    drop(db);
+    assert!(is_sound(dir.path()));
+}
+
 #[test]
 fn what_is_added_costs_what_is_added() {
     let dir = scratch();
