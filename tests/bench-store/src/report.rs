@@ -80,8 +80,8 @@ impl Results {
         let (random, over) = (beside(Workload::FillRandom)?, beside(Workload::Overwrite)?);
         Some(format!(
             "*pwrite alone* is no store: a loop that gives the kernel as many bytes as KingDB's records have, a call for each. \
-             Beside it LevelDB's fillrandom takes {} times as long, its overwrite {} times: no store that writes each record \
-             before it returns can do better than that.",
+             Beside it LevelDB's fillrandom takes {} times as long, its overwrite {} times: a store that makes such a call \
+             for each put cannot be further ahead.",
             figure(Some(random)),
             figure(Some(over))
         ))
