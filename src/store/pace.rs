@@ -51,9 +51,8 @@ impl Pace {
         self.spent += spent;
         core.compaction.pressure.credit(spent * self.gain.0 / self.gain.1);
         // Who waits for the round appends nothing that would allow more.
-        while let Some(rate) = self.rate.filter(|rate| self.spent > self.allowed(core, *rate) && !core.is_behind()) {
+        while let Some(ahead) = self.ahead(core).filter(|_| !core.is_behind()) {
             self.check(core)?;
-            let ahead = Duration::from_secs_f64((self.spent - self.allowed(core, rate)) as f64 / rate as f64);
             std::thread::sleep(ahead.min(NAP));
         }
         self.check(core)
@@ -65,6 +64,13 @@ impl Pace {
             true => Err(Error::other("the store is being closed")),
             false => Ok(()),
         }
+    }
+
+    /// How long to wait until what was spent is allowed; `None`: it is.
+    fn ahead(&self, core: &Core) -> Option<Duration> {
+        let rate = self.rate?;
+        let over = self.spent.checked_sub(self.allowed(core, rate)).filter(|&over| over > 0)?;
+        Some(Duration::from_secs_f64(over as f64 / rate as f64))
     }
 
     fn allowed(&self, core: &Core, rate: u64) -> u64 {
