@@ -22,7 +22,7 @@ fn a_flood_gets_one_budget_per_turn() {
     flood.set("a", "x");
     let before = other.stat("cmd_get");
     let count = 8000; // 56 KiB: they fit the socket's receive buffer
-    server.signal("STOP");
+    server.halt();
     flood.send("get a\r\n".repeat(count));
     other.send("stats\r\n");
     flood.arrived();
@@ -328,7 +328,7 @@ fn out_of_descriptors_at_two_entrances() {
     wait_until("the harness' probe is gone", || inside.stat("curr_connections") == 1);
     let soft = server.descriptors();
     limit_descriptors(&server, &format!("{soft}:"));
-    server.signal("STOP");
+    server.halt();
     let mut waiting = [server.client(), Client::connect_unix(&socket)];
     waiting.iter_mut().for_each(|c| c.send("version\r\n"));
     server.signal("CONT");

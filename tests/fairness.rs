@@ -118,7 +118,7 @@ fn a_light_request_waits_for_one_budget_at_most() {
         let mut client = server.client();
         assert!(client.ask("version").starts_with("VERSION"));
         let before = Counts::of(&mut light);
-        server.signal("STOP");
+        server.halt();
         client.send(&heavy);
         light.send("stats\r\n");
         client.arrived();

@@ -241,6 +241,17 @@ impl Server {
         assert!(done.expect("run sh").success(), "kill -{name} of the server");
     }
 
+    /// Stops it where it is, all its threads: a signal takes its time. `signal("CONT")` lets it go on.
+    pub fn halt(&self) {
+        self.signal("STOP");
+        let stands = |task: std::path::PathBuf| {
+            let stat = std::fs::read_to_string(task.join("stat")).unwrap_or_default();
+            stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+        };
+        let tasks = || std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("the server is alive");
+        wait_until("all of it stands", || tasks().all(|task| stands(task.expect("a thread").path())));
+    }
+
     /// A command on its data (`backup DIR`, `compact`), which it executes; tells whether that went well.
     pub fn command(&self, words: &[&str]) -> bool {
         command(&self.plan.data(), words)
