@@ -1,5 +1,5 @@
 //! Values on their way in. A value of up to one chunk is gathered in a buffer of its own; any larger one goes to
-//! an extent file chunk by chunk as it arrives. The worker writes a chunk itself, one per connection and turn, out of a
+//! an extent file chunk by chunk as it arrives. The worker writes chunks itself, two per connection and turn, out of a
 //! buffer that all its connections share; while the disk is slow, the disk lane does, at most two chunks of a connection
 //! at once: while both are there, nothing more is read and TCP holds the client back. So a transfer takes the same memory
 //! whatever its size.
@@ -249,7 +249,7 @@ impl Receiving {
 
     /// How many bytes there is room for.
     fn wanted(&self) -> usize {
-        let most = if self.upload.is_fast() { AT_ONCE * CHUNK } else { CHUNK };
+        let most = if self.upload.is_fast() && self.in_flight == 0 { AT_ONCE * CHUNK } else { CHUNK };
         usize::try_from(self.left).unwrap_or(usize::MAX).min(most.saturating_sub(self.chunk.len()))
     }
 
@@ -301,18 +301,22 @@ impl Receiving {
 
     /// Writes what is whole, which ends the connection's turn; or gives a chunk to the disk lane, where it may sleep.
     fn pass_on(&mut self, ctx: &mut Context) -> Result<(), Waiting> {
+        if self.failed.is_some() {
+            ctx.progressed = true;
+            self.chunk.clear();
+            return Ok(());
+        }
         let is_fast = self.upload.is_fast();
         if self.in_flight >= IN_FLIGHT && !is_fast {
             return Err(Waiting::Lane);
         }
-        if self.failed.is_none() && !ctx.db.has_room() {
+        if !ctx.db.has_room() {
             return Err(Waiting::Room);
         }
-        ctx.progressed = true;
-        if self.failed.is_some() {
-            self.chunk.clear();
-            return Ok(());
+        if is_fast && !ctx.may_write_chunks() {
+            return Err(Waiting::Turn);
         }
+        ctx.progressed = true;
         match is_fast {
             true => self.write(ctx),
             false => self.hand_over(ctx),

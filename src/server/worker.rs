@@ -299,6 +299,7 @@ impl Worker {
             let Some(token) = self.ready.pop_front() else {
                 break;
             };
+            self.ctx.is_news = run < news;
             self.run_one(token);
         }
     }

@@ -24,10 +24,10 @@ use super::lease::{Lease, Leases};
 use super::options::Options;
 use super::piece::Range;
 use super::segment::{files, numbered};
-use super::space::{Space, Taken};
+use super::space::{Level, Space, Taken};
 use super::speed::Speed;
 use super::throttle::Throttle;
-use crate::sys;
+use crate::sys::{self, clock};
 
 /// Ranges start at multiples of this, the usual block of a file system, and the first is kept for the header; those of more
 /// than a chunk start at multiples of a chunk, so that the page cache can hold each in one folio: it is read and written
@@ -38,6 +38,8 @@ const FULL: u64 = 1 << 30;
 /// What is done to a file at one go, and the rest before it. Bytes.
 const STEP: u64 = 2 << 20;
 const REST: Duration = Duration::from_micros(50);
+/// A step that took less found next to nothing to do.
+const QUICK: Duration = Duration::from_micros(20);
 /// So many writes in a row that are not slow end a slow phase: more than the kernel lets pass between two of the pauses
 /// by which it holds back who writes faster than the disk.
 const RECOVERED_AFTER: u32 = 1024;
@@ -405,6 +407,10 @@ impl ExtentFile {
     }
 
     fn get_or_make(&self, extents: &Extents) -> Result<&File> {
+        if let Some(file) = self.file.get() {
+            return Ok(file);
+        }
+        // Whoever makes it may sleep, and removes others then: for event loops the file is there already.
         let _one = super::lock(&self.making);
         if let Some(file) = self.file.get() {
             return Ok(file);
@@ -484,7 +490,9 @@ pub(crate) fn padded(len: u64) -> u64 {
 impl Reservation {
     /// Whether a write may be expected not to sleep.
     pub fn is_fast(&self) -> bool {
-        self.file.file.get().is_some() && self.file.busy.load(Relaxed) == 0 && !self.extents.speed.is_slow()
+        let there_is_room = self.extents.space.level() != Level::Refusing;
+        let is_there = self.file.file.get().is_some() && self.file.busy.load(Relaxed) == 0;
+        is_there && there_is_room && !self.extents.speed.is_slow()
     }
 
     /// Writes inside the range; may sleep.
@@ -533,16 +541,18 @@ impl Drop for Reservation {
 }
 
 /// Works on a range bit by bit, each time after a rest: what the kernel does at one go, it does on the processor of those
-/// who write, and under locks that they wait for. Ends early where `work` says that it cannot be done.
+/// who write, and under locks that they wait for. Over what is empty, or done already, the steps grow. Ends early where
+/// `work` says that it cannot be done.
 fn by_steps(base: u64, len: u64, work: &dyn Fn(u64, u64) -> std::io::Result<bool>) -> std::io::Result<()> {
-    let mut offset = base;
+    let (mut offset, mut step) = (base, STEP);
     while offset < base + len {
         std::thread::sleep(REST);
-        let step = STEP.min(base + len - offset);
-        if !work(offset, step)? {
+        let (here, before) = (step.min(base + len - offset), clock::monotonic());
+        if !work(offset, here)? {
             break;
         }
-        offset += step;
+        offset += here;
+        step = if clock::monotonic() - before < QUICK { step * 2 } else { STEP };
     }
     Ok(())
 }
