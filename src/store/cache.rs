@@ -212,7 +212,7 @@ impl Cache {
 }
 
 impl Spot<'_> {
-    /// Begins to bring the entry near, now that the table's row is there: `len` bytes, as it will be.
+    /// Begins to bring the entry near, now that the table's row is there: its header and `len` bytes.
     pub fn approach(&mut self, len: usize) {
         if let Some(shard) = &mut self.shard
             && let Some(place) = shard.tables.find(self.tag)

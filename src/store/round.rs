@@ -123,6 +123,7 @@ impl Run {
     /// Begins to bring near what the cache has of them.
     fn approach(&self, cache: &Cache) {
         self.hashes.iter().for_each(|&hash| drop(cache.spot(hash)));
+        // A record that was copied changes its header there and nothing else.
         self.hashes.iter().for_each(|&hash| cache.spot(hash).approach(0));
     }
 

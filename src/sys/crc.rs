@@ -42,7 +42,7 @@ mod wide {
     }
 
     /// x^n modulo the polynomial of Castagnoli.
-    const fn power(n: u32) -> u32 {
+    pub const fn power(n: u32) -> u32 {
         const POLYNOMIAL: u32 = 0x82f6_3b78;
         let (mut power, mut done) = (1 << 31, 0);
         while done < n {
@@ -98,6 +98,17 @@ mod wide {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn powers_are_what_zeros_multiply_by() {
+        // A CRC without its inversions is the remainder: bytes of zeros behind one that is multiply it by a power of x.
+        let raw = |before: u32, bytes: &[u8]| !crc32c::crc32c_append(!before, bytes);
+        for bytes in [1, 4, 16, 64, 256] {
+            assert_eq!(super::wide::power(bytes * 8), raw(1 << 31, &vec![0; bytes as usize]), "{bytes}");
+        }
+        println!("512 bits wide: {}", is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("vpclmulqdq"));
+    }
+
     #[test]
     fn it_is_the_crc_of_the_crate_whatever_the_length_and_the_alignment() {
         assert_eq!(super::crc32c(0, b"123456789"), 0xe306_9283);

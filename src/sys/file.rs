@@ -1,5 +1,6 @@
 //! Files and directories: the calls that `std::fs` lacks (`preadv2(2)`, `fallocate(2)`, `sync_file_range(2)`), on plain
-//! [`std::fs::File`]s. Everything else (`pread`, `pwrite`, `fdatasync`, `flock`, `rename`) the callers take from `std`.
+//! [`std::fs::File`]s, and a cheaper `pwrite(2)`. Everything else (`pread`, `fdatasync`, `flock`, `rename`) the callers
+//! take from `std`.
 //!
 //! All offsets are 64 bits wide, also on 32-bit hosts: the `*64` variants of the calls are used throughout.
 
