@@ -22,8 +22,8 @@ const TURN_BUFFER: usize = 512 * 1024;
 const ONE_CONNECTION: usize = UNSENT_LIMIT + kingdb::store::CHUNK + 32 * 1024;
 /// Log records appended per worker and turn. Bytes.
 const APPEND_LIMIT: usize = 1024 * 1024;
-/// Chunks of large values that a worker receives per turn, and writes if the disk is fast: that takes 0.1 to 0.2 ms, and
-/// twice as long where they can be compressed. (One that has begun writes two.)
+/// Chunks of large values that a worker receives per turn, and writes if the disk is fast: that takes 0.1 to 0.2 ms,
+/// longer where they can be compressed. (Who may write any writes two.)
 const CHUNK_LIMIT: usize = 4;
 
 /// What a connection waits for before it goes on.

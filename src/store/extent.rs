@@ -566,3 +566,24 @@ pub(crate) fn numbers(dir: &Path) -> Result<Vec<u32>> {
 pub(crate) fn path_of(dir: &Path, number: u32) -> PathBuf {
     numbered(dir, number, SUFFIX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn steps_leave_nothing_out_and_are_few_where_there_is_nothing_to_do() {
+        for len in [1, STEP, STEP + 1, 9 * STEP, 1 << 40] {
+            let (end, steps) = (Cell::new(BLOCK), Cell::new(0));
+            let work = |offset, here| {
+                assert_eq!(offset, end.replace(offset + here));
+                steps.set(steps.get() + 1);
+                Ok(true)
+            };
+            by_steps(BLOCK, len, &work).unwrap();
+            assert_eq!(end.get(), BLOCK + len);
+            assert!(steps.get() <= 1000, "{} steps over {len} bytes", steps.get());
+        }
+    }
+}
