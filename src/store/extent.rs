@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
-use std::time::Duration;
 
 use super::CHUNK;
 use super::error::{Error, Result};
@@ -26,8 +25,10 @@ use super::piece::Range;
 use super::segment::{files, numbered};
 use super::space::{Level, Space, Taken};
 use super::speed::Speed;
+use super::steps::{STEP, by_steps};
 use super::throttle::Throttle;
-use crate::sys::{self, clock};
+use super::upload::AT_ONCE;
+use crate::sys;
 
 /// Ranges start at multiples of this, the usual block of a file system, and the first is kept for the header; those of more
 /// than a chunk start at multiples of a chunk, so that the page cache can hold each in one folio: it is read and written
@@ -35,11 +36,11 @@ use crate::sys::{self, clock};
 const BLOCK: u64 = 4096;
 /// A file that has reserved this much takes no more values. Bytes; holes included.
 const FULL: u64 = 1 << 30;
-/// What is done to a file at one go, and the rest before it. Bytes.
-const STEP: u64 = 2 << 20;
-const REST: Duration = Duration::from_micros(50);
-/// A step that took less found next to nothing to do.
-const QUICK: Duration = Duration::from_micros(20);
+/// A range of this size and more has a file alone: who writes to it waits for nobody who syncs or punches those of others.
+/// Bytes.
+const ALONE: u64 = 8 << 20;
+/// Unless there are so many files: each takes a descriptor.
+const MANY_FILES: usize = 512;
 /// So many writes in a row that are not slow end a slow phase: more than the kernel lets pass between two of the pauses
 /// by which it holds back who writes faster than the disk.
 const RECOVERED_AFTER: u32 = 1024;
@@ -97,6 +98,8 @@ struct Next {
 pub(crate) struct ExtentFile {
     pub number: u32,
     pub path: PathBuf,
+    /// This life gave it to one range and will give it to no other.
+    alone: bool,
     file: OnceLock<File>,
     making: Mutex<()>,
     /// Starts of the ranges that are in use; `None` in a file of an earlier life that was not swept yet.
@@ -162,7 +165,7 @@ impl Extents {
         super::read(&self.files).values().filter(|file| file.mended).map(|file| file.path.clone()).collect()
     }
 
-    /// Sets a range of `room` bytes aside, whole blocks. One that is longer than a file usually gets has a file alone.
+    /// Sets a range of `room` bytes aside, whole blocks. A long one has a file alone.
     /// No system call.
     ///
     /// # Errors
@@ -173,11 +176,15 @@ impl Extents {
         let mut next = super::lock(&self.next);
         let start = if room > CHUNK as u64 { CHUNK as u64 } else { BLOCK };
         let base = next.offset.next_multiple_of(start);
+        let is_alone = room >= ALONE && super::read(&self.files).len() < MANY_FILES;
         let (file, base) = match &next.file {
+            _ if is_alone => (self.plan(&mut next, true), (AT_ONCE * CHUNK) as u64),
             Some(file) if base + room <= FULL => (file.clone(), base),
             _ => (self.begin_file(&mut next), start),
         };
-        next.offset = base + room;
+        if !file.alone {
+            next.offset = base + room;
+        }
         file.reserved.fetch_add(1, SeqCst);
         super::lock(&file.live).get_or_insert_default().insert(base);
         let (kept, compression) = (AtomicBool::new(false), self.compression);
@@ -217,9 +224,15 @@ impl Extents {
 
     fn begin_file(&self, next: &mut Next) -> Arc<ExtentFile> {
         self.leave_current(next);
-        let file = Arc::new(ExtentFile::planned(&self.dir, next.number));
+        let file = self.plan(next, false);
+        (next.offset, next.file) = (BLOCK, Some(file.clone()));
+        file
+    }
+
+    fn plan(&self, next: &mut Next, alone: bool) -> Arc<ExtentFile> {
+        let file = Arc::new(ExtentFile::planned(&self.dir, next.number, alone));
         super::write(&self.files).insert(next.number, file.clone());
-        *next = Next { number: next.number + 1, offset: BLOCK, file: Some(file.clone()) };
+        next.number += 1;
         file
     }
 
@@ -237,7 +250,9 @@ impl Extents {
     /// that name it.
     pub fn sync(&self) -> Result<()> {
         let dirty = std::mem::take(&mut *super::lock(&self.dirty));
-        let _busy: Vec<Busy> = dirty.iter().map(|dirty| Busy::begin(&dirty.file)).collect();
+        // Who writes to a file alone does so without waiting for this: what is synced lies behind what is being written.
+        let _busy: Vec<Busy> =
+            dirty.iter().filter(|dirty| !dirty.file.alone).map(|dirty| Busy::begin(&dirty.file)).collect();
         dirty.iter().try_for_each(Dirty::start_write_back)?;
         for Dirty { file, .. } in &dirty {
             file.get()?.sync_data().map_err(|error| Error::io("sync", &file.path, &error))?;
@@ -357,11 +372,12 @@ impl Extents {
 }
 
 impl ExtentFile {
-    fn planned(dir: &Path, number: u32) -> ExtentFile {
+    fn planned(dir: &Path, number: u32, alone: bool) -> ExtentFile {
         let path = path_of(dir, number);
         ExtentFile {
             number,
             path,
+            alone,
             file: OnceLock::new(),
             making: Mutex::default(),
             live: Mutex::default(),
@@ -372,7 +388,7 @@ impl ExtentFile {
     }
 
     fn open(dir: &Path, number: u32, store: u64) -> Result<ExtentFile> {
-        let mut extent = ExtentFile::planned(dir, number);
+        let mut extent = ExtentFile::planned(dir, number, false);
         let open = OpenOptions::new().read(true).write(true).open(&extent.path);
         let file = open.map_err(|error| Error::io("open", &extent.path, &error))?;
         let mut header = [0; HEADER];
@@ -540,23 +556,6 @@ impl Drop for Reservation {
     }
 }
 
-/// Works on a range bit by bit, each time after a rest: what the kernel does at one go, it does on the processor of those
-/// who write, and under locks that they wait for. Over what is empty, or done already, the steps grow. Ends early where
-/// `work` says that it cannot be done.
-fn by_steps(base: u64, len: u64, work: &dyn Fn(u64, u64) -> std::io::Result<bool>) -> std::io::Result<()> {
-    let (mut offset, mut step) = (base, STEP);
-    while offset < base + len {
-        std::thread::sleep(REST);
-        let (here, before) = (step.min(base + len - offset), clock::monotonic());
-        if !work(offset, here)? {
-            break;
-        }
-        offset += here;
-        step = if clock::monotonic() - before < QUICK { step * 2 } else { STEP };
-    }
-    Ok(())
-}
-
 /// Numbers of the extent files in `dir`, in no particular order.
 pub(crate) fn numbers(dir: &Path) -> Result<Vec<u32>> {
     files(dir, SUFFIX)
@@ -565,25 +564,4 @@ pub(crate) fn numbers(dir: &Path) -> Result<Vec<u32>> {
 /// The name of an extent file.
 pub(crate) fn path_of(dir: &Path, number: u32) -> PathBuf {
     numbered(dir, number, SUFFIX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::cell::Cell;
-
-    #[test]
-    fn steps_leave_nothing_out_and_are_few_where_there_is_nothing_to_do() {
-        for len in [1, STEP, STEP + 1, 9 * STEP, 1 << 40] {
-            let (end, steps) = (Cell::new(BLOCK), Cell::new(0));
-            let work = |offset, here| {
-                assert_eq!(offset, end.replace(offset + here));
-                steps.set(steps.get() + 1);
-                Ok(true)
-            };
-            by_steps(BLOCK, len, &work).unwrap();
-            assert_eq!(end.get(), BLOCK + len);
-            assert!(steps.get() <= 1000, "{} steps over {len} bytes", steps.get());
-        }
-    }
 }

@@ -13,8 +13,8 @@ use super::super::options::Options;
 use super::super::piece::BLOCK_ROWS;
 use super::{CHUNK, Db};
 use crate::store::{
-    Body, Expect, Large, Lookup, NewBody, Outcome, Part, Record, Scratch, Seen, Sync, TableBlock, Uploaded, View,
-    Write, check,
+    AT_ONCE, Body, Expect, Large, Lookup, NewBody, Outcome, Part, Record, Scratch, Seen, Sync, TableBlock, Uploaded,
+    View, Write, check,
 };
 
 fn options(dir: &Path) -> Options {
@@ -53,6 +53,12 @@ fn look(db: &Db, key: &[u8]) -> (Seen, Result<Vec<u8>, Large>) {
             Lookup::Miss(_) => panic!("the key is there"),
         }
     }
+}
+
+fn store(db: &Db, key: &[u8], uploaded: &Uploaded) {
+    let (key, body) = (db.key(key), NewBody::Uploaded(uploaded));
+    let write = Write { key, flags: 0, expires: 0, marks: 0, cas: None, body, expect: Expect::Anything };
+    db.write_blocking(&write).unwrap();
 }
 
 fn large(db: &Db, key: &[u8]) -> Large {
@@ -194,12 +200,32 @@ fn what_begins_late_is_compressed_all_the_same() {
         }
         jobs.into_iter().for_each(|job| drop(upload.done(job.run()).unwrap()));
         let before = extents(dir.path());
-        let uploaded = upload.finish();
-        let (key, body) = (db.key(b"key"), NewBody::Uploaded(&uploaded));
-        let write = Write { key, flags: 0, expires: 0, marks: 0, cas: None, body, expect: Expect::Anything };
-        db.write_blocking(&write).unwrap();
+        store(&db, b"key", &upload.finish());
         assert!(db.get(b"key").unwrap().unwrap() == wanted);
         assert!(before < ((turn + 1) * 50 * CHUNK) as u64, "{before} bytes on the disk after turn {turn}");
+    }
+    drop(db);
+    assert!(is_sound(dir.path()));
+}
+
+/// Several chunks in one call, whatever can be compressed among them.
+#[test]
+fn chunks_written_at_once_lie_where_each_alone_would() {
+    let dir = scratch();
+    let db = Db::open(options(dir.path())).unwrap();
+    let noise: Vec<u8> = value(40 * CHUNK, 1).chunks(1024).step_by(2).flatten().copied().collect();
+    let chunk = |plain| if plain { &noise[..CHUNK] } else { &[7; CHUNK][..] };
+    for pattern in 0..1 << 6 {
+        let mut wanted: Vec<u8> = (0..6).flat_map(|bit| chunk(pattern >> bit & 1 == 1)).copied().collect();
+        wanted.extend(&noise[..9]);
+        for at_once in 1..=7 {
+            let mut upload = db.upload(wanted.len() as u64).unwrap();
+            assert!((1..=AT_ONCE).contains(&upload.at_once()));
+            wanted.chunks(at_once * CHUNK).for_each(|chunks| upload.write_now(chunks).unwrap());
+            let key = format!("{pattern} {at_once}");
+            store(&db, key.as_bytes(), &upload.finish());
+            assert!(db.get(key.as_bytes()).unwrap().unwrap() == wanted, "{key}");
+        }
     }
     drop(db);
     assert!(is_sound(dir.path()));
@@ -371,9 +397,7 @@ fn a_value_uploaded_in_many_parts_has_few_pieces() {
     let (parts, wanted) = parts(&db, 200);
     let (composed, steps) = compose(&db, parts);
     assert!((10..=20).contains(&steps), "{steps} steps for {} bytes", wanted.len());
-    let (key, body) = (db.key(b"key"), NewBody::Uploaded(&composed));
-    let write = Write { key, flags: 0, expires: 0, marks: 0, cas: None, body, expect: Expect::Anything };
-    db.write(&write, &mut Scratch::default()).unwrap();
+    store(&db, b"key", &composed);
     let pieces = large(&db, b"key").spans().count();
     assert!(pieces <= 64, "{pieces} pieces");
     assert!(db.get(b"key").unwrap().unwrap() == wanted);

@@ -59,6 +59,7 @@ mod space;
 mod speed;
 mod start;
 mod stats;
+mod steps;
 mod syncer;
 mod table;
 mod tags;
@@ -91,7 +92,7 @@ pub use self::record::{BINARY_KEY, FETCHED, STALE, WON};
 pub use self::snapshot::{Snapshot, View};
 pub use self::space::Level;
 pub use self::stats::Stats;
-pub use self::upload::{ChunkWrite, ChunkWritten, Upload, Uploaded};
+pub use self::upload::{AT_ONCE, ChunkWrite, ChunkWritten, Upload, Uploaded};
 pub use self::write::{Expect, NewBody, Outcome, Removed, Write};
 pub use self::writer::Writer;
 

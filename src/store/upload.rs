@@ -4,6 +4,7 @@
 //! flight and a block or two, however long the value is.
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
@@ -15,6 +16,8 @@ use super::large::{Large, Span};
 use super::piece::{self, BLOCK, BLOCK_ROWS, INLINE_ROWS, MAX_LEN, Piece, ROW};
 use super::record::Kind;
 
+/// Chunks written at once, at most.
+pub const AT_ONCE: usize = 4;
 /// Of a value whose last chunk could not be compressed, so many bytes of the next chunk are tried before all of it is...
 const SAMPLE: usize = 4096;
 /// ... but for one chunk in so many.
@@ -71,15 +74,26 @@ impl Upload {
         self.target.reservation.is_fast()
     }
 
-    /// Compresses, checksums and writes the next chunk here and now. Every one but the last must have exactly [`CHUNK`]
-    /// bytes.
+    /// How many chunks had best be written at once next, up to [`AT_ONCE`]: as many as can lie in one folio of the page
+    /// cache, but few where each is likely to be compressed, which takes its time.
+    pub fn at_once(&self) -> usize {
+        let place = self.target.offset(self.started) / CHUNK as u64;
+        let fitting = AT_ONCE - (place % AT_ONCE as u64) as usize;
+        if self.target.stubborn.load(Relaxed) { fitting } else { fitting.min(2) }
+    }
+
+    /// Compresses, checksums and writes the next chunks here and now. Every one but the value's last must have exactly
+    /// [`CHUNK`] bytes.
     ///
     /// # Errors
     /// [`Error::Full`], [`Error::Other`]. The upload is then to be dropped.
     pub fn write_now(&mut self, bytes: &[u8]) -> Result<()> {
-        let index = self.begin(bytes);
-        self.target.write_chunk(index, bytes)?;
-        self.done += 1;
+        let first = self.started;
+        for chunk in bytes.chunks(CHUNK) {
+            self.begin(chunk);
+        }
+        self.target.write_chunks(first, bytes)?;
+        self.done += self.started - first;
         Ok(())
     }
 
@@ -150,14 +164,42 @@ impl Target {
         self.reservation.write(&block.bytes[..], offset)
     }
 
-    fn write_chunk(&self, index: u64, bytes: &[u8]) -> Result<()> {
+    /// Writes the chunks from number `first` on; those in a row that cannot be compressed in one piece: what the file system
+    /// does for each write costs more than the bytes.
+    fn write_chunks(&self, first: u64, bytes: &[u8]) -> Result<()> {
         ENCODER.with_borrow_mut(|(encoder, space)| {
-            let packed = self.pack(index, bytes, encoder, space);
-            let (stored, compressed) = (packed.unwrap_or(bytes), packed.is_some());
-            let offset = self.reservation.base + index * CHUNK as u64;
-            self.reservation.write(stored, offset)?;
-            self.note(index, piece::row(stored, compressed, self.reservation.file.number, offset))
+            let (mut index, mut plain) = (first, 0..0);
+            for chunk in bytes.chunks(CHUNK) {
+                let end = plain.end + chunk.len();
+                if let Some(packed) = self.pack(index, chunk, encoder, space) {
+                    self.write_plain(first, bytes, plain)?;
+                    let offset = self.offset(index);
+                    self.reservation.write(packed, offset)?;
+                    self.note(index, piece::row(packed, true, self.reservation.file.number, offset))?;
+                    plain = end..end;
+                }
+                (index, plain.end) = (index + 1, end);
+            }
+            self.write_plain(first, bytes, plain)
         })
+    }
+
+    /// Of `bytes`, which begin with chunk number `first`, writes those of some whole chunks as they are.
+    fn write_plain(&self, first: u64, bytes: &[u8], range: Range<usize>) -> Result<()> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let (mut index, bytes) = (first + (range.start / CHUNK) as u64, &bytes[range]);
+        self.reservation.write(bytes, self.offset(index))?;
+        for chunk in bytes.chunks(CHUNK) {
+            self.note(index, piece::row(chunk, false, self.reservation.file.number, self.offset(index)))?;
+            index += 1;
+        }
+        Ok(())
+    }
+
+    fn offset(&self, index: u64) -> u64 {
+        self.reservation.base + index * CHUNK as u64
     }
 
     /// A chunk, compressed, if that helps. Where it did not help, it is found out cheaply that it does not.
@@ -212,7 +254,7 @@ impl ChunkWrite {
     /// Compresses, checksums, writes; may sleep.
     pub fn run(self) -> ChunkWritten {
         let ChunkWrite { target, index, mut bytes } = self;
-        let outcome = target.write_chunk(index, &bytes);
+        let outcome = target.write_chunks(index, &bytes);
         bytes.clear();
         ChunkWritten { outcome, buffer: bytes }
     }
