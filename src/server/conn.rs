@@ -18,7 +18,7 @@ use super::errand::Errand;
 use super::inbox::Answer;
 use super::input::Input;
 use super::proto::binary::REQUEST;
-use super::receive::{Gathering, Uploading};
+use super::receive::{Came, Gathering, Uploading};
 use super::reply;
 use super::retrieve::{After, Keys, KeysStep, StreamStep, Streaming};
 use super::settings::Dialect;
@@ -351,41 +351,36 @@ impl Connection {
         let tight = if ctx.unsent_limit == 1 { LITTLE } else { usize::MAX };
         let most = budget.bytes.min(scratch.len() - filled).min(tight);
         let sink = match &mut self.state {
-            State::Gather(gathering) => Some(gathering.sink()),
+            State::Gather(gathering) => gathering.sink(),
             State::Upload(uploading) => uploading.sink(ctx),
             _ => None,
         };
-        let stream = &self.stream;
+        let input = &mut scratch[filled..filled + most];
         let (asked, result) = match sink {
-            Some((body, want, last)) if want > 0 && filled == 0 => {
-                let want = want.min(budget.bytes);
-                let rest = if last { &mut scratch[..most - want.min(most)] } else { &mut [] };
-                let asked = want + rest.len();
-                (asked, stream.recv_split(body, want, rest).map(|n| (n, n.min(want))))
-            }
-            _ => (most, stream.recv(&mut scratch[filled..filled + most]).map(|n| (n, 0))),
+            Some(sink) if filled == 0 => sink.receive(&self.stream, input, budget.bytes),
+            _ => (most, self.stream.recv(input).map(Came::input)),
         };
-        let (n, sunk) = match result {
-            Ok(read) => read,
+        let came = match result {
+            Ok(came) => came,
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
                 self.inbound = Inbound::Drained;
                 return Ok(0);
             }
             Err(_) => return Err(Fate::Closed),
         };
-        if n == 0 {
+        if came.all() == 0 {
             self.inbound = Inbound::Ended;
             return Ok(0);
         }
-        if let (State::Upload(uploading), 1..) = (&mut self.state, sunk) {
-            uploading.sunk(sunk);
+        if let State::Upload(uploading) = &mut self.state {
+            uploading.sunk(&came);
         }
-        if n < asked && self.inbound == Inbound::Readable {
+        if came.all() < asked && self.inbound == Inbound::Readable {
             self.inbound = Inbound::Drained;
         }
-        budget.bytes = budget.bytes.saturating_sub(n);
-        ctx.counters().add(Counter::BytesRead, n as u64);
-        Ok(n - sunk)
+        budget.bytes = budget.bytes.saturating_sub(came.all());
+        ctx.counters().add(Counter::BytesRead, came.all() as u64);
+        Ok(came.input)
     }
 
     fn begin_close(&mut self) -> Fate {

@@ -1,8 +1,8 @@
 //! Values on their way in. A value of up to one chunk is gathered in a buffer of its own; any larger one goes to
-//! an extent file chunk by chunk as it arrives. The worker writes chunks itself, two per connection and turn, out of a
-//! buffer that all its connections share; while the disk is slow, the disk lane does, at most two chunks of a connection
-//! at once: while both are there, nothing more is read and TCP holds the client back. So a transfer takes the same memory
-//! whatever its size.
+//! an extent file chunk by chunk as it arrives. The worker writes chunks itself, as many at once as have arrived, up to
+//! four, out of a buffer that all its connections share: a connection keeps no more than the beginning of a chunk. While
+//! the disk is slow, the disk lane does, at most two chunks of a connection at once: while both are there, nothing more is
+//! read and TCP holds the client back. So a transfer takes the same memory whatever its size.
 
 use super::answer::{self, Facts, Form, Said, tell};
 use super::context::{Context, Step, Waiting};
@@ -12,13 +12,12 @@ use super::reply;
 use super::storage::{Store, Value};
 use super::verdict::{Supply, conclude};
 use kingdb::Error;
-use kingdb::store::{CHUNK, ChunkWritten, Upload, Uploaded};
+use kingdb::store::{AT_ONCE, CHUNK, ChunkWritten, Upload, Uploaded};
+use kingdb::sys::socket::Stream;
+use std::io;
 
 /// Chunks of one upload on the disk lane at once.
 const IN_FLIGHT: usize = 2;
-
-/// Chunks received at once by a worker that writes them itself: what the kernel does per call, it does half as often.
-const AT_ONCE: usize = 2;
 
 /// Memory of one upload at most: those, and the one that is being filled. Bytes.
 pub const UPLOAD: usize = (IN_FLIGHT + 1) * CHUNK;
@@ -44,6 +43,63 @@ impl Order {
     }
 }
 
+/// Where the next bytes of a value are to be read to.
+pub struct Sink<'a> {
+    body: &'a mut Vec<u8>,
+    /// So many of them. Never zero.
+    want: usize,
+    behind: Behind<'a>,
+}
+
+/// Where those behind them are to be read to.
+enum Behind<'a> {
+    /// They are not to be read yet.
+    Nothing,
+    /// The value ends: to where commands are read.
+    Input,
+    /// More of the value.
+    Value(&'a mut [u8]),
+}
+
+/// How many bytes were read to where.
+pub struct Came {
+    body: usize,
+    ahead: usize,
+    /// Behind the value.
+    pub input: usize,
+}
+
+impl Came {
+    /// So many, and none of a value.
+    pub fn input(input: usize) -> Came {
+        Came { body: 0, ahead: 0, input }
+    }
+
+    /// Altogether.
+    pub fn all(&self) -> usize {
+        self.body + self.ahead + self.input
+    }
+}
+
+impl Sink<'_> {
+    /// One read: at most `most` bytes of the value, and to `input` what follows it. Also tells how many bytes it asked for.
+    pub fn receive(self, stream: &Stream, input: &mut [u8], most: usize) -> (usize, io::Result<Came>) {
+        let want = self.want.min(most);
+        let (rest, is_value) = match self.behind {
+            Behind::Nothing => (&mut [][..], false),
+            Behind::Input => (input, false),
+            Behind::Value(space) => (space, true),
+        };
+        let room = if is_value { most } else { rest.len() };
+        let rest_len = rest.len().min(room.saturating_sub(want));
+        let came = |n: usize| match (n.min(want), n.saturating_sub(want)) {
+            (body, ahead) if is_value => Came { body, ahead, input: 0 },
+            (body, input) => Came { body, ahead: 0, input },
+        };
+        (want + rest_len, stream.recv_split(self.body, want, &mut rest[..rest_len]).map(came))
+    }
+}
+
 /// A value gathered in memory, with its line end.
 pub struct Gathering {
     order: Order,
@@ -58,10 +114,10 @@ impl Gathering {
         Self { order: Order::new(store), bytes: Vec::new(), want: len + store.form.tail() }
     }
 
-    /// Where to read the next bytes to, how many, and whether they are the last.
-    pub fn sink(&mut self) -> (&mut Vec<u8>, usize, bool) {
-        let missing = self.want - self.bytes.len();
-        (&mut self.bytes, missing, true)
+    /// Where to read the next bytes to.
+    pub fn sink(&mut self) -> Option<Sink<'_>> {
+        let want = self.want - self.bytes.len();
+        (want > 0).then_some(Sink { body: &mut self.bytes, want, behind: Behind::Input })
     }
 
     /// Takes what has arrived; executes the command once all has.
@@ -125,8 +181,10 @@ struct Receiving {
     upload: Upload,
     /// Bytes of the value still to come.
     left: u64,
-    /// The chunk being filled, and, where the worker writes by itself, the next one.
+    /// The chunk being filled.
     chunk: Vec<u8>,
+    /// Bytes of the value that follow it, in the worker's buffer: only until they are written in the same turn.
+    ahead: usize,
     /// A chunk's buffer that came back from the lane.
     spare: Option<Vec<u8>>,
     in_flight: usize,
@@ -143,6 +201,7 @@ impl Uploading {
             upload: ctx.db.upload(len)?,
             left: len,
             chunk: Vec::new(),
+            ahead: 0,
             spare: None,
             in_flight: 0,
             failed: None,
@@ -151,20 +210,19 @@ impl Uploading {
         Ok(Self { order: Order::new(store), stage: Stage::Receiving(receiving) })
     }
 
-    /// Where to read the next bytes to, how many, and whether they are the last; `None`: nowhere now. Tell
-    /// [`Uploading::sunk`] how many came.
-    pub fn sink(&mut self, ctx: &mut Context) -> Option<(&mut Vec<u8>, usize, bool)> {
+    /// Where to read the next bytes to; `None`: nowhere now. Tell [`Uploading::sunk`] how many came, and step.
+    pub fn sink<'a>(&'a mut self, ctx: &'a mut Context) -> Option<Sink<'a>> {
         match &mut self.stage {
             Stage::Receiving(receiving) => receiving.sink(ctx),
             Stage::Received(_) | Stage::Over => None,
         }
     }
 
-    /// So many bytes were read to the sink.
-    pub fn sunk(&mut self, n: usize) {
-        match &mut self.stage {
-            Stage::Receiving(receiving) => receiving.left -= n as u64,
-            Stage::Received(_) | Stage::Over => unreachable!("a value that is whole has no sink"),
+    /// This was read; most of it to the sink, if there was one.
+    pub fn sunk(&mut self, came: &Came) {
+        if let Stage::Receiving(receiving) = &mut self.stage {
+            receiving.left -= (came.body + came.ahead) as u64;
+            receiving.ahead = came.ahead;
         }
     }
 
@@ -237,20 +295,35 @@ impl Refusal {
     }
 }
 
+/// The worker's buffer for chunks that are written at once.
+fn space(ctx: &mut Context) -> &mut [u8] {
+    ctx.space.resize(AT_ONCE * CHUNK, 0);
+    &mut ctx.space
+}
+
 impl Receiving {
-    fn sink(&mut self, ctx: &mut Context) -> Option<(&mut Vec<u8>, usize, bool)> {
+    fn sink<'a>(&'a mut self, ctx: &'a mut Context) -> Option<Sink<'a>> {
         let want = self.wanted();
         if want == 0 || self.failed.is_some() {
             return None;
         }
         self.make_room(want, ctx);
-        Some((&mut self.chunk, want, want as u64 == self.left))
+        let behind = match usize::try_from(self.left).unwrap_or(usize::MAX) - want {
+            0 => Behind::Input,
+            _ if !self.may_write(ctx) => Behind::Nothing,
+            left => Behind::Value(&mut space(ctx)[CHUNK..][..left.min((self.upload.at_once() - 1) * CHUNK)]),
+        };
+        Some(Sink { body: &mut self.chunk, want, behind })
     }
 
-    /// How many bytes there is room for.
+    /// How many bytes the chunk lacks.
     fn wanted(&self) -> usize {
-        let most = if self.upload.is_fast() && self.in_flight == 0 { AT_ONCE * CHUNK } else { CHUNK };
-        usize::try_from(self.left).unwrap_or(usize::MAX).min(most.saturating_sub(self.chunk.len()))
+        usize::try_from(self.left).unwrap_or(usize::MAX).min(CHUNK - self.chunk.len())
+    }
+
+    /// Whether what comes now will be written by the worker itself, in this turn.
+    fn may_write(&self, ctx: &Context) -> bool {
+        self.in_flight == 0 && self.upload.is_fast() && ctx.may_write_chunks() && ctx.db.has_room()
     }
 
     /// A buffer for that, one that was used before if there is one.
@@ -306,46 +379,45 @@ impl Receiving {
             self.chunk.clear();
             return Ok(());
         }
-        let is_fast = self.upload.is_fast();
-        if self.in_flight >= IN_FLIGHT && !is_fast {
+        let writes = self.ahead > 0 || self.upload.is_fast();
+        if self.in_flight >= IN_FLIGHT && !writes {
             return Err(Waiting::Lane);
         }
-        if !ctx.db.has_room() {
+        if self.ahead == 0 && !ctx.db.has_room() {
             return Err(Waiting::Room);
         }
-        if is_fast && !ctx.may_write_chunks() {
+        if self.ahead == 0 && writes && !ctx.may_write_chunks() {
             return Err(Waiting::Turn);
         }
         ctx.progressed = true;
-        match is_fast {
+        match writes {
             true => self.write(ctx),
             false => self.hand_over(ctx),
         }
-        if is_fast && self.left > 0 { Err(Waiting::Turn) } else { Ok(()) }
+        if writes && self.left > 0 { Err(Waiting::Turn) } else { Ok(()) }
     }
 
     fn write(&mut self, ctx: &mut Context) {
-        let rest = if self.left == 0 { 0 } else { self.chunk.len() % CHUNK };
-        let mut written = 0;
-        for chunk in self.chunk[..self.chunk.len() - rest].chunks(CHUNK) {
-            // The one before may have been slow.
-            if self.failed.is_some() || !self.upload.is_fast() {
-                break;
-            }
-            self.failed = self.upload.write_now(chunk).err();
-            (written, ctx.chunks) = (written + chunk.len(), ctx.chunks + 1);
+        let all = self.chunk.len() + std::mem::take(&mut self.ahead);
+        let whole = if self.left == 0 { all } else { all - all % CHUNK };
+        ctx.chunks += whole.div_ceil(CHUNK);
+        if all == self.chunk.len() {
+            self.failed = self.upload.write_now(&self.chunk).err();
+            self.chunk.clear();
+        } else {
+            let space = space(ctx);
+            space[..CHUNK].copy_from_slice(&self.chunk);
+            self.failed = self.upload.write_now(&space[..whole]).err();
+            self.chunk.clear();
+            self.chunk.extend_from_slice(&space[whole..all]);
         }
-        self.chunk.drain(..written);
         if self.chunk.is_empty() {
             ctx.chunk = std::mem::take(&mut self.chunk);
         }
     }
 
     fn hand_over(&mut self, ctx: &mut Context) {
-        let rest = self.chunk.split_off(self.chunk.len().min(CHUNK));
-        let mut chunk = std::mem::replace(&mut self.chunk, rest);
-        chunk.shrink_to(CHUNK);
-        let write = self.upload.chunk(chunk);
+        let write = self.upload.chunk(std::mem::take(&mut self.chunk));
         ctx.submit(move || Answer::Written(write.run()));
         (self.in_flight, ctx.chunks) = (self.in_flight + 1, ctx.chunks + 1);
     }
