@@ -20,6 +20,7 @@ use super::location::Location;
 use super::lookup::Access;
 use super::ring::{Header, Ring};
 use super::table::{Place, Tables};
+use crate::sys::prefetch::prefetch_to_write;
 
 /// Shards per processor, so that workers seldom meet at a lock.
 const SHARDS: u64 = 4;
@@ -126,6 +127,11 @@ impl Cache {
         self.spot(hash).insert(key, value, facts);
     }
 
+    /// Begins to bring the shard near that the key belongs to: another processor may have had it last.
+    pub fn approach(&self, hash: Hash) {
+        self.shards.get(self.number(hash)).into_iter().for_each(prefetch_to_write);
+    }
+
     /// The place of a key's entry, for a change that is to follow: what it touches begins to come near.
     pub fn spot(&self, hash: Hash) -> Spot<'_> {
         let shard = self.shard(hash);
@@ -202,12 +208,12 @@ impl Cache {
     }
 
     fn shard(&self, hash: Hash) -> Option<MutexGuard<'_, Shard>> {
-        if self.shards.is_empty() {
-            return None;
-        }
-        // The stripe of the index uses the low bits of `place`; the shard takes the high ones.
-        let number = (u128::from(hash.place) * self.shards.len() as u128) >> 64;
-        Some(super::lock(&self.shards[number as usize]))
+        self.shards.get(self.number(hash)).map(super::lock)
+    }
+
+    /// The stripe of the index uses the low bits of `place`; the shard takes the high ones.
+    fn number(&self, hash: Hash) -> usize {
+        ((u128::from(hash.place) * self.shards.len() as u128) >> 64) as usize
     }
 }
 

@@ -20,7 +20,7 @@ use super::hash::Hash;
 use super::location::{Location, Position};
 pub(crate) use super::page::{Entry, size_bound, size_class};
 use super::page::{List, Page, Pages};
-use crate::sys::prefetch::prefetch;
+use crate::sys::prefetch::prefetch_to_write;
 
 pub(crate) const STRIPES: usize = 1024;
 /// Slots per page, on average, at which a stripe splits its next page. A page that waits for its split holds up to
@@ -93,7 +93,7 @@ impl Index {
 
     /// Begins to bring the stripe near that the hash belongs to: another processor may have had it last.
     pub fn approach(&self, hash: Hash) {
-        prefetch(&self.stripes[Index::stripe_of(hash)]);
+        prefetch_to_write(&self.stripes[Index::stripe_of(hash)]);
     }
 
     /// Begins to bring the slot near that the stripe will look for.

@@ -5,7 +5,7 @@ use super::cache::Facts;
 use super::location::Location;
 use super::record::{BINARY_KEY, FETCHED, STALE, WON, le_u32, le_u64};
 use crate::sys::memory::Region;
-use crate::sys::prefetch::prefetch;
+use crate::sys::prefetch::{prefetch, prefetch_to_write};
 
 /// Bytes before the key of an entry.
 const HEADER: usize = 40;
@@ -233,7 +233,7 @@ impl Ring {
     /// Brings an entry of `len` bytes near that is about to be read or written; of a long one, the beginning.
     pub fn prefetch(&self, at: usize, len: usize) {
         let end = self.bytes.len().min(at + len.min(MOST_NEAR) + 63);
-        self.bytes[at..end].iter().step_by(64).for_each(prefetch);
+        self.bytes[at..end].iter().step_by(64).for_each(prefetch_to_write);
     }
 
     pub fn header(&self, at: usize) -> Header {

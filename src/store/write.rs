@@ -102,6 +102,7 @@ impl Core {
             }
         };
         self.index.approach(write.key.hash);
+        self.cache.approach(write.key.hash);
         check_sizes(&write.key, value)?;
         // What was uploaded has its room already.
         if !matches!(write.body, NewBody::Uploaded(_)) {
