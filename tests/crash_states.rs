@@ -263,7 +263,7 @@ fn is_extent(path: &str) -> bool {
 fn no_violation(policy: &str, demands: Demands, wanted: usize) {
     let sync = format!("--db.sync={policy}");
     let args = [&sync, "--db.sync-interval=20ms", "--db.segment-size=1mb", "-t", "2"];
-    let commands = tier(100, 200, 600);
+    let commands = tier(100, 150, 600);
     let recording = record(&args, &[End::Stop, End::Kill, End::Stop], commands);
     let known = Known::new(&recording, nothing);
     sound(&format!("{policy}: distinct states"), &known.explore(&recording, demands, wanted), wanted);
@@ -296,12 +296,12 @@ fn must_lose(what: &str, verdict: &Verdict) {
 
 #[test]
 fn always() {
-    no_violation("always", Demands::Both, tier(100, 500, 3000));
+    no_violation("always", Demands::Both, tier(100, 300, 3000));
 }
 
 #[test]
 fn interval() {
-    no_violation("interval", Demands::Safe, tier(100, 500, 3000));
+    no_violation("interval", Demands::Safe, tier(100, 300, 3000));
 }
 
 /// A kill cuts calls short: what they did, the files tell, and that a reply left, the client.

@@ -134,22 +134,22 @@ fn nothing_is_lost(kind: &str, policy: Policy, cuts: usize) {
 
 #[test]
 fn ext4_always() {
-    nothing_is_lost("ext4", ALWAYS, tier(3, 12, 100));
+    nothing_is_lost("ext4", ALWAYS, tier(3, 8, 100));
 }
 
 #[test]
 fn xfs_always() {
-    nothing_is_lost("xfs", ALWAYS, tier(3, 12, 100));
+    nothing_is_lost("xfs", ALWAYS, tier(3, 8, 100));
 }
 
 #[test]
 fn ext4_interval() {
-    nothing_is_lost("ext4", INTERVALS, tier(2, 8, 100));
+    nothing_is_lost("ext4", INTERVALS, tier(2, 6, 100));
 }
 
 #[test]
 fn xfs_interval() {
-    nothing_is_lost("xfs", INTERVALS, tier(2, 8, 100));
+    nothing_is_lost("xfs", INTERVALS, tier(2, 6, 100));
 }
 
 #[test]

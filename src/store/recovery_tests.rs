@@ -246,7 +246,7 @@ fn touch(db: &Db, key: &Key<'_>) {
 #[test]
 #[cfg(not(feature = "tiny-tags"))]
 fn with_and_without_a_checkpoint_recovery_comes_to_the_same() {
-    let cases = tier(20, 200, 5000);
+    let cases = tier(20, 120, 5000);
     let config = ProptestConfig { cases: cases as u32, max_shrink_iters: 200, ..ProptestConfig::default() };
     proptest!(config, |(steps in proptest::collection::vec(step(), 1..150))| {
         let mut world = World::new();
