@@ -84,7 +84,7 @@ impl Scale {
     /// The sizes of the tables. Bounded, so that the data fits in memory and on the disk.
     pub const FULL: [Scale; 4] = [
         Scale { size: 100, count: 300_000, synced: 500, seed: 0 },
-        Scale { size: 1_000, count: 100_000, synced: 500, seed: 0 },
+        Scale { size: 1_000, count: 300_000, synced: 500, seed: 0 },
         Scale { size: 100_000, count: 2_000, synced: 200, seed: 0 },
         Scale { size: 1_000_000, count: 300, synced: 60, seed: 0 },
     ];
