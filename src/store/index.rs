@@ -98,7 +98,8 @@ impl Index {
 
     /// Begins to bring the slot near that the stripe will look for.
     pub fn prefetch(&self, hash: Hash) {
-        self.stripe(hash).prefetch(hash.tag);
+        let stripe = self.stripe(hash);
+        stripe.pages[Page::number(stripe.pages.len(), hash.tag)].prefetch(hash.tag);
     }
 
     /// Takes the index as it is at one moment, at which no writer is inside a stripe. `meanwhile` runs then; it takes no
@@ -178,9 +179,9 @@ impl Stripe {
         }
     }
 
-    /// Begins to bring the slot near that belongs to `tag`.
+    /// Begins to bring the slot near that belongs to `tag`, to be changed.
     pub fn prefetch(&self, tag: u64) {
-        self.pages[Page::number(self.pages.len(), tag)].prefetch(tag);
+        self.pages[Page::number(self.pages.len(), tag)].prefetch_to_write(tag);
     }
 
     pub fn find(&self, tag: u64) -> Option<Entry> {

@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use super::location::Location;
-use crate::sys::prefetch::prefetch_to_write;
+use crate::sys::prefetch::{prefetch, prefetch_to_write};
 
 /// Bytes of a slot.
 pub(crate) const SLOT: usize = 14;
@@ -173,9 +173,17 @@ impl Page {
 
     /// Begins to bring near what [`Page::search`] will look at, and what tells whether the page is shared.
     pub fn prefetch(&self, tag: u64) {
+        self.near(tag).for_each(prefetch);
+    }
+
+    /// The same, of what is about to be changed.
+    pub fn prefetch_to_write(&self, tag: u64) {
+        self.near(tag).for_each(prefetch_to_write);
+    }
+
+    fn near(&self, tag: u64) -> impl Iterator<Item = &Slot> {
         let guess = self.guess(tag);
-        self.0.first().into_iter().for_each(prefetch_to_write);
-        self.0[guess.saturating_sub(4)..].iter().step_by(4).take(3).for_each(prefetch_to_write);
+        self.0.first().into_iter().chain(self.0[guess.saturating_sub(4)..].iter().step_by(4).take(3))
     }
 
     fn guess(&self, tag: u64) -> usize {

@@ -230,7 +230,7 @@ impl Ring {
         }
     }
 
-    /// Brings an entry of `len` bytes near that is about to be read or written; of a long one, the beginning.
+    /// Brings an entry of `len` bytes near that is about to be written; of a long one, the beginning.
     pub fn prefetch(&self, at: usize, len: usize) {
         let end = self.bytes.len().min(at + len.min(MOST_NEAR) + 63);
         self.bytes[at..end].iter().step_by(64).for_each(prefetch_to_write);
