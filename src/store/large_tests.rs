@@ -220,7 +220,6 @@ fn chunks_written_at_once_lie_where_each_alone_would() {
         wanted.extend(&noise[..9]);
         for at_once in 1..=7 {
             let mut upload = db.upload(wanted.len() as u64).unwrap();
-            assert!((1..=AT_ONCE).contains(&upload.at_once()));
             wanted.chunks(at_once * CHUNK).for_each(|chunks| upload.write_now(chunks).unwrap());
             let key = format!("{pattern} {at_once}");
             store(&db, key.as_bytes(), &upload.finish());
@@ -229,6 +228,25 @@ fn chunks_written_at_once_lie_where_each_alone_would() {
     }
     drop(db);
     assert!(is_sound(dir.path()));
+}
+
+#[test]
+fn what_cannot_be_compressed_takes_few_writes() {
+    for compression in [true, false] {
+        let dir = scratch();
+        let db = Db::open(Options { compression, ..options(dir.path()) }).unwrap();
+        let noise: Vec<u8> = value(2 * CHUNK, 1).chunks(1024).step_by(2).flatten().copied().collect();
+        let mut upload = db.upload(256 * CHUNK as u64).unwrap();
+        let (mut left, mut writes) = (256, 0);
+        while left > 0 {
+            let chunks = upload.at_once().min(left);
+            upload.write_now(&noise.repeat(chunks)).unwrap();
+            (left, writes) = (left - chunks, writes + 1);
+        }
+        assert!(writes <= 256 / AT_ONCE + 1, "{writes} writes");
+        store(&db, b"key", &upload.finish());
+        assert!(db.get(b"key").unwrap().unwrap() == noise.repeat(256));
+    }
 }
 
 #[test]

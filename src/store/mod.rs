@@ -80,6 +80,7 @@ pub use self::core::Evicted;
 pub use self::db::Db;
 pub use self::dump::{Tally, dump, load};
 pub use self::error::{Error, Result};
+pub use self::extent::AT_ONCE;
 pub use self::item::{Item, Reader, Value};
 pub use self::iter::Iter;
 pub use self::lane::Job;
@@ -92,7 +93,7 @@ pub use self::record::{BINARY_KEY, FETCHED, STALE, WON};
 pub use self::snapshot::{Snapshot, View};
 pub use self::space::Level;
 pub use self::stats::Stats;
-pub use self::upload::{AT_ONCE, ChunkWrite, ChunkWritten, Upload, Uploaded};
+pub use self::upload::{ChunkWrite, ChunkWritten, Upload, Uploaded};
 pub use self::write::{Expect, NewBody, Outcome, Removed, Write};
 pub use self::writer::Writer;
 

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::super::options::Options;
 use super::{CHUNK, Db};
+use crate::store::extent::MANY_FILES;
 use crate::store::{Sync, View};
 
 fn options(dir: &Path) -> Options {
@@ -130,17 +131,32 @@ fn uploads_that_were_given_up_leave_no_files_behind() {
 /// A range may be given back while its file is the newest, which has to stay.
 #[test]
 fn values_that_were_deleted_leave_no_files_behind() {
+    for len in [LARGE, 16 << 20] {
+        let dir = scratch();
+        let db = open(dir.path());
+        for number in 0..20 {
+            db.put(b"large", &noise(len, number)).unwrap();
+            db.delete(b"large").unwrap();
+            db.compact().unwrap();
+            db.core.extents.begin_next();
+        }
+        let files = extent_files(&db, dir.path());
+        assert!(files.iter().all(|&count| count <= 2), "{files:?} for values of {len} bytes");
+        assert!(crate::store::extent::numbers(dir.path()).unwrap().iter().all(|&number| number >= 18));
+    }
+}
+
+/// Each file takes a descriptor.
+#[test]
+fn files_of_one_value_each_are_not_too_many() {
     let dir = scratch();
     let db = open(dir.path());
-    for number in 0..20 {
-        db.put(b"large", &noise(LARGE, number)).unwrap();
-        db.delete(b"large").unwrap();
-        db.compact().unwrap();
-        // As if the value had had a gigabyte.
-        drop(db.upload(1 << 30).unwrap());
-    }
-    let files = extent_files(&db, dir.path());
-    assert!(files.iter().all(|&count| count <= 2), "{files:?}");
+    let uploads: Vec<_> = (0..MANY_FILES + 88).map(|_| db.upload(16 << 20).unwrap()).collect();
+    let many = db.core.extents.known();
+    assert!((128..=MANY_FILES + 2).contains(&many), "{many} files for {} uploads", uploads.len());
+    drop(uploads);
+    let few = db.core.extents.known();
+    assert!(few <= 2, "{few} files for none");
 }
 
 #[test]

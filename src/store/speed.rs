@@ -1,7 +1,7 @@
 //! How fast the disk takes writes of one kind, as those who write notice. An event loop writes by itself while they
 //! return at once, as they do into the page cache; after one that took its time (the kernel throttles writers, the
-//! journal is busy) they go to the disk lane until enough in a row were fast again. So a loop sleeps in one write per slow
-//! phase. Any thread.
+//! journal is busy) they go to the disk lane until enough in a row were fast again. So a loop sleeps in the writes of one
+//! step per slow phase. Any thread.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU32};

@@ -11,13 +11,11 @@ use std::sync::{Arc, Mutex};
 
 use super::CHUNK;
 use super::error::{Error, Result};
-use super::extent::{Extents, Reservation};
+use super::extent::{AT_ONCE, Extents, Reservation};
 use super::large::{Large, Span};
 use super::piece::{self, BLOCK, BLOCK_ROWS, INLINE_ROWS, MAX_LEN, Piece, ROW};
 use super::record::Kind;
 
-/// Chunks written at once, at most.
-pub const AT_ONCE: usize = 4;
 /// Of a value whose last chunk could not be compressed, so many bytes of the next chunk are tried before all of it is...
 const SAMPLE: usize = 4096;
 /// ... but for one chunk in so many.
@@ -36,7 +34,7 @@ pub(crate) struct Target {
     reservation: Reservation,
     len: u64,
     table: Mutex<Table>,
-    /// The chunk that was written last could not be compressed.
+    /// The chunk that was written last could not be compressed, or none is to be.
     stubborn: AtomicBool,
 }
 
@@ -65,13 +63,20 @@ impl Upload {
             false => Table::Blocks(Vec::new()),
         };
         let reservation = extents.reserve(piece::range_len(len, chunks > INLINE_ROWS))?;
-        let target = Arc::new(Target { reservation, len, table: Mutex::new(table), stubborn: AtomicBool::new(false) });
+        let stubborn = AtomicBool::new(!reservation.compression);
+        let target = Arc::new(Target { reservation, len, table: Mutex::new(table), stubborn });
         Ok(Upload { target, started: 0, done: 0 })
     }
 
     /// Whether [`Upload::write_now`] may be expected not to sleep: the file is there, and the disk has been fast of late.
     pub fn is_fast(&self) -> bool {
         self.target.reservation.is_fast()
+    }
+
+    /// Whether the file is there. If not, the first chunk's job makes it, and others had better not wait for that on the
+    /// lane.
+    pub fn has_file(&self) -> bool {
+        self.target.reservation.has_file()
     }
 
     /// How many chunks had best be written at once next, up to [`AT_ONCE`]: as many as can lie in one folio of the page

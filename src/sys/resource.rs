@@ -6,11 +6,7 @@ use std::time::Duration;
 /// Raises the soft limit on open descriptors to the hard one, which is raised to `wanted` first if it is below and the
 /// process may do that. Returns the limit that then holds.
 pub fn raise_descriptor_limit(wanted: u64) -> io::Result<u64> {
-    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is a valid, writable rlimit64.
-    if unsafe { libc::getrlimit64(libc::RLIMIT_NOFILE, &mut limit) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    let limit = descriptor_limits()?;
     for most in [limit.rlim_max.max(wanted), limit.rlim_max] {
         let attempt = libc::rlimit64 { rlim_cur: most, rlim_max: most };
         // SAFETY: `attempt` is a valid rlimit64, only read.
@@ -19,6 +15,20 @@ pub fn raise_descriptor_limit(wanted: u64) -> io::Result<u64> {
         }
     }
     Ok(limit.rlim_cur)
+}
+
+/// The soft limit on open descriptors.
+pub fn descriptor_limit() -> io::Result<u64> {
+    Ok(descriptor_limits()?.rlim_cur)
+}
+
+fn descriptor_limits() -> io::Result<libc::rlimit64> {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid, writable rlimit64.
+    if unsafe { libc::getrlimit64(libc::RLIMIT_NOFILE, &mut limit) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(limit)
 }
 
 /// Processor time of this process so far.
