@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::io::Write as _;
+
 use common::client::storage;
 use common::server::peer;
 use common::util::{FNV, Random, fnv, random_bytes, text_bytes, tier};
@@ -64,6 +66,30 @@ fn large_values_cut_at_the_edges() {
             assert_eq!(c.line(), "STORED", "{len} bytes cut at {cut}");
             assert!(c.get("a").as_ref() == Some(&value), "{len} bytes cut at {cut}");
             assert_eq!(c.ask("delete a"), "DELETED");
+        }
+    }
+}
+
+/// Whatever of a value one read brings, and wherever it ends, with the next commands behind it.
+#[test]
+fn large_values_read_by_any_number_of_bytes() {
+    for budget in ["4096", "65537", "256k", "1m"] {
+        let server = Server::start(&["-t", "1", &format!("--server.bytes-per-turn={budget}")]);
+        let mut c = server.client();
+        let mut sent = Vec::new();
+        let values: Vec<_> = (0..24).map(|n| random_bytes(n, 65_535 + 29_127 * n as usize)).collect();
+        for (number, value) in values.iter().enumerate() {
+            sent.extend(storage(&format!("set k{number} 0 0 {}", value.len()), value));
+            sent.extend(b"mn\r\n");
+        }
+        let mut writer = c.tcp().try_clone().expect("clone the socket");
+        let feeder = std::thread::spawn(move || writer.write_all(&sent));
+        for number in 0..values.len() {
+            assert_eq!((c.line(), c.line()), ("STORED".into(), "MN".into()), "value {number}, {budget} bytes per turn");
+        }
+        feeder.join().expect("the feeder ends").expect("all is sent");
+        for (number, value) in values.iter().enumerate() {
+            assert!(c.get(&format!("k{number}")).as_ref() == Some(value), "value {number}, {budget} bytes per turn");
         }
     }
 }

@@ -358,7 +358,7 @@ impl Connection {
         let input = &mut scratch[filled..filled + most];
         let (asked, result) = match sink {
             Some(sink) if filled == 0 => sink.receive(&self.stream, input, budget.bytes),
-            _ => (most, self.stream.recv(input).map(Came::input)),
+            _ => (most, self.stream.recv(input).map(Came::to_input)),
         };
         let came = match result {
             Ok(came) => came,

@@ -23,7 +23,7 @@ const ONE_CONNECTION: usize = UNSENT_LIMIT + kingdb::store::CHUNK + 32 * 1024;
 /// Log records appended per worker and turn. Bytes.
 const APPEND_LIMIT: usize = 1024 * 1024;
 /// Chunks of large values that a worker receives per turn, and writes if the disk is fast: that takes 0.1 to 0.2 ms,
-/// longer where they can be compressed. (Who may write any may write four.)
+/// longer where they can be compressed. (Who may write any may write four: a turn has seven at most.)
 const CHUNK_LIMIT: usize = 4;
 
 /// What a connection waits for before it goes on.
@@ -78,7 +78,7 @@ pub struct Context {
     /// The buffer of the last one, for the next: it is in the processor's cache.
     pub chunk: Vec<u8>,
     /// The buffer of those that are written at once.
-    pub space: Vec<u8>,
+    pub batch: Vec<u8>,
     /// The connection being worked on is one that something has come for in this turn.
     pub is_news: bool,
     /// The connection being worked on.
@@ -114,7 +114,7 @@ impl Context {
             appended: 0,
             chunks: 0,
             chunk: Vec::new(),
-            space: Vec::new(),
+            batch: Vec::new(),
             is_news: false,
             token: Token::reserved(0),
             depends: Position::default(),

@@ -5,7 +5,7 @@
 //! taken and given back within a turn.
 //!
 //! The count is kept by the workers, after each connection's turn; so it is a turn late, and what one turn can add (a
-//! worker's buffer of replies) is beside it.
+//! worker's buffer of replies, and that of chunks received at once) is beside it.
 
 use super::table::Token;
 use std::collections::VecDeque;

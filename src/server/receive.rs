@@ -1,6 +1,6 @@
 //! Values on their way in. A value of up to one chunk is gathered in a buffer of its own; any larger one goes to
 //! an extent file chunk by chunk as it arrives. The worker writes chunks itself, as many at once as have arrived, up to
-//! four, out of a buffer that all its connections share: a connection keeps no more than the beginning of a chunk. While
+//! four, out of a buffer that all its connections share: a connection keeps at most one between turns. While
 //! the disk is slow, the disk lane does, at most two chunks of a connection at once: while both are there, nothing more is
 //! read and TCP holds the client back. So a transfer takes the same memory whatever its size.
 
@@ -71,7 +71,7 @@ pub struct Came {
 
 impl Came {
     /// So many, and none of a value.
-    pub fn input(input: usize) -> Came {
+    pub fn to_input(input: usize) -> Came {
         Came { body: 0, ahead: 0, input }
     }
 
@@ -88,7 +88,7 @@ impl Sink<'_> {
         let (rest, is_value) = match self.behind {
             Behind::Nothing => (&mut [][..], false),
             Behind::Input => (input, false),
-            Behind::Value(space) => (space, true),
+            Behind::Value(more) => (more, true),
         };
         let room = if is_value { most } else { rest.len() };
         let rest_len = rest.len().min(room.saturating_sub(want));
@@ -218,7 +218,7 @@ impl Uploading {
         }
     }
 
-    /// This was read; most of it to the sink, if there was one.
+    /// This was read: to the sink, if there was one.
     pub fn sunk(&mut self, came: &Came) {
         if let Stage::Receiving(receiving) = &mut self.stage {
             receiving.left -= (came.body + came.ahead) as u64;
@@ -296,9 +296,9 @@ impl Refusal {
 }
 
 /// The worker's buffer for chunks that are written at once.
-fn space(ctx: &mut Context) -> &mut [u8] {
-    ctx.space.resize(AT_ONCE * CHUNK, 0);
-    &mut ctx.space
+fn batch(ctx: &mut Context) -> &mut [u8] {
+    ctx.batch.resize(AT_ONCE * CHUNK, 0);
+    &mut ctx.batch
 }
 
 impl Receiving {
@@ -311,7 +311,7 @@ impl Receiving {
         let behind = match usize::try_from(self.left).unwrap_or(usize::MAX) - want {
             0 => Behind::Input,
             _ if !self.may_write(ctx) => Behind::Nothing,
-            left => Behind::Value(&mut space(ctx)[CHUNK..][..left.min((self.upload.at_once() - 1) * CHUNK)]),
+            left => Behind::Value(&mut batch(ctx)[CHUNK..][..left.min((self.upload.at_once() - 1) * CHUNK)]),
         };
         Some(Sink { body: &mut self.chunk, want, behind })
     }
@@ -380,7 +380,8 @@ impl Receiving {
             return Ok(());
         }
         let writes = self.ahead > 0 || self.upload.is_fast();
-        if self.in_flight >= IN_FLIGHT && !writes {
+        let most = if self.upload.has_file() { IN_FLIGHT } else { 1 };
+        if self.in_flight >= most && !writes {
             return Err(Waiting::Lane);
         }
         if self.ahead == 0 && !ctx.db.has_room() {
@@ -405,11 +406,11 @@ impl Receiving {
             self.failed = self.upload.write_now(&self.chunk).err();
             self.chunk.clear();
         } else {
-            let space = space(ctx);
-            space[..CHUNK].copy_from_slice(&self.chunk);
-            self.failed = self.upload.write_now(&space[..whole]).err();
+            let batch = batch(ctx);
+            batch[..CHUNK].copy_from_slice(&self.chunk);
+            self.failed = self.upload.write_now(&batch[..whole]).err();
             self.chunk.clear();
-            self.chunk.extend_from_slice(&space[whole..all]);
+            self.chunk.extend_from_slice(&batch[whole..all]);
         }
         if self.chunk.is_empty() {
             ctx.chunk = std::mem::take(&mut self.chunk);
