@@ -4,9 +4,10 @@
 
 mod common;
 
+use common::client::storage;
 use common::disk::Disk;
 use common::server::{Plan, command};
-use common::util::{Random, counted, tier, wait_until};
+use common::util::{Random, counted, random_bytes, tier, wait_until};
 use common::writer::{Believes, Writer};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -160,4 +161,38 @@ fn control_that_must_lose() {
             "{kind}: without any sync something must be lost, or this sees nothing"
         );
     }
+}
+
+/// Values so large that each has a file: after the cut the acknowledged one is there, or the one that came after it, whole.
+fn large_values_are_kept(kind: &str, cuts: usize) {
+    let disk = Disk::new(kind, DISK_BYTES);
+    let plan = Plan::new(&["--db.sync=always"]).on(disk.path().join("data"));
+    for cut in 0..cuts {
+        let [old, new] = [0, 1].map(|turn| random_bytes((2 * cut + turn) as u64, 17_000_000 + cut + turn));
+        let mount = disk.mount();
+        let server = plan.start();
+        let mut client = server.client();
+        client.set("large", &old);
+        let next = storage(&format!("set large 0 0 {}", new.len()), &new);
+        client.send(&next[..next.len() * (cut + 1) / cuts]);
+        mount.cut_power();
+        server.kill();
+        drop(mount);
+        let _mount = disk.mount();
+        let server = plan.start();
+        let kept = server.client().get("large").expect("the key is there");
+        assert!(kept == old || (cut + 1 == cuts && kept == new), "{kind}, cut {cut}: {} bytes", kept.len());
+        server.stop();
+    }
+    counted(&format!("{kind}: power cuts while a value of 17 MB is replaced"), cuts, cuts);
+}
+
+#[test]
+fn a_large_value_on_ext4() {
+    large_values_are_kept("ext4", tier(2, 4, 50));
+}
+
+#[test]
+fn a_large_value_on_xfs() {
+    large_values_are_kept("xfs", tier(2, 4, 50));
 }
