@@ -153,13 +153,12 @@ fn xfs_interval() {
     nothing_is_lost("xfs", INTERVALS, tier(2, 6, 100));
 }
 
+/// A cut that comes when all happens to be written loses nothing: one of a few must.
 #[test]
 fn control_that_must_lose() {
     for kind in ["ext4", "xfs"] {
-        assert!(
-            !cut(kind, NONE, 3).wrong.is_empty(),
-            "{kind}: without any sync something must be lost, or this sees nothing"
-        );
+        let loses = (0..5).any(|_| !cut(kind, NONE, 3).wrong.is_empty());
+        assert!(loses, "{kind}: without any sync something must be lost, or this sees nothing");
     }
 }
 
