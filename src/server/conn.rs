@@ -368,18 +368,19 @@ impl Connection {
             }
             Err(_) => return Err(Fate::Closed),
         };
-        if came.all() == 0 {
+        let all = came.all();
+        if all == 0 {
             self.inbound = Inbound::Ended;
             return Ok(0);
         }
         if let State::Upload(uploading) = &mut self.state {
             uploading.sunk(&came);
         }
-        if came.all() < asked && self.inbound == Inbound::Readable {
+        if all < asked && self.inbound == Inbound::Readable {
             self.inbound = Inbound::Drained;
         }
-        budget.bytes = budget.bytes.saturating_sub(came.all());
-        ctx.counters().add(Counter::BytesRead, came.all() as u64);
+        budget.bytes = budget.bytes.saturating_sub(all);
+        ctx.counters().add(Counter::BytesRead, all as u64);
         Ok(came.input)
     }
 

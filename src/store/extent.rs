@@ -25,7 +25,7 @@ use super::piece::Range;
 use super::segment::{files, numbered};
 use super::space::{Level, Space, Taken};
 use super::speed::Speed;
-use super::steps::by_steps;
+use super::steps::{STEP, by_steps};
 use super::throttle::Throttle;
 use crate::sys;
 
@@ -65,6 +65,7 @@ pub(crate) struct Extents {
     reserved: AtomicU64,
     leases: Leases,
     speed: Speed,
+    /// With so many files, none is for one value alone.
     many_files: usize,
 }
 
@@ -172,8 +173,7 @@ impl Extents {
         super::read(&self.files).values().filter(|file| file.mended).map(|file| file.path.clone()).collect()
     }
 
-    /// Sets a range of `room` bytes aside, whole blocks.
-    /// No system call.
+    /// Sets a range of `room` bytes aside, whole blocks. No system call.
     ///
     /// # Errors
     /// [`Error::Full`].
@@ -269,7 +269,10 @@ impl Extents {
         // Who goes on writing to a file that one value has waits next to never, as measured; kingdb.7 has the figures.
         let shared = dirty.iter().filter(|dirty| matches!(dirty.file.owner, Owner::Many));
         let _busy: Vec<Busy> = shared.map(|dirty| Busy::begin(&dirty.file)).collect();
-        dirty.iter().try_for_each(Dirty::start_write_back)?;
+        // A single short range is begun by its sync as soon; of several, each would wait for the one before.
+        if dirty.len() > 1 || dirty.iter().any(|dirty| dirty.to - dirty.from > STEP) {
+            dirty.iter().try_for_each(Dirty::start_write_back)?;
+        }
         for Dirty { file, .. } in &dirty {
             file.get()?.sync_data().map_err(|error| Error::io("sync", &file.path, &error))?;
         }
