@@ -259,10 +259,11 @@ impl Connection {
             (Answer::Fetched(fetched), _) => self.supply = Some(Box::new(Supply::Fetched(fetched))),
             (Answer::Composed(value), _) => self.supply = Some(Box::new(Supply::Composed(value))),
             (Answer::Written(written), State::Upload(upload)) => upload.written(written),
+            (Answer::Ran(written), State::Upload(upload)) => upload.ran(written),
             (Answer::Chunk(chunk), State::Stream(stream)) => stream.came(chunk),
             (Answer::Piece(work), State::Errand(errand)) => errand.came(work),
             (Answer::Watched | Answer::Census(_), _) => return,
-            (Answer::Written(_) | Answer::Chunk(_) | Answer::Piece(_), _) => {
+            (Answer::Written(_) | Answer::Ran(_) | Answer::Chunk(_) | Answer::Piece(_), _) => {
                 unreachable!("a state outlives the jobs it started")
             }
         }
@@ -374,7 +375,7 @@ impl Connection {
             return Ok(0);
         }
         if let State::Upload(uploading) = &mut self.state {
-            uploading.sunk(&came);
+            uploading.sunk(&came, ctx);
         }
         if all < asked && self.inbound == Inbound::Readable {
             self.inbound = Inbound::Drained;

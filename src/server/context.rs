@@ -237,6 +237,12 @@ impl Context {
         self.db.submit(Box::new(move || answer(job())));
     }
 
+    /// The same, of one that takes as long as the disk does for a megabyte.
+    pub fn submit_scan(&self, job: impl FnOnce() -> Answer + Send + 'static) {
+        let answer = self.answer_later();
+        self.db.submit_scan(Box::new(move || answer(job())));
+    }
+
     /// How another thread answers the connection being worked on.
     pub fn answer_later(&self) -> impl FnOnce(Answer) + Send + 'static + use<> {
         let (inbox, token) = (self.inbox.clone(), self.token);

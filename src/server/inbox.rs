@@ -6,7 +6,7 @@ use super::errand::Work;
 use super::table::Token;
 use super::verdict::Basis;
 use kingdb::Db;
-use kingdb::store::{ChunkWritten, Fetched, Uploaded};
+use kingdb::store::{ChunkWritten, Fetched, RunWritten, Uploaded};
 use kingdb::sys::event::EventFd;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -21,6 +21,8 @@ pub enum Answer {
     Composed(Composed),
     /// A chunk of an upload.
     Written(ChunkWritten),
+    /// So is a run of chunks, or it failed.
+    Ran(RunWritten),
     /// A chunk of a value on its way out.
     Chunk(kingdb::store::Result<Vec<u8>>),
     /// A piece of a long answer.

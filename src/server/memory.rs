@@ -39,6 +39,11 @@ impl Memory {
         taken > 0 && taken.saturating_add(bytes) > self.limit
     }
 
+    /// Whether so little is taken that more may be, only to make things cheaper.
+    pub fn is_plenty(&self) -> bool {
+        self.taken() < self.limit / 8
+    }
+
     /// Whether nothing is to be held that can be avoided.
     pub fn is_tight(&self) -> bool {
         self.taken() > self.limit / 2

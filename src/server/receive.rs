@@ -3,6 +3,9 @@
 //! four, out of a buffer that all its connections share: a connection keeps at most one between turns. While
 //! the disk is slow, the disk lane does, at most two chunks of a connection at once: while both are there, nothing more is
 //! read and TCP holds the client back. So a transfer takes the same memory whatever its size.
+//!
+//! A value that has a file alone, and that cannot be compressed, is received into a run of chunks instead, and the lane
+//! writes that past the page cache, if so little memory is taken that a megabyte more does not matter.
 
 use super::answer::{self, Facts, Form, Said, tell};
 use super::context::{Context, Step, Waiting};
@@ -12,14 +15,15 @@ use super::reply;
 use super::storage::{Store, Value};
 use super::verdict::{Supply, conclude};
 use kingdb::Error;
-use kingdb::store::{AT_ONCE, CHUNK, ChunkWritten, Upload, Uploaded};
+use kingdb::store::{AT_ONCE, CHUNK, ChunkWritten, Run, RunWritten, Upload, Uploaded};
 use kingdb::sys::socket::Stream;
 use std::io;
 
 /// Chunks of one upload on the disk lane at once.
 const IN_FLIGHT: usize = 2;
 
-/// Memory of one upload at most: those, and the one that is being filled. Bytes.
+/// Memory of one upload at most: those, and the one that is being filled. (It has a [`Run`] instead only where memory is
+/// plenty.) Bytes.
 pub const UPLOAD: usize = (IN_FLIGHT + 1) * CHUNK;
 
 /// The command a value belongs to, owned: its line is gone when the value is complete.
@@ -46,7 +50,7 @@ impl Order {
 /// Where the next bytes of a value are to be read to.
 pub struct Sink<'a> {
     body: &'a mut Vec<u8>,
-    /// So many of them. Never zero.
+    /// So many of them.
     want: usize,
     behind: Behind<'a>,
 }
@@ -185,6 +189,8 @@ struct Receiving {
     chunk: Vec<u8>,
     /// Bytes of the value that follow it, in the worker's buffer: only until they are written in the same turn.
     ahead: usize,
+    /// What is written past the page cache, instead of it.
+    direct: Direct,
     /// A chunk's buffer that came back from the lane.
     spare: Option<Vec<u8>>,
     in_flight: usize,
@@ -192,6 +198,15 @@ struct Receiving {
     failed: Option<Error>,
     /// Whether the line end behind the value has arrived, and was one.
     ended: Option<bool>,
+}
+
+/// What is written past the page cache.
+enum Direct {
+    /// Nothing is.
+    Nothing,
+    Filling(Run),
+    /// One run is on the lane, and another one may follow.
+    Writing,
 }
 
 impl Uploading {
@@ -202,6 +217,7 @@ impl Uploading {
             left: len,
             chunk: Vec::new(),
             ahead: 0,
+            direct: Direct::Nothing,
             spare: None,
             in_flight: 0,
             failed: None,
@@ -219,16 +235,19 @@ impl Uploading {
     }
 
     /// This was read: to the sink, if there was one.
-    pub fn sunk(&mut self, came: &Came) {
+    pub fn sunk(&mut self, came: &Came, ctx: &mut Context) {
         if let Stage::Receiving(receiving) = &mut self.stage {
-            receiving.left -= (came.body + came.ahead) as u64;
-            receiving.ahead = came.ahead;
+            receiving.sunk(came, ctx);
         }
     }
 
     /// Memory it holds, or soon will: what [`UPLOAD`] says as long as chunks come. Bytes.
     pub fn holds(&self) -> usize {
-        if let Stage::Receiving(_) = self.stage { UPLOAD } else { 0 }
+        match &self.stage {
+            Stage::Receiving(Receiving { direct: Direct::Nothing, .. }) => UPLOAD,
+            Stage::Receiving(_) => Run::SIZE,
+            Stage::Received(_) | Stage::Over => 0,
+        }
     }
 
     /// The lane's answer to a chunk.
@@ -238,6 +257,14 @@ impl Uploading {
             Stage::Received(_) | Stage::Over => {
                 unreachable!("a value is whole when no chunk is in flight")
             }
+        }
+    }
+
+    /// The lane's answer to a run.
+    pub fn ran(&mut self, written: RunWritten) {
+        match &mut self.stage {
+            Stage::Receiving(receiving) => receiving.ran(written),
+            Stage::Received(_) | Stage::Over => unreachable!("a value is whole when no run is in flight"),
         }
     }
 
@@ -303,6 +330,21 @@ fn batch(ctx: &mut Context) -> &mut [u8] {
 
 impl Receiving {
     fn sink<'a>(&'a mut self, ctx: &'a mut Context) -> Option<Sink<'a>> {
+        match &self.direct {
+            Direct::Nothing => self.sink_of_chunks(ctx),
+            Direct::Filling(_) => self.sink_of_run(),
+            Direct::Writing => None,
+        }
+    }
+
+    fn sink_of_run(&mut self) -> Option<Sink<'_>> {
+        let Direct::Filling(run) = &mut self.direct else { return None };
+        let room = run.room();
+        let most = room.len().min(AT_ONCE * CHUNK);
+        Some(Sink { body: &mut self.chunk, want: 0, behind: Behind::Value(&mut room[..most]) })
+    }
+
+    fn sink_of_chunks<'a>(&'a mut self, ctx: &'a mut Context) -> Option<Sink<'a>> {
         let want = self.wanted();
         if want == 0 || self.failed.is_some() {
             return None;
@@ -314,6 +356,17 @@ impl Receiving {
             left => Behind::Value(&mut batch(ctx)[CHUNK..][..left.min((self.upload.at_once() - 1) * CHUNK)]),
         };
         Some(Sink { body: &mut self.chunk, want, behind })
+    }
+
+    fn sunk(&mut self, came: &Came, ctx: &mut Context) {
+        self.left -= (came.body + came.ahead) as u64;
+        match &mut self.direct {
+            Direct::Filling(run) => {
+                let chunks = run.add(came.ahead);
+                (ctx.chunks, ctx.progressed) = (ctx.chunks + chunks, ctx.progressed || chunks > 0);
+            }
+            Direct::Nothing | Direct::Writing => self.ahead = came.ahead,
+        }
     }
 
     /// How many bytes the chunk lacks.
@@ -342,21 +395,80 @@ impl Receiving {
         }
     }
 
+    fn ran(&mut self, written: RunWritten) {
+        self.in_flight -= 1;
+        self.direct = Direct::Nothing;
+        match self.upload.run_done(written) {
+            Ok(Some(run)) => self.direct = Direct::Filling(run),
+            Ok(None) => {}
+            Err(error) => self.failed = Some(error),
+        }
+    }
+
     /// Takes what has arrived. `Ok`: all of it, and no chunk is in flight any more.
     fn step(&mut self, input: &mut Input<'_>, ctx: &mut Context) -> Result<(), Waiting> {
-        while self.left > 0 || !self.chunk.is_empty() {
-            if self.left == 0 || self.chunk.len() >= CHUNK {
-                self.pass_on(ctx)?;
-            } else if input.is_empty() {
-                return Err(Waiting::Input);
-            } else {
-                self.fill(input, ctx);
+        loop {
+            self.begin_run(ctx);
+            match &self.direct {
+                Direct::Writing => return Err(Waiting::Lane),
+                Direct::Filling(run) if run.is_full() => self.hand_over_run(ctx)?,
+                Direct::Filling(_) => self.fill_run(input, ctx)?,
+                Direct::Nothing if self.left == 0 && self.chunk.is_empty() => break,
+                Direct::Nothing => self.step_chunk(input, ctx)?,
             }
         }
         if self.ended.is_none() {
             self.end(input)?;
         }
         if self.in_flight > 0 { Err(Waiting::Lane) } else { Ok(()) }
+    }
+
+    /// From now on, what comes is to be written past the page cache, if it can be and there is memory to spare.
+    fn begin_run(&mut self, ctx: &mut Context) {
+        let is_busy = self.in_flight > 0 || self.ahead > 0 || !matches!(self.direct, Direct::Nothing);
+        if is_busy || self.failed.is_some() || !ctx.shared.memory.is_plenty() {
+            return;
+        }
+        if let Some(mut run) = self.upload.begin_run() {
+            run.take(&self.chunk);
+            self.chunk.clear();
+            ctx.chunk = std::mem::take(&mut self.chunk);
+            self.direct = Direct::Filling(run);
+        }
+    }
+
+    fn fill_run(&mut self, input: &mut Input<'_>, ctx: &Context) -> Result<(), Waiting> {
+        let Direct::Filling(run) = &mut self.direct else { unreachable!("matched by the caller") };
+        if input.is_empty() {
+            return Err(if ctx.may_write_chunks() { Waiting::Input } else { Waiting::Turn });
+        }
+        let came = run.take(input.rest());
+        input.take(came);
+        self.left -= came as u64;
+        Ok(())
+    }
+
+    fn hand_over_run(&mut self, ctx: &mut Context) -> Result<(), Waiting> {
+        if !ctx.db.has_room() {
+            return Err(Waiting::Room);
+        }
+        if let Direct::Filling(run) = std::mem::replace(&mut self.direct, Direct::Writing) {
+            let write = self.upload.run(run);
+            ctx.submit_scan(move || Answer::Ran(write.run()));
+            self.in_flight += 1;
+        }
+        Ok(())
+    }
+
+    fn step_chunk(&mut self, input: &mut Input<'_>, ctx: &mut Context) -> Result<(), Waiting> {
+        if self.left == 0 || self.chunk.len() >= CHUNK {
+            return self.pass_on(ctx);
+        }
+        if input.is_empty() {
+            return Err(Waiting::Input);
+        }
+        self.fill(input, ctx);
+        Ok(())
     }
 
     fn fill(&mut self, input: &mut Input<'_>, ctx: &mut Context) {

@@ -22,6 +22,7 @@ use super::lane::Lane;
 use super::lease::{Lease, Leases};
 use super::options::Options;
 use super::piece::Range;
+use super::run::Direct;
 use super::segment::{files, numbered};
 use super::space::{Level, Space, Taken};
 use super::speed::Speed;
@@ -126,6 +127,8 @@ pub(crate) struct Reservation {
     pub compression: bool,
     /// A record names the range; if none does by the end, the range is given back.
     pub kept: AtomicBool,
+    /// Used if the range has the file alone.
+    pub direct: Direct,
     len: u64,
     taken: Taken,
     pub extents: Arc<Extents>,
@@ -187,8 +190,8 @@ impl Extents {
         };
         file.reserved.fetch_add(1, SeqCst);
         super::lock(&file.live).get_or_insert_default().insert(base);
-        let (kept, compression) = (AtomicBool::new(false), self.compression);
-        Ok(Reservation { file, base, compression, kept, len: room, taken, extents: self.clone() })
+        let (kept, compression, direct) = (AtomicBool::new(false), self.compression, Direct::default());
+        Ok(Reservation { file, base, compression, kept, direct, len: room, taken, extents: self.clone() })
     }
 
     fn may_be_alone(&self, room: u64, next: &Next) -> bool {
@@ -540,7 +543,7 @@ impl Reservation {
         assert!(offset >= self.base && offset + bytes.len() as u64 <= self.base + self.len);
         self.extents.space.admit()?;
         let file = self.file.get_or_make(&self.extents)?;
-        self.extents.speed.watch(bytes.len(), || file.write_all_at(bytes, offset)).map_err(|error| {
+        self.write_to(file, bytes, offset).map_err(|error| {
             if error.kind() == ErrorKind::FileTooLarge {
                 self.extents.leave_file(&self.file);
             }
@@ -550,6 +553,12 @@ impl Reservation {
         self.taken.written(padded(bytes.len() as u64));
         self.extents.note_dirty(&self.file, offset, offset + bytes.len() as u64);
         Ok(())
+    }
+
+    fn write_to(&self, file: &File, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+        let is_alone = matches!(self.file.owner, Owner::One);
+        let direct = if is_alone { self.direct.write(&self.file.path, bytes, offset) } else { None };
+        direct.unwrap_or_else(|| self.extents.speed.watch(bytes.len(), || file.write_all_at(bytes, offset)))
     }
 }
 

@@ -249,6 +249,53 @@ fn what_cannot_be_compressed_takes_few_writes() {
     }
 }
 
+/// Runs, some of which have chunks that can be compressed, and single chunks between them and behind.
+#[test]
+fn runs_lie_where_their_chunks_would() {
+    let dir = scratch();
+    let db = Db::open(options(dir.path())).unwrap();
+    let noise: Vec<u8> = value(640 * CHUNK, 1).chunks(1024).step_by(2).flatten().copied().collect();
+    let wanted = [&noise[..140 * CHUNK], &[7; 3 * CHUNK], &noise[140 * CHUNK..]].concat();
+    let mut upload = db.upload(wanted.len() as u64).unwrap();
+    let (mut left, mut runs, mut singles) = (&wanted[..], 0, 0);
+    while !left.is_empty() {
+        let Some(mut run) = upload.begin_run() else {
+            let (chunk, rest) = left.split_at(left.len().min(CHUNK));
+            upload.write_now(chunk).unwrap();
+            (left, singles) = (rest, singles + 1);
+            continue;
+        };
+        while !run.is_full() {
+            let count = run.room().len().min(100_001);
+            run.room()[..count].copy_from_slice(&left[..count]);
+            run.add(count);
+            left = &left[count..];
+        }
+        runs += 1;
+        let written = upload.run(run).run();
+        upload.run_done(written).unwrap();
+    }
+    println!("{runs} runs, {singles} single chunks");
+    assert!(runs > 15 && singles > 3 && singles < 40, "this file system can write past the page cache");
+    store(&db, b"key", &upload.finish());
+    assert!(db.get(b"key").unwrap().unwrap() == wanted);
+    drop(db);
+    assert!(is_sound(dir.path()));
+    assert!(Db::open(options(dir.path())).unwrap().get(b"key").unwrap().unwrap() == wanted);
+}
+
+#[test]
+fn what_shares_a_file_or_can_be_compressed_has_no_runs() {
+    let dir = scratch();
+    let db = Db::open(options(dir.path())).unwrap();
+    for (chunks, chunk) in [(20, value(2 * CHUNK, 1)), (400, vec![7; CHUNK])] {
+        let mut upload = db.upload(chunks * CHUNK as u64).unwrap();
+        assert!(upload.begin_run().is_none());
+        upload.write_now(&chunk[..CHUNK]).unwrap();
+        assert!(upload.begin_run().is_none());
+    }
+}
+
 #[test]
 fn what_is_added_costs_what_is_added() {
     let dir = scratch();

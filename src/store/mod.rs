@@ -52,6 +52,7 @@ mod recovery;
 mod replay;
 mod ring;
 mod round;
+mod run;
 mod segment;
 mod segments;
 mod snapshot;
@@ -90,6 +91,7 @@ pub use self::lookup::{Access, Body, ColdRead, Fetched, Key, Lookup, Record, Scr
 pub use self::options::{Options, Report, Severity, Sync};
 pub use self::progress::{Waiter, Wake};
 pub use self::record::{BINARY_KEY, FETCHED, STALE, WON};
+pub use self::run::{Run, RunWrite, RunWritten};
 pub use self::snapshot::{Snapshot, View};
 pub use self::space::Level;
 pub use self::stats::Stats;

@@ -15,6 +15,7 @@ use super::extent::{AT_ONCE, Extents, Reservation};
 use super::large::{Large, Span};
 use super::piece::{self, BLOCK, BLOCK_ROWS, INLINE_ROWS, MAX_LEN, Piece, ROW};
 use super::record::Kind;
+use super::run::{Run, RunWrite, RunWritten};
 
 /// Of a value whose last chunk could not be compressed, so many bytes of the next chunk are tried before all of it is...
 const SAMPLE: usize = 4096;
@@ -107,6 +108,35 @@ impl Upload {
         ChunkWrite { index: self.begin(&bytes), target: self.target.clone(), bytes }
     }
 
+    /// An empty run for what comes next, if that is to be written past the page cache: what can be compressed is not.
+    pub fn begin_run(&self) -> Option<Run> {
+        if self.may_run() { Run::new() } else { None }
+    }
+
+    fn may_run(&self) -> bool {
+        let left = self.target.len - self.started * CHUNK as u64;
+        left >= Run::SIZE as u64 && self.target.stubborn.load(Relaxed) && self.target.reservation.direct.is_open()
+    }
+
+    /// A job that writes the next chunks, with which `run` is full.
+    pub fn run(&mut self, run: Run) -> RunWrite {
+        let first = self.started;
+        for chunk in run.bytes().chunks(CHUNK) {
+            self.begin(chunk);
+        }
+        RunWrite::new(self.target.clone(), first, run)
+    }
+
+    /// Takes that job's outcome; gives the run back if it is to be filled again.
+    ///
+    /// # Errors
+    /// As those of [`Upload::done`].
+    pub fn run_done(&mut self, written: RunWritten) -> Result<Option<Run>> {
+        written.outcome?;
+        self.done += (Run::SIZE / CHUNK) as u64;
+        Ok(self.may_run().then_some(written.run))
+    }
+
     /// The number of the next chunk, which has these bytes.
     fn begin(&mut self, bytes: &[u8]) -> u64 {
         let left = self.target.len - self.started * CHUNK as u64;
@@ -171,7 +201,7 @@ impl Target {
 
     /// Writes the chunks from number `first` on; those in a row that cannot be compressed in one piece: what the file system
     /// does for each write costs more than the bytes.
-    fn write_chunks(&self, first: u64, bytes: &[u8]) -> Result<()> {
+    pub fn write_chunks(&self, first: u64, bytes: &[u8]) -> Result<()> {
         ENCODER.with_borrow_mut(|(encoder, space)| {
             let (mut index, mut plain) = (first, 0..0);
             for chunk in bytes.chunks(CHUNK) {

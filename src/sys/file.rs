@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// Reads at `offset` what can be had without sleeping (`preadv2` with `RWF_NOWAIT`). `Ok(None)`: the kernel would have
@@ -63,6 +64,12 @@ fn write(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
 #[cfg(not(target_pointer_width = "64"))]
 fn write(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
     std::os::unix::fs::FileExt::write_at(file, bytes, offset)
+}
+
+/// Opens a file to be written past the page cache (`O_DIRECT`): from whole pages of memory, at offsets that are multiples of
+/// a page. An error may mean that its file system cannot.
+pub fn open_direct(path: &Path) -> io::Result<File> {
+    File::options().write(true).custom_flags(libc::O_DIRECT).open(path)
 }
 
 /// Reserves disk blocks for `[0, len)` and makes the file that long (`fallocate`). `Ok(false)`: this file system

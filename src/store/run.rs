@@ -1,0 +1,119 @@
+//! Chunks of a large value that are received into one block of memory and written from there at once, past the page
+//! cache: such a write costs the processor a third of what the page cache takes for it, and leaves nothing to be written
+//! back. But it takes as long as the disk does, so it is a job for the lane; and it is worth its price only if it is long.
+//!
+//! Filled by an event loop, written by the lane, and used again for as long as its upload goes on.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use super::CHUNK;
+use super::error::Result;
+use super::upload::Target;
+use crate::sys;
+use crate::sys::memory::Region;
+
+/// See the module's head.
+pub struct Run {
+    /// Whole pages, as `O_DIRECT` wants them.
+    memory: Region,
+    len: usize,
+}
+
+impl Run {
+    /// Of this size is what is written at once. Bytes.
+    pub const SIZE: usize = 15 * CHUNK;
+
+    /// An empty one; `None`: the system has no memory for it.
+    pub(crate) fn new() -> Option<Run> {
+        Region::new(Run::SIZE, false).ok().map(|memory| Run { memory, len: 0 })
+    }
+
+    /// Where the next bytes go; of no length if it is full. Tell [`Run::add`] how many came.
+    pub fn room(&mut self) -> &mut [u8] {
+        &mut self.memory[self.len..]
+    }
+
+    /// So many were put into the room. Tells how many chunks that made whole.
+    ///
+    /// # Panics
+    /// If it has not so much room.
+    pub fn add(&mut self, count: usize) -> usize {
+        assert!(count <= Run::SIZE - self.len, "a run has a fixed size");
+        let before = self.len / CHUNK;
+        self.len += count;
+        self.len / CHUNK - before
+    }
+
+    /// Adds as much of `bytes` as there is room for, and tells how much that is.
+    pub fn take(&mut self, bytes: &[u8]) -> usize {
+        let count = bytes.len().min(Run::SIZE - self.len);
+        self.room()[..count].copy_from_slice(&bytes[..count]);
+        self.len += count;
+        count
+    }
+
+    /// Whether it can be written.
+    pub fn is_full(&self) -> bool {
+        self.len == Run::SIZE
+    }
+
+    /// What it has.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.memory[..self.len]
+    }
+}
+
+/// A file once more, to be written past the page cache. Opened by the first write to it.
+#[derive(Default)]
+pub(crate) struct Direct(OnceLock<Option<File>>);
+
+impl Direct {
+    /// Whether that worked: not all file systems can.
+    pub fn is_open(&self) -> bool {
+        self.0.get().is_some_and(Option::is_some)
+    }
+
+    /// Writes `bytes` if they are a run. `None`: they are to be written as usual.
+    pub fn write(&self, path: &Path, bytes: &[u8], offset: u64) -> Option<io::Result<()>> {
+        let file = self.0.get_or_init(|| sys::file::open_direct(path).ok()).as_ref()?;
+        if bytes.len() != Run::SIZE {
+            return None;
+        }
+        // What it asks of memory and offsets is the file system's affair: it may refuse.
+        let outcome = sys::file::write_all(file, bytes, offset);
+        let is_refused = outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::InvalidInput);
+        (!is_refused).then_some(outcome)
+    }
+}
+
+/// Writing a run.
+pub struct RunWrite {
+    target: Arc<Target>,
+    first: u64,
+    run: Run,
+}
+
+/// The outcome of a [`RunWrite`].
+pub struct RunWritten {
+    pub(crate) outcome: Result<()>,
+    /// To be filled again.
+    pub(crate) run: Run,
+}
+
+impl RunWrite {
+    /// The chunks of `run` are those from number `first` on.
+    pub(crate) fn new(target: Arc<Target>, first: u64, run: Run) -> RunWrite {
+        RunWrite { target, first, run }
+    }
+
+    /// Checksums and writes; takes as long as the disk does.
+    pub fn run(self) -> RunWritten {
+        let RunWrite { target, first, mut run } = self;
+        let outcome = target.write_chunks(first, run.bytes());
+        run.len = 0;
+        RunWritten { outcome, run }
+    }
+}
