@@ -30,7 +30,7 @@ CARGOFLAGS += --locked
 DYNAMIC := RUSTFLAGS='-C target-feature=-crt-static'
 export CARGO_TARGET_DIR := $(TARGET_DIR)
 
-.PHONY: all build run test test-ci test-full coverage bench bench-threads bench-commit bench-store bench-cache bench-growth bench-large bench-smoke lint install deb clean help
+.PHONY: all build run test test-needs test-ci test-full coverage bench bench-threads bench-commit bench-store bench-cache bench-growth bench-large bench-smoke lint install deb clean help
 
 all: build
 
@@ -40,9 +40,14 @@ build: ## the optimised, static binary: target/release/kingserver
 run: build ## serve 127.0.0.1:11211 in the foreground, data in ./kingdb-data (ARGS='-p 11311')
 	exec $(BIN) --db.path=kingdb-data $(ARGS)
 
-test: build ## everything that proves it, under 5 minutes; installs what it needs (TIER=test|ci|full)
-	tests/setup test
+test: ## everything that proves it, under 5 minutes; installs what it needs (TIER=test|ci|full)
+	$(MAKE) -j2 build test-needs
 	KINGSERVER=$(BIN) TIER=$(TIER) tests/run $(ARGS)
+
+# The link of the binary keeps one processor busy: another one does this meanwhile.
+test-needs:
+	tests/setup test
+	tests/peer/run --build
 
 test-ci: ## the same with larger counts, and the Debian package in a chroot: under 20 minutes
 	$(MAKE) test TIER=ci
