@@ -10,6 +10,7 @@ UNITDIR    ?= $(PREFIX)/lib/systemd/system
 SYSCONFDIR ?= /etc
 TIER       ?= test
 ARGS       ?=
+OPTIMISED  ?= --release
 
 BIN     := $(TARGET_DIR)/release/kingserver
 SOURCES := Cargo.toml Cargo.lock .cargo/config.toml $(shell find src -name '*.rs')
@@ -30,7 +31,7 @@ CARGOFLAGS += --locked
 DYNAMIC := RUSTFLAGS='-C target-feature=-crt-static'
 export CARGO_TARGET_DIR := $(TARGET_DIR)
 
-.PHONY: all build run test test-ci test-full coverage bench bench-threads bench-commit bench-store bench-cache bench-growth bench-large bench-smoke lint install deb clean help
+.PHONY: all build run test test-needs test-ci test-full coverage bench bench-threads bench-commit bench-store bench-cache bench-growth bench-large bench-smoke lint install deb clean help
 
 all: build
 
@@ -40,9 +41,14 @@ build: ## the optimised, static binary: target/release/kingserver
 run: build ## serve 127.0.0.1:11211 in the foreground, data in ./kingdb-data (ARGS='-p 11311')
 	exec $(BIN) --db.path=kingdb-data $(ARGS)
 
-test: build ## everything that proves it, under 5 minutes; installs what it needs (TIER=test|ci|full)
-	tests/setup test
+test: ## everything that proves it, under 5 minutes; installs what it needs (TIER=test|ci|full)
+	$(MAKE) -j2 build test-needs
 	KINGSERVER=$(BIN) TIER=$(TIER) tests/run $(ARGS)
+
+# The link of the binary keeps one processor busy: another one does this meanwhile.
+test-needs:
+	tests/setup test
+	tests/peer/run --build
 
 test-ci: ## the same with larger counts, and the Debian package in a chroot: under 20 minutes
 	$(MAKE) test TIER=ci
@@ -56,37 +62,39 @@ coverage: ## which regions of the connection's state machine and of the loop the
 
 bench: build ## compare with memcached, Redis and a null server (ARGS=...)
 	tests/setup bench
-	$(CARGO) run --release --locked --manifest-path $(BENCH) --bin bench -- $(ARGS)
+	$(CARGO) run $(OPTIMISED) --locked --manifest-path $(BENCH) --bin bench -- $(ARGS)
 
 bench-threads: build ## compare with a thread per connection (ARGS=...)
 	tests/setup bench
-	$(CARGO) run --release --locked --manifest-path $(BENCH) --bin threads -- $(ARGS)
+	$(CARGO) run $(OPTIMISED) --locked --manifest-path $(BENCH) --bin threads -- $(ARGS)
 
 bench-commit: build ## sets that share an fdatasync under --db.sync=always (ARGS=...)
-	$(CARGO) run --release --locked --manifest-path $(BENCH) --bin commit -- $(ARGS)
+	$(CARGO) run $(OPTIMISED) --locked --manifest-path $(BENCH) --bin commit -- $(ARGS)
 
 bench-store: ## compare the store with LevelDB, RocksDB and fjall (ARGS=...)
 	tests/setup bench-store
-	$(DYNAMIC) $(CARGO) run --release --locked --manifest-path $(BENCHDB) --bin bench-store -- $(ARGS)
+	$(DYNAMIC) $(CARGO) run $(OPTIMISED) --locked --manifest-path $(BENCHDB) --bin bench-store -- $(ARGS)
 
 bench-cache: ## hit ratios of the record cache, of an LRU and of memcached (ARGS=...)
 	tests/setup bench-store
-	$(DYNAMIC) $(CARGO) run --release --locked --manifest-path $(BENCHDB) --bin bench-cache -- $(ARGS)
+	$(DYNAMIC) $(CARGO) run $(OPTIMISED) --locked --manifest-path $(BENCHDB) --bin bench-cache -- $(ARGS)
 
 bench-large: build ## small gets beside values of 64 MiB, and what these cost, beside memcached (ARGS=...)
 	tests/setup bench
-	$(CARGO) run --release --locked --manifest-path $(BENCH) --bin large -- $(ARGS)
+	$(CARGO) run $(OPTIMISED) --locked --manifest-path $(BENCH) --bin large -- $(ARGS)
 
 bench-growth: ## the worst single put while a store grows to 20 million keys (ARGS=...)
-	$(CARGO) run --release --locked --manifest-path $(BENCH) --bin growth -- $(ARGS)
+	$(CARGO) run $(OPTIMISED) --locked --manifest-path $(BENCH) --bin growth -- $(ARGS)
 
+# Compiled quickly: these numbers count for nothing.
+bench-smoke: SMOKE := ARGS=--smoke OPTIMISED=
 bench-smoke: ## half a minute of all of these: do they run?
-	$(MAKE) bench ARGS=--smoke
-	$(MAKE) bench-commit ARGS=--smoke
-	$(MAKE) bench-store ARGS=--smoke
-	$(MAKE) bench-cache ARGS=--smoke
-	$(MAKE) bench-growth ARGS=--smoke
-	$(MAKE) bench-large ARGS=--smoke
+	$(MAKE) bench $(SMOKE)
+	$(MAKE) bench-commit $(SMOKE)
+	$(MAKE) bench-store $(SMOKE)
+	$(MAKE) bench-cache $(SMOKE)
+	$(MAKE) bench-growth $(SMOKE)
+	$(MAKE) bench-large $(SMOKE)
 
 lint: ## formatting, clippy and the man pages; warnings are errors
 	tests/setup lint

@@ -307,22 +307,44 @@ fn flip_all(dir: &Path, model: &BTreeMap<Vec<u8>, History>) -> (usize, usize) {
     let (mut flips, mut damaged) = (0, 0);
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_str().unwrap();
         let bytes = std::fs::read(&path).unwrap();
         // All of what was written, and a little behind it.
         let end = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| bytes.len().min(last + 64));
-        let step = match name.ends_with(".log") {
+        let step = match path.extension().is_some_and(|extension| extension == "log") {
             true => tier(61, 29, 1),
             false => tier(2477, 499, 1).min(tier(end / 3, end / 30, 1)).max(1),
         };
-        for bit in (0..end * 8).step_by(step) {
-            let copy = copy(dir);
-            let mut bytes = bytes.clone();
-            bytes[bit / 8] ^= 1 << (bit % 8);
-            std::fs::write(copy.path().join(name), &bytes).unwrap();
-            damaged += judge_flip(copy.path(), model, &format!("{name} bit {bit}"));
-            flips += 1;
-        }
+        let workers = std::thread::available_parallelism().unwrap().get();
+        let share = |first| flip_each(&path, &bytes, model, (0..end * 8).step_by(step).skip(first).step_by(workers));
+        let share = &share;
+        std::thread::scope(|scope| {
+            let running: Vec<_> = (0..workers).map(|first| scope.spawn(move || share(first))).collect();
+            for worker in running {
+                let counts = worker.join().unwrap();
+                flips += counts.0;
+                damaged += counts.1;
+            }
+        });
+    }
+    (flips, damaged)
+}
+
+/// Flips these bits of the file at `path`, whose content is `bytes`, one at a time, each in a copy of its store.
+fn flip_each(
+    path: &Path,
+    bytes: &[u8],
+    model: &BTreeMap<Vec<u8>, History>,
+    bits: impl Iterator<Item = usize>,
+) -> (usize, usize) {
+    let name = path.file_name().unwrap().to_str().unwrap();
+    let (mut flips, mut damaged) = (0, 0);
+    for bit in bits {
+        let copy = copy(path.parent().unwrap());
+        let mut bytes = bytes.to_vec();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(copy.path().join(name), &bytes).unwrap();
+        damaged += judge_flip(copy.path(), model, &format!("{name} bit {bit}"));
+        flips += 1;
     }
     (flips, damaged)
 }

@@ -176,14 +176,17 @@ fn existing(path: &Path, remedy: &str) -> Result<PathBuf> {
     Ok(path.to_owned())
 }
 
-/// Builds a server of this package; `cargo run` builds only the program that it runs.
+/// Builds a server of this package as this program was built; `cargo run` builds only the program that it runs.
 fn build(peer: Peer) -> Result<()> {
     let Some(cargo) = std::env::var_os("CARGO") else {
         return Ok(());
     };
     let manifest = place::root().join("tests/bench/Cargo.toml");
     let mut command = Command::new(cargo);
-    command.args(["build", "--release", "--locked", "--quiet", "--bin", peer.name()]);
+    command.args(["build", "--locked", "--quiet", "--bin", peer.name()]);
+    if !cfg!(debug_assertions) {
+        command.arg("--release");
+    }
     let status = command.arg("--manifest-path").arg(manifest).status().context("cannot run cargo")?;
     ensure!(status.success(), "cannot build the {} server", peer.name());
     Ok(())
