@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::client::Client;
+use common::client::{Client, storage};
 use common::server::{Server, command};
 use common::util::{Random, random_bytes, text_bytes, tier};
 
@@ -51,6 +51,24 @@ fn values_of_all_lengths_come_back_whole_and_in_parts() {
 }
 
 /// Ranges of small values and of large ones, pipelined with other commands: each answer stands in its place.
+/// Values that have a file alone, and end with a run of chunks, or little behind one; what was sent with them is executed.
+#[test]
+fn what_follows_a_value_that_came_in_runs_is_executed() {
+    let server = Server::start(&["-t", "1"]);
+    let mut client = server.client();
+    let value = random_bytes(1, 260 * CHUNK);
+    for chunks in 256..260 {
+        for more in [0, 1, CHUNK - 1] {
+            let value = &value[..chunks * CHUNK - CHUNK + more];
+            client.send(storage(&format!("set key 0 0 {}", value.len()), value));
+            client.send(storage("set behind 0 0 1", &[b'0' + more as u8 % 10]));
+            assert_eq!((client.line(), client.line()), ("STORED".into(), "STORED".into()));
+            assert!(client.get("key").unwrap() == value, "{} bytes", value.len());
+            assert_eq!(client.get("behind").unwrap(), [b'0' + more as u8 % 10]);
+        }
+    }
+}
+
 #[test]
 fn parts_are_answered_in_their_turn() {
     let server = Server::start(&[]);

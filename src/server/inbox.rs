@@ -21,7 +21,7 @@ pub enum Answer {
     Composed(Composed),
     /// A chunk of an upload.
     Written(ChunkWritten),
-    /// So is a run of chunks, or it failed.
+    /// A run of chunks is written, or that failed.
     Ran(RunWritten),
     /// A chunk of a value on its way out.
     Chunk(kingdb::store::Result<Vec<u8>>),

@@ -2,10 +2,11 @@
 //! an extent file chunk by chunk as it arrives. The worker writes chunks itself, as many at once as have arrived, up to
 //! four, out of a buffer that all its connections share: a connection keeps at most one between turns. While
 //! the disk is slow, the disk lane does, at most two chunks of a connection at once: while both are there, nothing more is
-//! read and TCP holds the client back. So a transfer takes the same memory whatever its size.
+//! read and TCP holds the client back.
 //!
 //! A value that has a file alone, and that cannot be compressed, is received into a run of chunks instead, and the lane
-//! writes that past the page cache, if so little memory is taken that a megabyte more does not matter.
+//! writes that past the page cache, if so little memory is taken that a megabyte more does not matter. So a transfer takes
+//! the same memory whatever its size.
 
 use super::answer::{self, Facts, Form, Said, tell};
 use super::context::{Context, Step, Waiting};
@@ -190,7 +191,7 @@ struct Receiving {
     /// Bytes of the value that follow it, in the worker's buffer: only until they are written in the same turn.
     ahead: usize,
     /// What is written past the page cache, instead of it.
-    direct: Direct,
+    runs: Runs,
     /// A chunk's buffer that came back from the lane.
     spare: Option<Vec<u8>>,
     in_flight: usize,
@@ -201,7 +202,7 @@ struct Receiving {
 }
 
 /// What is written past the page cache.
-enum Direct {
+enum Runs {
     /// Nothing is.
     Nothing,
     Filling(Run),
@@ -217,7 +218,7 @@ impl Uploading {
             left: len,
             chunk: Vec::new(),
             ahead: 0,
-            direct: Direct::Nothing,
+            runs: Runs::Nothing,
             spare: None,
             in_flight: 0,
             failed: None,
@@ -244,7 +245,7 @@ impl Uploading {
     /// Memory it holds, or soon will: what [`UPLOAD`] says as long as chunks come. Bytes.
     pub fn holds(&self) -> usize {
         match &self.stage {
-            Stage::Receiving(Receiving { direct: Direct::Nothing, .. }) => UPLOAD,
+            Stage::Receiving(Receiving { runs: Runs::Nothing, .. }) => UPLOAD,
             Stage::Receiving(_) => Run::SIZE,
             Stage::Received(_) | Stage::Over => 0,
         }
@@ -330,15 +331,15 @@ fn batch(ctx: &mut Context) -> &mut [u8] {
 
 impl Receiving {
     fn sink<'a>(&'a mut self, ctx: &'a mut Context) -> Option<Sink<'a>> {
-        match &self.direct {
-            Direct::Nothing => self.sink_of_chunks(ctx),
-            Direct::Filling(_) => self.sink_of_run(),
-            Direct::Writing => None,
+        match &self.runs {
+            Runs::Nothing => self.sink_of_chunks(ctx),
+            Runs::Filling(_) => self.sink_of_run(),
+            Runs::Writing => None,
         }
     }
 
     fn sink_of_run(&mut self) -> Option<Sink<'_>> {
-        let Direct::Filling(run) = &mut self.direct else { return None };
+        let Runs::Filling(run) = &mut self.runs else { return None };
         let room = run.room();
         let most = room.len().min(AT_ONCE * CHUNK);
         Some(Sink { body: &mut self.chunk, want: 0, behind: Behind::Value(&mut room[..most]) })
@@ -360,12 +361,12 @@ impl Receiving {
 
     fn sunk(&mut self, came: &Came, ctx: &mut Context) {
         self.left -= (came.body + came.ahead) as u64;
-        match &mut self.direct {
-            Direct::Filling(run) => {
+        match &mut self.runs {
+            Runs::Filling(run) => {
                 let chunks = run.add(came.ahead);
                 (ctx.chunks, ctx.progressed) = (ctx.chunks + chunks, ctx.progressed || chunks > 0);
             }
-            Direct::Nothing | Direct::Writing => self.ahead = came.ahead,
+            Runs::Nothing | Runs::Writing => self.ahead = came.ahead,
         }
     }
 
@@ -397,9 +398,9 @@ impl Receiving {
 
     fn ran(&mut self, written: RunWritten) {
         self.in_flight -= 1;
-        self.direct = Direct::Nothing;
+        self.runs = Runs::Nothing;
         match self.upload.run_done(written) {
-            Ok(Some(run)) => self.direct = Direct::Filling(run),
+            Ok(Some(run)) => self.runs = Runs::Filling(run),
             Ok(None) => {}
             Err(error) => self.failed = Some(error),
         }
@@ -409,12 +410,12 @@ impl Receiving {
     fn step(&mut self, input: &mut Input<'_>, ctx: &mut Context) -> Result<(), Waiting> {
         loop {
             self.begin_run(ctx);
-            match &self.direct {
-                Direct::Writing => return Err(Waiting::Lane),
-                Direct::Filling(run) if run.is_full() => self.hand_over_run(ctx)?,
-                Direct::Filling(_) => self.fill_run(input, ctx)?,
-                Direct::Nothing if self.left == 0 && self.chunk.is_empty() => break,
-                Direct::Nothing => self.step_chunk(input, ctx)?,
+            match &self.runs {
+                Runs::Writing => return Err(Waiting::Lane),
+                Runs::Filling(run) if run.is_full() => self.hand_over_run(ctx)?,
+                Runs::Filling(_) => self.fill_run(input, ctx)?,
+                Runs::Nothing if self.left == 0 && self.chunk.is_empty() => break,
+                Runs::Nothing => self.step_chunk(input, ctx)?,
             }
         }
         if self.ended.is_none() {
@@ -425,20 +426,23 @@ impl Receiving {
 
     /// From now on, what comes is to be written past the page cache, if it can be and there is memory to spare.
     fn begin_run(&mut self, ctx: &mut Context) {
-        let is_busy = self.in_flight > 0 || self.ahead > 0 || !matches!(self.direct, Direct::Nothing);
-        if is_busy || self.failed.is_some() || !ctx.shared.memory.is_plenty() {
+        let is_busy = self.in_flight > 0 || self.ahead > 0 || !matches!(self.runs, Runs::Nothing);
+        if is_busy || self.left == 0 || self.failed.is_some() || !ctx.shared.memory.is_plenty() {
             return;
         }
         if let Some(mut run) = self.upload.begin_run() {
             run.take(&self.chunk);
             self.chunk.clear();
-            ctx.chunk = std::mem::take(&mut self.chunk);
-            self.direct = Direct::Filling(run);
+            self.spare = None;
+            if self.chunk.capacity() > 0 {
+                ctx.chunk = std::mem::take(&mut self.chunk);
+            }
+            self.runs = Runs::Filling(run);
         }
     }
 
     fn fill_run(&mut self, input: &mut Input<'_>, ctx: &Context) -> Result<(), Waiting> {
-        let Direct::Filling(run) = &mut self.direct else { unreachable!("matched by the caller") };
+        let Runs::Filling(run) = &mut self.runs else { unreachable!("matched by the caller") };
         if input.is_empty() {
             return Err(if ctx.may_write_chunks() { Waiting::Input } else { Waiting::Turn });
         }
@@ -452,7 +456,7 @@ impl Receiving {
         if !ctx.db.has_room() {
             return Err(Waiting::Room);
         }
-        if let Direct::Filling(run) = std::mem::replace(&mut self.direct, Direct::Writing) {
+        if let Runs::Filling(run) = std::mem::replace(&mut self.runs, Runs::Writing) {
             let write = self.upload.run(run);
             ctx.submit_scan(move || Answer::Ran(write.run()));
             self.in_flight += 1;

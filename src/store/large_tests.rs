@@ -255,7 +255,7 @@ fn runs_lie_where_their_chunks_would() {
     let dir = scratch();
     let db = Db::open(options(dir.path())).unwrap();
     let noise: Vec<u8> = value(640 * CHUNK, 1).chunks(1024).step_by(2).flatten().copied().collect();
-    let wanted = [&noise[..140 * CHUNK], &[7; 3 * CHUNK], &noise[140 * CHUNK..]].concat();
+    let wanted = [&noise[..140 * CHUNK], &[7; 3 * CHUNK], &noise[140 * CHUNK..], &noise[..9]].concat();
     let mut upload = db.upload(wanted.len() as u64).unwrap();
     let (mut left, mut runs, mut singles) = (&wanted[..], 0, 0);
     while !left.is_empty() {
@@ -276,6 +276,7 @@ fn runs_lie_where_their_chunks_would() {
         upload.run_done(written).unwrap();
     }
     println!("{runs} runs, {singles} single chunks");
+    assert!(upload.begin_run().is_none(), "it is whole");
     assert!(runs > 15 && singles > 3 && singles < 40, "this file system can write past the page cache");
     store(&db, b"key", &upload.finish());
     assert!(db.get(b"key").unwrap().unwrap() == wanted);

@@ -7,6 +7,8 @@
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 
 use super::CHUNK;
@@ -68,24 +70,29 @@ impl Run {
 
 /// A file once more, to be written past the page cache. Opened by the first write to it.
 #[derive(Default)]
-pub(crate) struct Direct(OnceLock<Option<File>>);
+pub(crate) struct Direct {
+    file: OnceLock<Option<File>>,
+    /// What it asks of memory and offsets is the file system's affair, and was not met.
+    refuses: AtomicBool,
+}
 
 impl Direct {
-    /// Whether that worked: not all file systems can.
+    /// Whether that worked and goes on to: not all file systems can.
     pub fn is_open(&self) -> bool {
-        self.0.get().is_some_and(Option::is_some)
+        self.file.get().is_some_and(Option::is_some) && !self.refuses.load(Relaxed)
     }
 
     /// Writes `bytes` if they are a run. `None`: they are to be written as usual.
     pub fn write(&self, path: &Path, bytes: &[u8], offset: u64) -> Option<io::Result<()>> {
-        let file = self.0.get_or_init(|| sys::file::open_direct(path).ok()).as_ref()?;
+        let file = self.file.get_or_init(|| sys::file::open_direct(path).ok()).as_ref()?;
         if bytes.len() != Run::SIZE {
             return None;
         }
-        // What it asks of memory and offsets is the file system's affair: it may refuse.
-        let outcome = sys::file::write_all(file, bytes, offset);
-        let is_refused = outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::InvalidInput);
-        (!is_refused).then_some(outcome)
+        match sys::file::write_all(file, bytes, offset).map_err(|error| (error.kind(), error)) {
+            Err((io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported, _)) => self.refuses.store(true, Relaxed),
+            outcome => return Some(outcome.map_err(|(_, error)| error)),
+        }
+        None
     }
 }
 

@@ -1,7 +1,7 @@
 //! Large values on their way in, chunk by chunk. A chunk is written by whoever has received it, into the page cache;
-//! while the disk is slow, chunks are jobs for the lane, several at a time and in any order. Each notes its row, and
-//! whoever brings the last row of a block of the table writes that block. So the memory of an upload is its chunks in
-//! flight and a block or two, however long the value is.
+//! while the disk is slow, chunks are jobs for the lane, several at a time and in any order; and see [`super::run`]. Each
+//! notes its row, and whoever brings the last row of a block of the table writes that block. So the memory of an upload is
+//! its chunks in flight, or a run, and a block or two, however long the value is.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -15,7 +15,7 @@ use super::extent::{AT_ONCE, Extents, Reservation};
 use super::large::{Large, Span};
 use super::piece::{self, BLOCK, BLOCK_ROWS, INLINE_ROWS, MAX_LEN, Piece, ROW};
 use super::record::Kind;
-use super::run::{Run, RunWrite, RunWritten};
+use super::run::{Direct, Run, RunWrite, RunWritten};
 
 /// Of a value whose last chunk could not be compressed, so many bytes of the next chunk are tried before all of it is...
 const SAMPLE: usize = 4096;
@@ -114,7 +114,7 @@ impl Upload {
     }
 
     fn may_run(&self) -> bool {
-        let left = self.target.len - self.started * CHUNK as u64;
+        let left = self.target.len.saturating_sub(self.started * CHUNK as u64);
         left >= Run::SIZE as u64 && self.target.stubborn.load(Relaxed) && self.target.reservation.direct.is_open()
     }
 
@@ -160,8 +160,12 @@ impl Upload {
     ///
     /// # Panics
     /// If a chunk is missing: callers count.
-    pub fn finish(self) -> Uploaded {
+    pub fn finish(mut self) -> Uploaded {
         assert_eq!(self.done, self.target.len.div_ceil(CHUNK as u64), "every chunk was written");
+        // The jobs are done: nobody else has it, and a descriptor is freed before the value's record is written.
+        if let Some(target) = Arc::get_mut(&mut self.target) {
+            target.reservation.direct = Direct::default();
+        }
         Uploaded::of(vec![Made { piece: self.target.piece(), target: self.target }])
     }
 }
