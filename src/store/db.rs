@@ -370,8 +370,8 @@ impl Db {
         self.core.lane.submit(job);
     }
 
-    /// The same for a job that is a part of reading through the whole store, or takes about as long: one of these runs at a time, by turns with
-    /// the others.
+    /// The same for a job that is a part of reading through the whole store, or takes about as long: one of these runs at
+    /// a time, by turns with the others.
     pub fn submit_scan(&self, job: Job) {
         self.core.lane.submit_scan(job);
     }

@@ -1,6 +1,6 @@
 //! Chunks of a large value that are received into one block of memory and written from there at once, past the page
-//! cache: such a write costs the processor a third of what the page cache takes for it, and leaves nothing to be written
-//! back. But it takes as long as the disk does, so it is a job for the lane; and it is worth its price only if it is long.
+//! cache: such a write costs the processor less than copying there does, and leaves nothing to be written back. But it takes
+//! as long as the disk does, so it is a job for the lane; and each has a price of its own, so it must be long.
 //!
 //! Filled by an event loop, written by the lane, and used again for as long as its upload goes on.
 
