@@ -6,7 +6,8 @@
 //! within its budget; replies are only collected, in one buffer that all connections of the turn share. (2)
 //! The log is written out to its tail, once for all of them, whoever appended. (3) Replies are sent, but a
 //! reply leaves only when the log's mark has passed everything that it tells of: what was written, what was
-//! read, what was found absent. The others are *corked*: their connections execute nothing until the store
+//! read, what was found absent. (Phases 2 and 3 come twice where news is followed by what goes on: its replies do not wait
+//! for that, most of which is large.) The others are *corked*: their connections execute nothing until the store
 //! wakes the worker. So nothing that could still be lost in a crash is ever acknowledged, at one write per
 //! turn; and under `--db.sync=always` the same waiting is group commit.
 //!
@@ -155,8 +156,7 @@ impl Worker {
             self.close_idle();
         }
         self.run_ready();
-        self.write_out();
-        self.send();
+        self.reply();
         self.resume_memoryless();
         Ok(())
     }
@@ -292,6 +292,9 @@ impl Worker {
         let news = std::mem::take(&mut self.news);
         self.behind = false;
         for run in 0..self.ready.len() {
+            if run == news && !self.leaving.is_empty() {
+                self.reply();
+            }
             if !self.ctx.has_turn_left() {
                 self.behind = run <= news;
                 break;
@@ -357,7 +360,13 @@ impl Worker {
         self.make_ready(token);
     }
 
-    // ---- phase 2
+    // ---- phases 2 and 3
+
+    #[inline(never)]
+    fn reply(&mut self) {
+        self.write_out();
+        self.send();
+    }
 
     #[inline]
     fn write_out(&mut self) {
@@ -366,8 +375,6 @@ impl Worker {
             self.ctx.db.write_out();
         }
     }
-
-    // ---- phase 3
 
     fn send(&mut self) {
         if !self.corked.is_empty() {
