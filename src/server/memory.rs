@@ -41,7 +41,7 @@ impl Memory {
 
     /// Whether so little is taken that more may be, only to make things cheaper.
     pub fn is_plenty(&self) -> bool {
-        self.taken() < self.limit / 8
+        self.taken() < self.limit / 4
     }
 
     /// Whether nothing is to be held that can be avoided.

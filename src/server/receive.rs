@@ -5,7 +5,7 @@
 //! read and TCP holds the client back.
 //!
 //! A value that has a file alone, and that cannot be compressed, is received into a run of chunks instead, and the lane
-//! writes that past the page cache, if so little memory is taken that a megabyte more does not matter. So a transfer takes
+//! writes that past the page cache, if so little memory is taken that two megabytes more do not matter. So a transfer takes
 //! the same memory whatever its size.
 
 use super::answer::{self, Facts, Form, Said, tell};
@@ -246,7 +246,7 @@ impl Uploading {
     pub fn holds(&self) -> usize {
         match &self.stage {
             Stage::Receiving(Receiving { runs: Runs::Nothing, .. }) => UPLOAD,
-            Stage::Receiving(_) => Run::SIZE,
+            Stage::Receiving(_) => Run::TAKES,
             Stage::Received(_) | Stage::Over => 0,
         }
     }
@@ -363,7 +363,7 @@ impl Receiving {
         self.left -= (came.body + came.ahead) as u64;
         match &mut self.runs {
             Runs::Filling(run) => {
-                let chunks = run.add(came.ahead);
+                let chunks = self.upload.add(run, came.ahead);
                 (ctx.chunks, ctx.progressed) = (ctx.chunks + chunks, ctx.progressed || chunks > 0);
             }
             Runs::Nothing | Runs::Writing => self.ahead = came.ahead,
@@ -431,7 +431,7 @@ impl Receiving {
             return;
         }
         if let Some(mut run) = self.upload.begin_run() {
-            run.take(&self.chunk);
+            self.upload.fill(&mut run, &self.chunk);
             self.chunk.clear();
             self.spare = None;
             if self.chunk.capacity() > 0 {
@@ -446,9 +446,9 @@ impl Receiving {
         if input.is_empty() {
             return Err(if ctx.may_write_chunks() { Waiting::Input } else { Waiting::Turn });
         }
-        let came = run.take(input.rest());
-        input.take(came);
-        self.left -= came as u64;
+        let came = input.take(run.room().len());
+        self.left -= came.len() as u64;
+        self.upload.fill(run, came);
         Ok(())
     }
 

@@ -268,7 +268,7 @@ fn runs_lie_where_their_chunks_would() {
         while !run.is_full() {
             let count = run.room().len().min(100_001);
             run.room()[..count].copy_from_slice(&left[..count]);
-            run.add(count);
+            upload.add(&mut run, count);
             left = &left[count..];
         }
         runs += 1;

@@ -161,6 +161,7 @@ pub(crate) fn checksum(stored: &[u8], file: u32, offset: u64) -> u32 {
 }
 
 /// A chunk's row.
+#[inline(never)]
 pub(crate) fn row(stored: &[u8], compressed: bool, file: u32, offset: u64) -> [u8; ROW] {
     let len = stored.len() as u32 | if compressed { COMPRESSED } else { 0 };
     let mut row = [0; ROW];

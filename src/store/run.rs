@@ -2,7 +2,8 @@
 //! cache: such a write costs the processor less than copying there does, and leaves nothing to be written back. But it takes
 //! as long as the disk does, so it is a job for the lane; and each has a price of its own, so it must be long.
 //!
-//! Filled by an event loop, written by the lane, and used again for as long as its upload goes on.
+//! Filled by an event loop, which also checksums what has come while that is in the processor's cache; written by the lane; and used
+//! again for as long as its upload goes on.
 
 use std::fs::File;
 use std::io;
@@ -13,6 +14,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::CHUNK;
 use super::error::Result;
+use super::piece::ROW;
 use super::upload::Target;
 use crate::sys;
 use crate::sys::memory::Region;
@@ -22,39 +24,39 @@ pub struct Run {
     /// Whole pages, as `O_DIRECT` wants them.
     memory: Region,
     len: usize,
+    /// Of the chunks that are whole.
+    rows: Vec<[u8; ROW]>,
 }
 
 impl Run {
     /// Of this size is what is written at once. Bytes.
     pub const SIZE: usize = 15 * CHUNK;
 
+    /// Memory of one: a huge page where there are any, which is cheaper to receive into, and to hand to the disk, than hundreds
+    /// of small ones. Bytes.
+    pub const TAKES: usize = sys::memory::HUGE;
+
     /// An empty one; `None`: the system has no memory for it.
     pub(crate) fn new() -> Option<Run> {
-        Region::new(Run::SIZE, false).ok().map(|memory| Run { memory, len: 0 })
+        Region::new(Run::SIZE, true).ok().map(|memory| Run { memory, len: 0, rows: Vec::new() })
     }
 
-    /// Where the next bytes go; of no length if it is full. Tell [`Run::add`] how many came.
+    /// Where the next bytes go; of no length if it is full. Tell [`super::Upload::add`] how many came.
     pub fn room(&mut self) -> &mut [u8] {
         &mut self.memory[self.len..]
     }
 
-    /// So many were put into the room. Tells how many chunks that made whole.
-    ///
-    /// # Panics
-    /// If it has not so much room.
-    pub fn add(&mut self, count: usize) -> usize {
+    /// So many were put into the room. Asks for the rows of the chunks that made whole, by their places in the run, and
+    /// tells how many there were.
+    pub(crate) fn add(&mut self, count: usize, row: impl Fn(usize, &[u8]) -> [u8; ROW]) -> usize {
         assert!(count <= Run::SIZE - self.len, "a run has a fixed size");
-        let before = self.len / CHUNK;
+        let before = self.rows.len();
         self.len += count;
-        self.len / CHUNK - before
-    }
-
-    /// Adds as much of `bytes` as there is room for, and tells how much that is.
-    pub fn take(&mut self, bytes: &[u8]) -> usize {
-        let count = bytes.len().min(Run::SIZE - self.len);
-        self.room()[..count].copy_from_slice(&bytes[..count]);
-        self.len += count;
-        count
+        while self.len - self.rows.len() * CHUNK >= CHUNK {
+            let place = self.rows.len();
+            self.rows.push(row(place, &self.memory[place * CHUNK..][..CHUNK]));
+        }
+        self.rows.len() - before
     }
 
     /// Whether it can be written.
@@ -119,8 +121,9 @@ impl RunWrite {
     /// Checksums and writes; takes as long as the disk does.
     pub fn run(self) -> RunWritten {
         let RunWrite { target, first, mut run } = self;
-        let outcome = target.write_chunks(first, run.bytes());
+        let outcome = target.write_chunks(first, run.bytes(), &run.rows);
         run.len = 0;
+        run.rows.clear();
         RunWritten { outcome, run }
     }
 }

@@ -98,7 +98,7 @@ impl Upload {
         for chunk in bytes.chunks(CHUNK) {
             self.begin(chunk);
         }
-        self.target.write_chunks(first, bytes)?;
+        self.target.write_chunks(first, bytes, &[])?;
         self.done += self.started - first;
         Ok(())
     }
@@ -116,6 +116,23 @@ impl Upload {
     fn may_run(&self) -> bool {
         let left = self.target.len.saturating_sub(self.started * CHUNK as u64);
         left >= Run::SIZE as u64 && self.target.stubborn.load(Relaxed) && self.target.reservation.direct.is_open()
+    }
+
+    /// So many of the value's next bytes were put into the room that `run` has. Tells how many chunks that made whole.
+    ///
+    /// # Panics
+    /// If it has not so much room.
+    pub fn add(&self, run: &mut Run, count: usize) -> usize {
+        run.add(count, |index, chunk| self.target.row(self.started + index as u64, chunk))
+    }
+
+    /// Copies the value's next bytes to the room that `run` has.
+    ///
+    /// # Panics
+    /// If it has not so much room.
+    pub fn fill(&self, run: &mut Run, bytes: &[u8]) {
+        run.room()[..bytes.len()].copy_from_slice(bytes);
+        self.add(run, bytes.len());
     }
 
     /// A job that writes the next chunks, with which `run` is full.
@@ -204,14 +221,14 @@ impl Target {
     }
 
     /// Writes the chunks from number `first` on; those in a row that cannot be compressed in one piece: what the file system
-    /// does for each write costs more than the bytes.
-    pub fn write_chunks(&self, first: u64, bytes: &[u8]) -> Result<()> {
+    /// does for each write costs more than the bytes. `rows` may have theirs.
+    pub fn write_chunks(&self, first: u64, bytes: &[u8], rows: &[[u8; ROW]]) -> Result<()> {
         ENCODER.with_borrow_mut(|(encoder, space)| {
             let (mut index, mut plain) = (first, 0..0);
             for chunk in bytes.chunks(CHUNK) {
                 let end = plain.end + chunk.len();
                 if let Some(packed) = self.pack(index, chunk, encoder, space) {
-                    self.write_plain(first, bytes, plain)?;
+                    self.write_plain(first, bytes, plain, rows)?;
                     let offset = self.offset(index);
                     self.reservation.write(packed, offset)?;
                     self.note(index, piece::row(packed, true, self.reservation.file.number, offset))?;
@@ -219,22 +236,27 @@ impl Target {
                 }
                 (index, plain.end) = (index + 1, end);
             }
-            self.write_plain(first, bytes, plain)
+            self.write_plain(first, bytes, plain, rows)
         })
     }
 
     /// Of `bytes`, which begin with chunk number `first`, writes those of some whole chunks as they are.
-    fn write_plain(&self, first: u64, bytes: &[u8], range: Range<usize>) -> Result<()> {
+    fn write_plain(&self, first: u64, bytes: &[u8], range: Range<usize>, rows: &[[u8; ROW]]) -> Result<()> {
         if range.is_empty() {
             return Ok(());
         }
-        let (mut index, bytes) = (first + (range.start / CHUNK) as u64, &bytes[range]);
-        self.reservation.write(bytes, self.offset(index))?;
-        for chunk in bytes.chunks(CHUNK) {
-            self.note(index, piece::row(chunk, false, self.reservation.file.number, self.offset(index)))?;
-            index += 1;
+        let (skipped, bytes) = (range.start / CHUNK, &bytes[range]);
+        self.reservation.write(bytes, self.offset(first + skipped as u64))?;
+        for (place, chunk) in (skipped..).zip(bytes.chunks(CHUNK)) {
+            let index = first + place as u64;
+            self.note(index, rows.get(place).map_or_else(|| self.row(index, chunk), |row| *row))?;
         }
         Ok(())
+    }
+
+    /// The row of a chunk that is not compressed.
+    fn row(&self, index: u64, chunk: &[u8]) -> [u8; ROW] {
+        piece::row(chunk, false, self.reservation.file.number, self.offset(index))
     }
 
     fn offset(&self, index: u64) -> u64 {
@@ -293,7 +315,7 @@ impl ChunkWrite {
     /// Compresses, checksums, writes; may sleep.
     pub fn run(self) -> ChunkWritten {
         let ChunkWrite { target, index, mut bytes } = self;
-        let outcome = target.write_chunks(index, &bytes);
+        let outcome = target.write_chunks(index, &bytes, &[]);
         bytes.clear();
         ChunkWritten { outcome, buffer: bytes }
     }

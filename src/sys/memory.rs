@@ -8,7 +8,7 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
 /// A huge page on most processors. Bytes.
-const HUGE: usize = 2 << 20;
+pub const HUGE: usize = 2 << 20;
 
 /// Bounds what `malloc(3)` keeps for itself (`mallopt(3)`). By default it has up to eight arenas per processor, and the
 /// first large block that is freed makes it keep as much, in each of them. To be called before there are threads.
@@ -46,13 +46,14 @@ unsafe impl Sync for Region {}
 
 impl Region {
     /// `len` bytes; with `huge`, in huge pages where the kernel has them to give (`MADV_HUGEPAGE`), and then RAM is
-    /// taken up in their size.
+    /// taken up in their size, the last one's, too.
     ///
     /// # Errors
     /// The kernel's, when the address space is used up.
     pub fn new(len: usize, huge: bool) -> io::Result<Region> {
         let slack = if huge { HUGE } else { 0 };
-        let mapped = len.max(1).checked_add(slack).ok_or(io::ErrorKind::OutOfMemory)?;
+        // A huge page must lie in what is mapped and advised, with both its ends.
+        let mapped = len.max(1).checked_add(2 * slack).ok_or(io::ErrorKind::OutOfMemory)?;
         let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
         // SAFETY: asks for a new mapping wherever the kernel likes; no existing memory is touched.
         let address = unsafe { libc::mmap(std::ptr::null_mut(), mapped, protection, flags, -1, 0) };
@@ -64,7 +65,7 @@ impl Region {
         if huge {
             // SAFETY: the range lies inside the mapping made above; advice changes no contents. A refusal only means
             // small pages.
-            unsafe { libc::madvise(mapping.as_ptr().add(skip).cast(), len, libc::MADV_HUGEPAGE) };
+            unsafe { libc::madvise(mapping.as_ptr().add(skip).cast(), mapped - skip, libc::MADV_HUGEPAGE) };
         }
         Ok(Region { mapping, mapped, skip, len })
     }
