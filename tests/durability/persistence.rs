@@ -1,11 +1,9 @@
 //! What was acknowledged is there after a clean stop and after kill -9: values, flags, CAS uniques, deadlines,
 //! flushes. And what a start does with a directory that is not as it should be.
 
-mod common;
-
-use common::server::Plan;
-use common::util::{DEADLINE, random_bytes, text_bytes, wait_until};
-use common::{Client, Server};
+use crate::common::server::Plan;
+use crate::common::util::{DEADLINE, random_bytes, text_bytes, wait_until};
+use crate::common::{Client, Server};
 use std::time::{Duration, Instant};
 
 type End = fn(Server) -> Plan;
@@ -85,7 +83,10 @@ fn more_than_one_segment() {
         let mut c = server.client();
         let count = 3000; // 150 MB that do not compress
         for i in 0..count {
-            c.send(common::client::storage(&format!("set k{} 0 0 50000 noreply", i % 2000), &random_bytes(i, 50_000)));
+            c.send(crate::common::client::storage(
+                &format!("set k{} 0 0 50000 noreply", i % 2000),
+                &random_bytes(i, 50_000),
+            ));
         }
         assert!(c.ask("version").starts_with("VERSION"));
         let (_server, mut c) = again(server, end);
@@ -263,8 +264,10 @@ fn stop_under_load_keeps_what_it_acknowledged() {
                 let start = Instant::now();
                 while start.elapsed() < DEADLINE {
                     let value = random_bytes(acknowledged, 50 + 997 * (acknowledged as usize % 100));
-                    let command =
-                        common::client::storage(&format!("set w{id}-{acknowledged} 0 0 {}", value.len()), &value);
+                    let command = crate::common::client::storage(
+                        &format!("set w{id}-{acknowledged} 0 0 {}", value.len()),
+                        &value,
+                    );
                     match c.try_send(command).and_then(|()| c.try_line()) {
                         Ok(reply) if reply == "STORED" => acknowledged += 1,
                         Ok(reply) => panic!("{reply}"),

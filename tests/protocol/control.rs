@@ -1,10 +1,8 @@
 //! Who may come in, and what operators ask: authentication, key dumps, deleting by prefix, watching, shutdown.
 
-mod common;
-
-use common::dialogue::{BAD, all, any};
-use common::util::wait_until;
-use common::{Client, Server};
+use crate::common::dialogue::{BAD, all, any};
+use crate::common::util::wait_until;
+use crate::common::{Client, Server};
 use std::fs;
 
 const UNKNOWN: &str = "CLIENT_ERROR unauthenticated\r\n";

@@ -1,11 +1,9 @@
 //! The commands that a running server carries out: backup, dump and load, over the socket in its data directory; and the
 //! same on a store that nobody has open.
 
-mod common;
-
-use common::server::{Plan, binary};
-use common::util::{DEADLINE, counted, fnv, random_bytes, text_bytes, tier, wait_until};
-use common::{Client, Server};
+use crate::common::server::{Plan, binary};
+use crate::common::util::{DEADLINE, counted, fnv, random_bytes, text_bytes, tier, wait_until};
+use crate::common::{Client, Server};
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -78,7 +76,7 @@ fn unchanged_while_linked(file: &fs::File, before: u64) {
 fn sum(mut file: &fs::File) -> u64 {
     let mut bytes = Vec::new();
     file.rewind().and_then(|()| file.read_to_end(&mut bytes)).expect("read it");
-    fnv(common::util::FNV, &bytes)
+    fnv(crate::common::util::FNV, &bytes)
 }
 
 const WRITERS: usize = 4;

@@ -1,10 +1,8 @@
 //! The meta dialect, command by command, byte for byte. The expectations are those of memcached 1.6.45, but for what is
 //! marked as ours.
 
-mod common;
-
-use common::Server;
-use common::dialogue::{BAD, BAD_CHUNK, NON_NUMERIC, TOO_LARGE, all};
+use crate::common::Server;
+use crate::common::dialogue::{BAD, BAD_CHUNK, NON_NUMERIC, TOO_LARGE, all};
 
 const DUPLICATE: &str = "CLIENT_ERROR duplicate flag\r\n";
 const INVALID: &str = "CLIENT_ERROR invalid flag\r\n";
@@ -201,7 +199,7 @@ fn refusals_leave_the_connection_in_step() {
 fn large_values_stream_and_are_touched() {
     let server = Server::start(&[]);
     let mut c = server.client();
-    let value = common::util::text_bytes(7, 300_000);
+    let value = crate::common::util::text_bytes(7, 300_000);
     c.send([format!("ms big {} T100 c\r\n", value.len()).as_bytes(), &value, b"\r\nmn\r\n"].concat());
     assert!(c.line().starts_with("HD c"));
     assert_eq!(c.line(), "MN");

@@ -1,11 +1,9 @@
 //! `kingserver check` on the data of a real server: what it finds, what it says, how it exits, and that a repaired store
 //! serves again.
 
-mod common;
-
-use common::server::{Plan, binary};
-use common::util::{random_bytes, text_bytes};
-use common::{Client, Server};
+use crate::common::server::{Plan, binary};
+use crate::common::util::{random_bytes, text_bytes};
+use crate::common::{Client, Server};
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, chown};
 use std::path::{Path, PathBuf};

@@ -1,10 +1,8 @@
 //! Where the server listens, how it says so, how it refuses to start, and how it ends.
 
-mod common;
-
-use common::server::Plan;
-use common::util::{proc_status, random_bytes, wait_until};
-use common::{Client, Server};
+use crate::common::server::Plan;
+use crate::common::util::{proc_status, random_bytes, wait_until};
+use crate::common::{Client, Server};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};

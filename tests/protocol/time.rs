@@ -1,11 +1,9 @@
 //! Deadlines and flushes in the text protocol: negative, relative up to 30 days, absolute beyond; at once and delayed.
 
-mod common;
-
-use common::Server;
-use common::dialogue::{BAD, BAD_EXPTIME, ERROR, all, any, refused_storage};
-use common::server::peer;
-use common::util::wait_until;
+use crate::common::Server;
+use crate::common::dialogue::{BAD, BAD_EXPTIME, ERROR, all, any, refused_storage};
+use crate::common::server::peer;
+use crate::common::util::wait_until;
 
 #[test]
 fn expiry() {

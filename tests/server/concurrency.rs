@@ -1,10 +1,8 @@
 //! Several connections on several workers at the same keys: every read-modify-write happens once, as if they had
 //! come one after the other.
 
-mod common;
-
-use common::util::{random_bytes, tier};
-use common::{Client, Server};
+use crate::common::util::{random_bytes, tier};
+use crate::common::{Client, Server};
 use std::sync::Barrier;
 
 const CONNECTIONS: usize = 8;

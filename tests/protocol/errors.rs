@@ -1,13 +1,11 @@
 //! What a client may get wrong in the classic text protocol: refused with memcached's words, the connection in step
 //! afterwards or closed, and never anything stored, counted or removed that was not said.
 
-mod common;
-
-use common::Server;
-use common::client::storage;
-use common::dialogue::{BAD, BAD_CHUNK, ERROR, TOO_LARGE, any, refused_storage};
-use common::server::peer;
-use common::util::random_bytes;
+use crate::common::Server;
+use crate::common::client::storage;
+use crate::common::dialogue::{BAD, BAD_CHUNK, ERROR, TOO_LARGE, any, refused_storage};
+use crate::common::server::peer;
+use crate::common::util::random_bytes;
 
 #[test]
 fn keys_of_250_and_251_bytes() {
@@ -244,13 +242,13 @@ fn one_key_without_end_is_closed_or_refused() {
     let flood = vec![b'k'; 1 << 20];
     c.send("get ");
     // The refusal skips to the end of the line, which may be far: without memory.
-    let before = common::util::anonymous_memory(server.pid());
+    let before = crate::common::util::anonymous_memory(server.pid());
     for _ in 0..32 {
         if c.try_send(&flood).is_err() {
             break;
         }
     }
-    let growth = common::util::anonymous_memory(server.pid()).saturating_sub(before);
+    let growth = crate::common::util::anonymous_memory(server.pid()).saturating_sub(before);
     assert!(growth < 8 << 20, "a key of 32 MiB takes {growth} bytes of memory");
     assert!(server.client().ask("version").starts_with("VERSION"), "others are served");
 }

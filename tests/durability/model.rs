@@ -1,11 +1,9 @@
 //! Random operation sequences against a map that does the same, over the wire and across restarts and kills.
 
-mod common;
-
-use common::recipe::{Value, cases, value};
-use common::server::Plan;
-use common::util::tier;
-use common::{Client, Server};
+use crate::common::recipe::{Value, cases, value};
+use crate::common::server::Plan;
+use crate::common::util::tier;
+use crate::common::{Client, Server};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 

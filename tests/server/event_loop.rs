@@ -1,13 +1,11 @@
 //! What one connection may do to the others: nothing. Floods, clients that never read, clients that vanish, limits
 //! of connections and descriptors. Progress is asserted by counts; the clock only ends what hangs.
 
-mod common;
-
-use common::client::storage;
-use common::server::Plan;
-use common::strace::Tracer;
-use common::util::{anonymous_memory, random_bytes, tier, wait_until};
-use common::{Client, Server};
+use crate::common::client::storage;
+use crate::common::server::Plan;
+use crate::common::strace::Tracer;
+use crate::common::util::{anonymous_memory, random_bytes, tier, wait_until};
+use crate::common::{Client, Server};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -94,7 +92,7 @@ fn swallow(mut socket: TcpStream) -> usize {
 /// Clients that ask for gigabytes and read nothing: each costs its unsent bytes, no more, inside a multiget too.
 #[test]
 fn clients_that_never_read() {
-    common::util::raise_descriptor_limit();
+    crate::common::util::raise_descriptor_limit();
     let clients = tier(100, 1000, 1000);
     let server = Server::start(&["-m", "16", "-c", "4096"]);
     let mut c = server.client();

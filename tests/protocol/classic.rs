@@ -2,10 +2,8 @@
 //! memcached's: run with `KINGSERVER_PEER=/usr/bin/memcached` they hold for it too, and where two of its versions
 //! answer differently both are listed.
 
-mod common;
-
-use common::Server;
-use common::dialogue::{BAD, BAD_DELTA, BAD_EXPTIME, ERROR, NON_NUMERIC, all, any, refused_storage};
+use crate::common::Server;
+use crate::common::dialogue::{BAD, BAD_DELTA, BAD_EXPTIME, ERROR, NON_NUMERIC, all, any, refused_storage};
 
 #[test]
 fn retrieval() {

@@ -2,12 +2,10 @@
 //! it is, a newer format is refused. A wrong value is never served, and never an older one in place of a damaged
 //! one.
 
-mod common;
-
-use common::client::storage;
-use common::server::Plan;
-use common::util::random_bytes;
-use common::{Client, Server};
+use crate::common::client::storage;
+use crate::common::server::Plan;
+use crate::common::util::random_bytes;
+use crate::common::{Client, Server};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 

@@ -1,10 +1,8 @@
 //! The command line: what `--help` and the man page say is the same, and what the start says is what it does.
 
-mod common;
-
-use common::server::{Plan, binary};
-use common::util::wait_until;
-use common::{Client, Server};
+use crate::common::server::{Plan, binary};
+use crate::common::util::wait_until;
+use crate::common::{Client, Server};
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;

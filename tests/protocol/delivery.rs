@@ -2,14 +2,12 @@
 //! hundred thousand, longer than any buffer, or with the FIN right behind them. And values of every size around the
 //! limits of chunks.
 
-mod common;
-
 use std::io::Write as _;
 
-use common::client::storage;
-use common::server::peer;
-use common::util::{FNV, Random, fnv, random_bytes, text_bytes, tier};
-use common::{Client, Server};
+use crate::common::client::storage;
+use crate::common::server::peer;
+use crate::common::util::{FNV, Random, fnv, random_bytes, text_bytes, tier};
+use crate::common::{Client, Server};
 
 /// A session that visits most states of a connection, each line with its data.
 const SESSION: &[u8] = b"set a 1 0 5\r\nv\r\nlu\r\nget a\r\nadd a 0 0 1\r\nx\r\nappend a 0 0 2\r\n\r\n\r\nget a b a\r\n\

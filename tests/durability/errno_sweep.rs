@@ -3,13 +3,11 @@
 //! Whatever the server makes of it, it neither panics nor hangs, what it says is clear, what it answers is right, and
 //! everything that it acknowledged is there after a start without failures.
 
-mod common;
-
-use common::Client;
-use common::client::storage;
-use common::history::History;
-use common::server::{Plan, Server};
-use common::util::{Random, counted, random_bytes, tier};
+use crate::common::Client;
+use crate::common::client::storage;
+use crate::common::history::History;
+use crate::common::server::{Plan, Server};
+use crate::common::util::{Random, counted, random_bytes, tier};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -67,7 +65,7 @@ struct Template {
 
 impl Template {
     fn new() -> Template {
-        let memory = common::disk::memory();
+        let memory = crate::common::disk::memory();
         let server = Plan::new(&["--db.segment-size=1mb"]).on(memory.path().join("data")).start();
         let mut history = History::default();
         load(&server, &mut history, 1, 40);
@@ -142,7 +140,7 @@ fn timed_out(error: &std::io::Error) -> bool {
 fn run(case: Case, template: &Template) -> Result<bool, String> {
     let sync = if case.seed.is_multiple_of(2) { "--db.sync=always" } else { "--db.sync=interval" };
     let plan = Plan::new(&[sync, "--db.sync-interval=5ms", "--db.segment-size=1mb", "-m", "0", "-t", "1"]);
-    let memory = common::disk::memory();
+    let memory = crate::common::disk::memory();
     let plan = plan.on(memory.path().join("data"));
     copy(&template.plan.data(), &plan.data());
     let mut history = template.history.clone();

@@ -1,9 +1,7 @@
 //! The binary dialect, opcode by opcode: statuses, bodies and CAS uniques as memcached 1.6.45 has them; and headers whose
 //! lengths lie.
 
-mod common;
-
-use common::{Client, Server};
+use crate::common::{Client, Server};
 
 /// A response.
 #[derive(Debug, PartialEq, Eq)]
@@ -165,7 +163,7 @@ fn large_values_and_keys_of_any_bytes() {
     let mut c = server.client();
     let key: Vec<u8> = (0..250).map(|at| at as u8).collect();
     for len in [0, 1, 65_536, 65_537, 300_000] {
-        let value = common::util::text_bytes(len as u64, len);
+        let value = crate::common::util::text_bytes(len as u64, len);
         assert_eq!(ask(&mut c, 0x01, &SET, &key, &value, 0).status, 0);
         assert!(told(&mut c, 0x00, &[], &key, &[], 0) == (0, value.clone()), "{len}");
         assert!(told(&mut c, 0x1d, &[0, 0, 0, 9], &key, &[], 0) == (0, value), "{len}");

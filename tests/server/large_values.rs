@@ -1,11 +1,9 @@
 //! Large values over the wire: of any length around what limits there are, whole and in part, appended to and prepended
 //! to, and full of what looks like the store's own files.
 
-mod common;
-
-use common::client::{Client, storage};
-use common::server::{Server, command};
-use common::util::{Random, random_bytes, text_bytes, tier};
+use crate::common::client::{Client, storage};
+use crate::common::server::{Server, command};
+use crate::common::util::{Random, random_bytes, text_bytes, tier};
 
 const CHUNK: usize = 64 * 1024;
 

@@ -2,11 +2,9 @@
 //! parts, clients that never read or never finish, and what the others notice of them: nothing. Progress is asserted by
 //! counts; the clock only ends what hangs.
 
-mod common;
-
-use common::client::storage;
-use common::util::{counted, random_bytes, resident_memory, text_bytes, tier, wait_until};
-use common::{Client, Server};
+use crate::common::client::storage;
+use crate::common::util::{counted, random_bytes, resident_memory, text_bytes, tier, wait_until};
+use crate::common::{Client, Server};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
@@ -78,7 +76,7 @@ fn parts_that_nobody_commits_leave_nothing() {
     let server = server.kill().start();
     assert_eq!(server.client().ask("abort long"), "NOT_FOUND");
     let plan = server.stop();
-    assert!(common::server::command(&plan.data(), &["check"]));
+    assert!(crate::common::server::command(&plan.data(), &["check"]));
     for (line, reply) in [
         ("part up 0 3", "CLIENT_ERROR bad command line format"),
         ("part up 10001 3", "CLIENT_ERROR bad command line format"),
@@ -105,7 +103,7 @@ fn parts_that_nobody_commits_leave_nothing() {
 /// large value. Small requests are served beside them, and all that they hold together is bounded.
 #[test]
 fn what_is_on_its_way_is_bounded() {
-    common::util::raise_descriptor_limit();
+    crate::common::util::raise_descriptor_limit();
     let clients = tier(150, 1000, 1000);
     let server = Server::start(&["-t", "1", "-m", "1", "-c", "4096", "--server.buffer-memory=8mb"]);
     let mut client = server.client();

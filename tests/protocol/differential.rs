@@ -4,19 +4,15 @@
 //!
 //! A failing sequence is made short and printed; `PROPTEST_RNG_SEED` and the seed printed with it repeat the run.
 
-mod common;
-mod differential {
-    pub mod frames;
-    pub mod lines;
-    pub mod meta;
-    pub mod pair;
-    pub mod rows;
-    pub mod text;
-}
+mod frames;
+mod lines;
+mod meta;
+mod pair;
+mod rows;
+mod text;
 
-use common::util::{counted, tier};
-use differential::pair::Pair;
-use differential::{frames, lines, meta, rows, text};
+use crate::common::util::{counted, tier};
+use pair::Pair;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
 
