@@ -5,10 +5,12 @@ mod common;
 
 use common::client::storage;
 use common::server::Plan;
+use common::strace::Tracer;
 use common::util::{Random, counted, random_bytes, tier, wait_until};
 use common::{Client, Server};
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 const FULL: &str = "SERVER_ERROR out of disk space";
 const MIB: usize = 1 << 20;
@@ -157,6 +159,38 @@ fn large_values_on_a_small_disk() {
     println!("{there} are there, {} given up", c.stat("evictions"));
     assert!(there * len > 20 * MIB, "only {there} of them are kept");
     assert!((wanted - 50..wanted).all(|key| c.get(&format!("key{key}")).is_some()), "the newest are there");
+}
+
+/// A compactor that takes long over the little that it found makes the room that has come up meanwhile before anything is
+/// refused; what can never fit is refused all the same.
+#[test]
+fn a_slow_compactor_holds_writers_back() {
+    let (server, _small) = start("size=48m", &[]);
+    let mut c = server.client();
+    let (len, few, many) = (200_000, 8, 30);
+    let mut keys = 0;
+    while c.stat("db_space_left") > 3 * MIB as u64 / 2 {
+        assert_eq!(set(&mut c, keys, 0, len), "STORED", "key{keys}");
+        keys += 1;
+    }
+    let inject = ["-e", "trace=fdatasync", "-e", "inject=fdatasync:delay_enter=150000"];
+    let _slow = Tracer::attach_thread(server.pid(), "compactor", &inject);
+    // One at a time comes by each of its turns; then, in the middle of one, as many as there is room for, and more.
+    let value = |key: usize, version: u64| random_bytes(version << 20 | key as u64, len);
+    let replace = |c: &mut Client, key| set(c, key, 1, len) == "STORED";
+    let mut stored = 0;
+    for key in 0..few {
+        stored += usize::from(replace(&mut c, key));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    stored += (few..few + many).filter(|&key| replace(&mut c, key)).count();
+    counted("values replaced on a full disk", stored, few + many);
+    // The control: nothing is left to be given back.
+    let full = (keys..2 * keys).find(|&key| set(&mut c, key, 0, len) == FULL).expect("a disk has an end");
+    assert!(full < keys + 20, "{full} values of {len} bytes, of {keys} that fill the disk");
+    assert_eq!(c.ask("delete key0"), "DELETED");
+    wait_until("there is room again", || set(&mut c, full, 0, len) == "STORED");
+    assert!((1..keys).all(|key| c.get(&format!("key{key}")) == Some(value(key, u64::from(key < few + many)))));
 }
 
 /// In cache mode a value of almost half the disk makes room for itself, segment by segment; one that can never fit is

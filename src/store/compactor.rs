@@ -129,6 +129,7 @@ impl Compactor {
         let _no_round = core.hold_rounds();
         core.reclaim(all)?;
         if all {
+            core.measure_space();
             self.last_reclaim = Instant::now();
         }
         Ok(())
@@ -137,6 +138,7 @@ impl Compactor {
     /// Whether another step is due and something came of it. While values have no room they wait for that; then they are
     /// refused.
     fn progress(&mut self) -> Result<bool> {
+        self.core.space.note_attempt();
         let made = match self.round_if_due() {
             // Should it be needed from now on, another turn sees to it.
             Ok(false) if !self.core.needs_room() => return Ok(false),

@@ -166,6 +166,7 @@ impl Db {
 
     /// Writes a large value to its extent.
     fn upload_all(&self, value: &[u8]) -> Result<Uploaded> {
+        self.wait_for_room();
         let mut upload = self.upload(value.len() as u64)?;
         let mut buffer = Vec::with_capacity(CHUNK);
         for chunk in value.chunks(CHUNK) {

@@ -43,6 +43,17 @@ pub enum Level {
     Refusing,
 }
 
+/// What the compactor has to say of the room.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Prospect {
+    /// It may make some.
+    Open,
+    /// It tries, and since it began nobody could write anything that it would not see.
+    Tried,
+    /// It cannot make any, be it by giving up values in cache mode.
+    Exhausted,
+}
+
 /// See the module's head.
 pub(crate) struct Space {
     dir: PathBuf,
@@ -53,8 +64,8 @@ pub(crate) struct Space {
     most_part: u64,
     /// Least room that is kept back by default.
     least_floor: u64,
-    /// The compactor cannot make room, be it by giving up values in cache mode.
-    exhausted: AtomicBool,
+    /// A [`Prospect`].
+    prospect: AtomicU8,
     /// That values are refused has been told.
     told: AtomicBool,
     report: Report,
@@ -114,7 +125,7 @@ impl Space {
             most_part: if options.evict { MOST_PART_OF_CACHE } else { MOST_PART },
             // To give up what the log's only segment names takes another one, also where a large value has set room aside.
             least_floor: if options.evict { LEAST_FLOOR + AHEAD } else { LEAST_FLOOR },
-            exhausted: AtomicBool::new(false),
+            prospect: AtomicU8::new(Prospect::Open as u8),
             told: AtomicBool::new(false),
             report: options.report.clone(),
             level: AtomicU8::new(0),
@@ -151,14 +162,30 @@ impl Space {
     }
 
     fn makes_room(&self) -> bool {
-        !self.exhausted.load(Relaxed)
+        self.prospect.load(Relaxed) != Prospect::Exhausted as u8
     }
 
-    /// Whether the compactor could make room when there was none. As long as it can, nothing is refused.
+    /// The compactor takes a step: what comes of it counts if all writers wait for it from here on.
+    pub fn note_attempt(&self) {
+        if self.level() == Level::Refusing {
+            self.conclude(Prospect::Open, Prospect::Tried);
+        }
+    }
+
+    /// Whether the step made room. As long as one can, nothing is refused. If it could not while values came in, what they
+    /// replaced may be given back: it takes another one to tell.
     pub fn note_progress(&self, any: bool) {
         let why = super::lock(&self.why);
-        self.exhausted.store(!any, Relaxed);
+        match any {
+            true => self.prospect.store(Prospect::Open as u8, Relaxed),
+            false => self.conclude(Prospect::Tried, Prospect::Exhausted),
+        }
         self.tell(&why);
+    }
+
+    fn conclude(&self, from: Prospect, to: Prospect) {
+        // Another one stays.
+        let _ = self.prospect.compare_exchange(from as u8, to as u8, Relaxed, Relaxed);
     }
 
     #[cold]
@@ -174,11 +201,11 @@ impl Space {
     pub fn take(self: &Arc<Self>, bytes: u64) -> Result<Taken> {
         self.admit()?;
         let wanted = i64::try_from(bytes).unwrap_or(i64::MAX);
-        // What is kept back may be drawn on for a moment where room is on its way, but not for so much that no other
-        // writer could go on.
-        let least = if self.makes_room() && bytes <= self.capacity() / self.most_part { 1 } else { wanted };
+        // What is kept back may be drawn on for a moment, as by several who saw the same room; its bytes wait for theirs. But
+        // not for so much that no other writer could go on.
+        let is_small = bytes <= self.capacity() / self.most_part;
         let ahead = bytes.min(AHEAD);
-        let fits = |left: i64| (left >= least).then(|| left - ahead as i64);
+        let fits = |left: i64| (is_small || left >= wanted).then(|| left - ahead as i64);
         if self.headroom.fetch_update(Relaxed, Relaxed, fits).is_err() {
             self.refused.fetch_add(1, Relaxed);
             return Err(Error::Full(format!("there is no room for {} more", show(bytes)).into()));
@@ -229,7 +256,7 @@ impl Space {
         self.level.store(level as u8, Relaxed);
         // What the compactor found while there was room is out of date by now: it is asked again before anything is refused.
         if level != Level::Refusing || before != Level::Refusing {
-            self.exhausted.store(false, Relaxed);
+            self.prospect.store(Prospect::Open as u8, Relaxed);
         }
         self.tell(&why);
     }
@@ -268,7 +295,7 @@ impl Space {
         let floor = self.floor.unwrap_or((disk.total / 32).clamp(self.least_floor, MOST_FLOOR));
         let survival = self.survival.unwrap_or((disk.total / 8).min(MOST_SURVIVAL));
         let mut found = Found::new(disk.free.saturating_sub(promised), floor, survival);
-        if found.headroom < 0 {
+        if found.headroom <= 0 {
             let (free, floor, dir) = (show(disk.free), show(floor), self.dir.display());
             found.short = Some(format!(
                 "{free} are free on the file system of {dir}, of which {floor} are kept back \
@@ -283,7 +310,7 @@ impl Space {
         let floor = (self.max_size / 32).clamp(self.least_floor, MOST_FLOOR);
         let survival = self.survival.unwrap_or((self.max_size / 8).min(MOST_SURVIVAL));
         let mut found = Found::new(self.max_size.saturating_sub(used), floor, survival);
-        if found.headroom < 0 {
+        if found.headroom <= 0 {
             let (used, most, floor) = (show(used), show(self.max_size), show(floor));
             found.short =
                 Some(format!("the store takes {used} of {most} (db.max-size), of which {floor} are kept back"));

@@ -53,7 +53,10 @@ impl Db {
         }
         let state = match len <= CHUNK as u64 {
             true => State::Inline(Vec::with_capacity(len as usize)),
-            false => State::Large(self.upload(len)?, Vec::with_capacity(CHUNK)),
+            false => {
+                self.wait_for_room();
+                State::Large(self.upload(len)?, Vec::with_capacity(CHUNK))
+            }
         };
         Ok(Writer { db: self, key: key.to_vec(), len, flags: 0, expires: 0, written: 0, state })
     }
