@@ -273,8 +273,9 @@ impl Shard {
         if header.len() > self.small.capacity() / LARGEST_PART {
             return;
         }
-        // Room to spare in the main queue: whoever passes through the small one would end there anyway.
-        let main = self.is_ghost(header.tag) || (self.main.has_room(header.len()) && !self.tables.is_full());
+        // Room to spare in the main queue: whoever passes through the small one would end there anyway. (Asked first: where
+        // the fingerprint is comes from memory.)
+        let main = (self.main.has_room(header.len()) && !self.tables.is_full()) || self.is_ghost(header.tag);
         self.append(main, header, key, value);
     }
 
