@@ -39,9 +39,9 @@ impl Memory {
         taken > 0 && taken.saturating_add(bytes) > self.limit
     }
 
-    /// Whether so little is taken that more may be, only to make things cheaper.
-    pub fn is_plenty(&self) -> bool {
-        self.taken() < self.limit / 4
+    /// Whether so little is taken that `bytes` more may be, only to make things cheaper.
+    pub fn is_plenty(&self, bytes: usize) -> bool {
+        self.taken().saturating_add(bytes) <= self.limit / 3
     }
 
     /// Whether nothing is to be held that can be avoided.

@@ -427,7 +427,7 @@ impl Receiving {
     /// From now on, what comes is to be written past the page cache, if it can be and there is memory to spare.
     fn begin_run(&mut self, ctx: &mut Context) {
         let is_busy = self.in_flight > 0 || self.ahead > 0 || !matches!(self.runs, Runs::Nothing);
-        if is_busy || self.left == 0 || self.failed.is_some() || !ctx.shared.memory.is_plenty() {
+        if is_busy || self.left == 0 || self.failed.is_some() || !ctx.shared.memory.is_plenty(Run::TAKES) {
             return;
         }
         if let Some(mut run) = self.upload.begin_run() {

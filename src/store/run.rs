@@ -38,12 +38,12 @@ impl Run {
 
     /// An empty one; `None`: the system has no memory for it.
     pub(crate) fn new() -> Option<Run> {
-        Region::new(Run::SIZE, true).ok().map(|memory| Run { memory, len: 0, rows: Vec::new() })
+        Region::new(Run::TAKES, true).ok().map(|memory| Run { memory, len: 0, rows: Vec::new() })
     }
 
     /// Where the next bytes go; of no length if it is full. Tell [`super::Upload::add`] how many came.
     pub fn room(&mut self) -> &mut [u8] {
-        &mut self.memory[self.len..]
+        &mut self.memory[self.len..Run::SIZE]
     }
 
     /// So many were put into the room. Asks for the rows of the chunks that made whole, by their places in the run, and
@@ -118,7 +118,7 @@ impl RunWrite {
         RunWrite { target, first, run }
     }
 
-    /// Checksums and writes; takes as long as the disk does.
+    /// Writes; takes as long as the disk does.
     pub fn run(self) -> RunWritten {
         let RunWrite { target, first, mut run } = self;
         let outcome = target.write_chunks(first, run.bytes(), &run.rows);

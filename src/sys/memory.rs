@@ -46,14 +46,13 @@ unsafe impl Sync for Region {}
 
 impl Region {
     /// `len` bytes; with `huge`, in huge pages where the kernel has them to give (`MADV_HUGEPAGE`), and then RAM is
-    /// taken up in their size, the last one's, too.
+    /// taken up in their size.
     ///
     /// # Errors
     /// The kernel's, when the address space is used up.
     pub fn new(len: usize, huge: bool) -> io::Result<Region> {
         let slack = if huge { HUGE } else { 0 };
-        // A huge page must lie in what is mapped and advised, with both its ends.
-        let mapped = len.max(1).checked_add(2 * slack).ok_or(io::ErrorKind::OutOfMemory)?;
+        let mapped = len.max(1).checked_add(slack).ok_or(io::ErrorKind::OutOfMemory)?;
         let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
         // SAFETY: asks for a new mapping wherever the kernel likes; no existing memory is touched.
         let address = unsafe { libc::mmap(std::ptr::null_mut(), mapped, protection, flags, -1, 0) };
@@ -65,7 +64,7 @@ impl Region {
         if huge {
             // SAFETY: the range lies inside the mapping made above; advice changes no contents. A refusal only means
             // small pages.
-            unsafe { libc::madvise(mapping.as_ptr().add(skip).cast(), mapped - skip, libc::MADV_HUGEPAGE) };
+            unsafe { libc::madvise(mapping.as_ptr().add(skip).cast(), len, libc::MADV_HUGEPAGE) };
         }
         Ok(Region { mapping, mapped, skip, len })
     }
