@@ -48,7 +48,7 @@ pub enum Level {
 enum Prospect {
     /// It may make some.
     Open,
-    /// It tries, and since it began nobody could write anything that it would not see.
+    /// It tries, and writers have waited since before it began.
     Tried,
     /// It cannot make any, be it by giving up values in cache mode.
     Exhausted,
@@ -167,6 +167,7 @@ impl Space {
 
     /// The compactor takes a step: what comes of it counts if all writers wait for it from here on.
     pub fn note_attempt(&self) {
+        let _why = super::lock(&self.why);
         if self.level() == Level::Refusing {
             self.conclude(Prospect::Open, Prospect::Tried);
         }
