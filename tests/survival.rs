@@ -174,7 +174,7 @@ fn a_slow_compactor_holds_writers_back() {
         keys += 1;
     }
     let inject = ["-e", "trace=fdatasync", "-e", "inject=fdatasync:delay_enter=150000"];
-    let _slow = Tracer::attach_thread(server.pid(), "compactor", &inject);
+    let slow = Tracer::attach_thread(server.pid(), "compactor", &inject);
     // One at a time comes by each of its turns; then, in the middle of one, as many as there is room for, and more.
     let value = |key: usize, version: u64| random_bytes(version << 20 | key as u64, len);
     let replace = |c: &mut Client, key| set(c, key, 1, len) == "STORED";
@@ -185,6 +185,7 @@ fn a_slow_compactor_holds_writers_back() {
     }
     stored += (few..few + many).filter(|&key| replace(&mut c, key)).count();
     counted("values replaced on a full disk", stored, few + many);
+    assert!(slow.finish().contains("DELAYED"), "the control: the compactor was slow");
     // The control: nothing is left to be given back.
     let full = (keys..2 * keys).find(|&key| set(&mut c, key, 0, len) == FULL).expect("a disk has an end");
     assert!(full < keys + 20, "{full} values of {len} bytes, of {keys} that fill the disk");
