@@ -1,6 +1,6 @@
 //! One connection: what it has received and not executed, what it has said and not sent, and a state that
-//! owns what its next step needs. It never calls the loop; the loop calls it, at most once per turn to run
-//! and once to send.
+//! owns what its next step needs. It never calls the loop; the loop calls it, at most once per turn to run,
+//! and then to send.
 //!
 //! Readiness is edge-triggered. `inbound` and `writable` are set by events and cleared here alone: on
 //! `EAGAIN`, on a short write, and on a short read *unless the peer's shutdown has been announced*. A short

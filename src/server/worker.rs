@@ -9,7 +9,7 @@
 //! read, what was found absent. (Phases 2 and 3 come twice where news is followed by what goes on: its replies do not wait
 //! for that, most of which is large.) The others are *corked*: their connections execute nothing until the store
 //! wakes the worker. So nothing that could still be lost in a crash is ever acknowledged, at one write per
-//! turn; and under `--db.sync=always` the same waiting is group commit.
+//! turn, or two; and under `--db.sync=always` the same waiting is group commit.
 //!
 //! An edge does not come twice: a connection that used up its budget stands on the ready list, and epoll is
 //! then only asked, not waited for.
