@@ -175,7 +175,8 @@ fn a_value_with_a_file_alone_takes_a_write_per_run() {
     assert!(c.get("key").is_some_and(|found| found == value));
 }
 
-/// A disk that is fast has the chunks of a large value from the worker that received them. The best of a few: on a busy machine any write may look slow.
+/// A disk that is fast has the chunks of a large value from the worker that received them. The best of a few: on a busy
+/// machine any write may look slow.
 #[test]
 fn a_large_value_does_not_wake_the_lane() {
     let _alone = alone();
