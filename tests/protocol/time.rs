@@ -58,7 +58,7 @@ fn expiry_comes_and_can_be_moved() {
     let server = Server::start(&[]);
     let mut c = server.client();
     for key in ["short", "touched", "gatted", "appended", "counted"] {
-        assert_eq!(c.store("set", key, 0, 2, "5"), "STORED");
+        assert_eq!(c.store("set", key, 0, 4, "5"), "STORED");
         assert!(c.get(key).is_some(), "{key} is there at first");
     }
     assert_eq!(c.ask("touch touched 1000"), "TOUCHED");
@@ -107,7 +107,7 @@ fn flush_all_delayed() {
     let server = Server::start(&[]);
     let mut c = server.client();
     c.set("a", "x");
-    all(&mut c, &[("flush_all 2\r\n", "OK\r\n"), ("get a\r\n", "VALUE a 0 1\r\nx\r\nEND\r\n")]);
+    all(&mut c, &[("flush_all 4\r\n", "OK\r\n"), ("get a\r\n", "VALUE a 0 1\r\nx\r\nEND\r\n")]);
     // What is written before it fires goes too.
     c.set("b", "x");
     wait_until("the flush fires", || c.get("a").is_none());
