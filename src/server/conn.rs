@@ -214,9 +214,9 @@ impl Connection {
         self.waiting == Waiting::Input && !self.corked && !between
     }
 
-    /// Whether a large value is on its way in.
-    pub fn is_uploading(&self) -> bool {
-        matches!(self.state, State::Upload(_))
+    /// Whether a large value is on its way in or out.
+    pub fn is_amid_large(&self) -> bool {
+        matches!(self.state, State::Upload(_) | State::Stream(_))
     }
 
     /// Whether its client may do more than name a user.

@@ -177,6 +177,12 @@ impl Context {
         self.chunks < CHUNK_LIMIT && self.has_reply_room()
     }
 
+    /// A chunk is to be sent: no other connection comes before that, while the processor's cache has it, and news waits for
+    /// one at most.
+    pub fn end_turn(&mut self) {
+        self.chunks = CHUNK_LIMIT;
+    }
+
     /// Adds to the replies.
     #[inline]
     pub fn say(&mut self, text: &[u8]) {

@@ -241,11 +241,11 @@ impl Worker {
     }
 
     /// News goes before what goes on, most of which is large, unless that had to stand back in the turn before. That more
-    /// of a large value has come is none.
+    /// of a large value has come, or may go, is none.
     #[inline]
     fn make_ready_next(&mut self, token: Token) {
         let Some(connection) = self.table.get(token).filter(|connection| !connection.queued) else { return };
-        if self.behind || connection.is_uploading() {
+        if self.behind || connection.is_amid_large() {
             return self.make_ready(token);
         }
         connection.queued = true;
