@@ -8,12 +8,13 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A connection.
 pub struct Client {
     input: BufReader<Socket>,
     output: Socket,
+    born: Instant,
 }
 
 /// One descriptor for both directions: some tests hold thousands.
@@ -73,7 +74,12 @@ impl Client {
     }
 
     fn new(socket: Socket) -> Client {
-        Client { input: BufReader::with_capacity(1 << 10, socket.clone()), output: socket }
+        Client { input: BufReader::with_capacity(1 << 10, socket.clone()), output: socket, born: Instant::now() }
+    }
+
+    /// Time since it connected.
+    pub fn age(&self) -> Duration {
+        self.born.elapsed()
     }
 
     /// The socket itself.
