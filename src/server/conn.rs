@@ -409,12 +409,16 @@ impl Connection {
         }
     }
 
-    /// Takes the replies of this turn, which tell of the log up to `depends`, and sends what may leave: all
-    /// if `mark` has passed that, else what was unsent before. Whether it must now be corked is told by
-    /// [`Connection::held_back`].
+    /// What it says from here on, perhaps not in this turn, tells of the log up to there.
     #[inline]
-    pub fn send(&mut self, replies: &[u8], depends: Position, mark: Position, pool: &mut Pool, ctx: &Context) -> Fate {
-        self.depends = self.depends.max(depends);
+    pub fn depend(&mut self, position: Position) {
+        self.depends = self.depends.max(position);
+    }
+
+    /// Takes the replies of this turn, and sends what may leave: all if `mark` has passed what they depend on, else what was
+    /// unsent before. Whether it must now be corked is told by [`Connection::held_back`].
+    #[inline]
+    pub fn send(&mut self, replies: &[u8], mark: Position, pool: &mut Pool, ctx: &Context) -> Fate {
         if self.depends > mark {
             let kept = replies.len() - self.take_back(replies.len());
             self.output.push(&replies[..kept], pool);
@@ -438,7 +442,7 @@ impl Connection {
         (self.depends, self.corked) = (Position::default(), false);
         self.state = State::Closing;
         self.waiting = Waiting::Close;
-        self.send(&line, Position::default(), Position::default(), pool, ctx)
+        self.send(&line, Position::default(), pool, ctx)
     }
 
     #[inline]

@@ -321,6 +321,7 @@ impl Worker {
         if fate == Fate::Closed {
             return self.close(token);
         }
+        connection.depend(depends);
         let after = connection.waiting();
         if std::mem::take(&mut self.ctx.progressed) && connection.is_known() {
             connection.ledger.since = self.second;
@@ -383,12 +384,12 @@ impl Worker {
         let mark = self.ctx.db.mark();
         let mut nearest = None;
         let mut leaving = std::mem::take(&mut self.leaving);
-        for Leaving { token, start, end, depends } in leaving.drain(..) {
+        for Leaving { token, start, end, .. } in leaving.drain(..) {
             let Some(connection) = self.table.get(token) else {
                 continue;
             };
             let replies = &self.ctx.replies[start..end];
-            let fate = connection.send(replies, depends, mark, &mut self.pool, &self.ctx);
+            let fate = connection.send(replies, mark, &mut self.pool, &self.ctx);
             nearest = min_some(nearest, self.after_send(token, fate));
         }
         self.leaving = leaving;
@@ -461,7 +462,7 @@ impl Worker {
                 continue;
             };
             connection.corked = false;
-            let mut fate = connection.send(&[], Position::default(), mark, &mut self.pool, &self.ctx);
+            let mut fate = connection.send(&[], mark, &mut self.pool, &self.ctx);
             if let (Fate::Open, Some(_), Some(why)) = (fate, connection.held_back(), &failure) {
                 fate = connection.refuse(why, &mut self.pool, &self.ctx);
             }

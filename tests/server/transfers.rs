@@ -3,6 +3,7 @@
 //! counts; the clock only ends what hangs.
 
 use crate::common::client::storage;
+use crate::common::strace::Tracer;
 use crate::common::util::{counted, random_bytes, resident_memory, text_bytes, tier, wait_until};
 use crate::common::{Client, Server};
 use std::os::unix::fs::FileExt;
@@ -244,6 +245,24 @@ fn a_partly_cold_value_arrives_whole() {
         wait_until("the socket is full", || client.stats("conns").values().any(|state| state == "conn_mwrite"));
         assert!(reader.items()[0].1.value == value);
     }
+}
+
+/// A value that has to come from the disk first is told as late as one that does not: when the record that was seen is durable.
+/// This one never is.
+#[test]
+fn a_cold_value_waits_for_its_record_to_be_durable() {
+    let server = Server::start(&["-t", "1", "--db.sync=always"]);
+    let (mut writer, mut reader) = (server.client(), server.client());
+    writer.set("large", random_bytes(1, 300_000));
+    cool(&server);
+    let inject = "inject=fdatasync,fsync:error=EIO:delay_enter=1000000";
+    let _tracer = Tracer::attach(server.pid(), &["-e", "trace=fdatasync,fsync", "-e", inject]);
+    writer.send("touch large 5000\r\n");
+    wait_until("the touch is executed", || server.client().stat("cmd_touch") == 1);
+    let told = reader.ask("mg large t v");
+    assert!(told.starts_with("SERVER_ERROR "), "told of a deadline that was never written: {told}");
+    let told = writer.line();
+    assert!(told.starts_with("SERVER_ERROR "), "an unsynced touch was acknowledged: {told}");
 }
 
 /// What has left for a client that does not take it yet is that client's, and what is to follow stays, whatever becomes of the

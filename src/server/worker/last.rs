@@ -42,7 +42,7 @@ impl Worker {
         let Some(connection) = self.table.get(token) else {
             return false;
         };
-        let mut fate = connection.send(&[], Position::default(), mark, &mut self.pool, &self.ctx);
+        let mut fate = connection.send(&[], mark, &mut self.pool, &self.ctx);
         if let (Fate::Open, Some(_), Some(why)) = (fate, connection.held_back(), &failure) {
             fate = connection.refuse(why, &mut self.pool, &self.ctx);
         }
