@@ -73,7 +73,7 @@ pub struct Context {
     pub now: u64,
     /// Bytes appended to the log in this turn.
     pub appended: usize,
-    /// Chunks of large values received in this turn.
+    /// Chunks of large values received in this turn. One that goes out counts for all that there may be.
     pub chunks: usize,
     /// The buffer of the last one, for the next: it is in the processor's cache.
     pub chunk: Vec<u8>,
@@ -167,8 +167,8 @@ impl Context {
         self.replies.len() + ONE_CONNECTION <= TURN_BUFFER
     }
 
-    /// Whether the connection may write chunks of a large value now: what goes on does, in its order, when news is through.
-    pub fn may_write_chunks(&self) -> bool {
+    /// Whether the connection may move chunks of a large value now: what goes on does, in its order, when news is through.
+    pub fn may_move_chunks(&self) -> bool {
         !self.is_news && self.chunks < CHUNK_LIMIT
     }
 
@@ -177,8 +177,8 @@ impl Context {
         self.chunks < CHUNK_LIMIT && self.has_reply_room()
     }
 
-    /// A chunk is to be sent: no other connection comes before that, while the processor's cache has it, and news waits for
-    /// one at most.
+    /// A chunk was read to be sent: that comes before all else, while the processor's cache has it, and news waits for one at
+    /// most.
     pub fn end_turn(&mut self) {
         self.chunks = CHUNK_LIMIT;
     }

@@ -377,7 +377,7 @@ impl Receiving {
 
     /// Whether what comes now will be written by the worker itself, in this turn.
     fn may_write(&self, ctx: &Context) -> bool {
-        self.in_flight == 0 && self.upload.is_fast() && ctx.may_write_chunks() && ctx.db.has_room()
+        self.in_flight == 0 && self.upload.is_fast() && ctx.may_move_chunks() && ctx.db.has_room()
     }
 
     /// A buffer for that, one that was used before if there is one.
@@ -444,7 +444,7 @@ impl Receiving {
     fn fill_run(&mut self, input: &mut Input<'_>, ctx: &Context) -> Result<(), Waiting> {
         let Runs::Filling(run) = &mut self.runs else { unreachable!("matched by the caller") };
         if input.is_empty() {
-            return Err(if ctx.may_write_chunks() { Waiting::Input } else { Waiting::Turn });
+            return Err(if ctx.may_move_chunks() { Waiting::Input } else { Waiting::Turn });
         }
         let came = input.take(run.room().len());
         self.left -= came.len() as u64;
@@ -503,7 +503,7 @@ impl Receiving {
         if self.ahead == 0 && !ctx.db.has_room() {
             return Err(Waiting::Room);
         }
-        if self.ahead == 0 && writes && !ctx.may_write_chunks() {
+        if self.ahead == 0 && writes && !ctx.may_move_chunks() {
             return Err(Waiting::Turn);
         }
         ctx.progressed = true;

@@ -302,7 +302,8 @@ impl Worker {
             let Some(token) = self.ready.pop_front() else {
                 break;
             };
-            self.ctx.is_news = run < news;
+            // Alone, news need not stand back either.
+            self.ctx.is_news = run < news && !self.ready.is_empty();
             self.run_one(token);
         }
     }

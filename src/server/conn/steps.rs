@@ -33,6 +33,7 @@ impl Connection {
             }
             // What the peer does not take now is not read now.
             State::Stream(_) if !self.writable => Step::Wait(Waiting::Peer),
+            State::Stream(_) if !ctx.may_move_chunks() => Step::Wait(Waiting::Turn),
             State::Stream(streaming) => {
                 let step = streaming.step(ctx);
                 self.after_chunk(step)
