@@ -177,8 +177,7 @@ impl Context {
         self.chunks < CHUNK_LIMIT && self.has_reply_room()
     }
 
-    /// A chunk was read to be sent: that comes before all else, while the processor's cache has it, and news waits for one at
-    /// most.
+    /// Chunks were read to be sent: that comes before all else, while the processor's cache has them.
     pub fn end_turn(&mut self) {
         self.chunks = CHUNK_LIMIT;
     }

@@ -1,6 +1,6 @@
 //! `get`, `gets`, `gat` and `gats`. Keys are taken from the line one by one and answered at once, so a line
 //! may be of any length and may arrive in any pieces; with too much unsent the connection pauses between two
-//! keys and goes on later. A value that lives in an extent file goes out chunk by chunk, which ends the turn.
+//! keys and goes on later. A value that lives in an extent file goes out a few chunks per turn.
 
 use super::answer::{self, Form};
 use super::context::{Context, Waiting};
@@ -17,6 +17,8 @@ use kingdb::Error;
 use kingdb::store::{
     Body, CHUNK, Expect, FETCHED, Fetched, Large, Lookup, NewBody, Outcome, Record, Seen, TableBlock, Write,
 };
+use kingdb::sys::clock;
+use std::time::Duration;
 
 /// In the list of keys of a retrieval.
 #[derive(Clone, Copy)]
@@ -276,6 +278,11 @@ pub struct Streaming {
 /// Memory of a chunk that comes from the lane, packed and unpacked. Bytes.
 const FETCH: usize = 2 * CHUNK;
 
+/// Chunks of a value per turn, and the time after which none is added. The fewer the sends, the less each byte costs; but out
+/// of memory that the processor has not seen for long, or never, a chunk may take ten times as long as it does else.
+const CHUNKS: usize = 4;
+const QUICK: Duration = Duration::from_micros(100);
+
 /// Where the next chunk comes from.
 enum Source {
     /// It is read here and now, if that cannot sleep.
@@ -330,8 +337,22 @@ impl Streaming {
         self.block.holds() + if matches!(self.source, Source::Here) { 0 } else { FETCH }
     }
 
-    /// Sends the next chunk.
+    /// Sends the next chunks. The last one begins a turn: what is not taken of it has to be held, and of others not.
     pub fn step(&mut self, ctx: &mut Context) -> StreamStep {
+        let began = clock::monotonic();
+        for _ in 0..CHUNKS {
+            if let Some(step) = self.step_chunk(ctx) {
+                return step;
+            }
+            if self.end - self.next <= CHUNK as u64 || !ctx.has_reply_room() || clock::monotonic() - began > QUICK {
+                break;
+            }
+        }
+        StreamStep::Wait(Waiting::Turn)
+    }
+
+    /// Sends the next chunk. `None`: more may follow.
+    fn step_chunk(&mut self, ctx: &mut Context) -> Option<StreamStep> {
         let start = ctx.replies.len();
         ctx.replies.extend_from_slice(&self.header);
         let before = ctx.replies.len();
@@ -347,21 +368,20 @@ impl Streaming {
             Ok(true) => self.sent(before, ctx),
             Ok(false) => {
                 ctx.replies.truncate(start);
-                self.ask(ctx)
+                // Of what was said in this turn some may come back, and then another chunk is the next one.
+                if self.said > 0 {
+                    return Some(StreamStep::Wait(Waiting::Turn));
+                }
+                if let Err(waiting) = ctx.admit(FETCH) {
+                    return Some(StreamStep::Wait(waiting));
+                }
+                let fetch = self.large.fetch(self.next);
+                ctx.submit(move || Answer::Chunk(fetch.run()));
+                self.source = Source::Asked;
+                Some(StreamStep::Wait(Waiting::Lane))
             }
-            Err(error) => self.fail(&error, start, ctx),
+            Err(error) => Some(self.fail(&error, start, ctx)),
         }
-    }
-
-    /// Asks the lane for the next chunk.
-    fn ask(&mut self, ctx: &mut Context) -> StreamStep {
-        if let Err(waiting) = ctx.admit(FETCH) {
-            return StreamStep::Wait(waiting);
-        }
-        let fetch = self.large.fetch(self.next);
-        ctx.submit(move || Answer::Chunk(fetch.run()));
-        self.source = Source::Asked;
-        StreamStep::Wait(Waiting::Lane)
     }
 
     fn read(&mut self, ctx: &mut Context) -> kingdb::store::Result<bool> {
@@ -370,18 +390,18 @@ impl Streaming {
     }
 
     /// What the replies have from `before` on is the value's next bytes, and perhaps some too many.
-    fn sent(&mut self, before: usize, ctx: &mut Context) -> StreamStep {
+    fn sent(&mut self, before: usize, ctx: &mut Context) -> Option<StreamStep> {
         let left = usize::try_from(self.end - self.next).unwrap_or(usize::MAX);
         ctx.replies.truncate(before.saturating_add(left));
         let sent = ctx.replies.len() - before;
-        (self.said, self.next) = (sent, self.next + sent as u64);
+        (self.said, self.next) = (self.said + sent, self.next + sent as u64);
         self.header = Vec::new();
         ctx.end_turn();
         if self.next < self.end {
-            return StreamStep::Wait(Waiting::Turn);
+            return None;
         }
         ctx.say(&reply::LINE_END[..self.after.form().tail()]);
-        StreamStep::End(self.after)
+        Some(StreamStep::End(self.after))
     }
 
     fn fail(&self, error: &Error, start: usize, ctx: &mut Context) -> StreamStep {
