@@ -24,8 +24,7 @@ use super::retrieve::{After, Keys, KeysStep, StreamStep, Streaming};
 use super::settings::Dialect;
 use super::verdict::Supply;
 use super::watch;
-use kingdb::store::CHUNK;
-use kingdb::store::Position;
+use kingdb::store::{CHUNK, Position};
 use kingdb::sys::epoll::Event;
 use kingdb::sys::socket::Stream;
 use std::fmt::Write as _;
@@ -409,10 +408,11 @@ impl Connection {
         }
     }
 
-    /// What it says from here on, perhaps not in this turn, tells of the log up to there.
+    /// What it says from here on tells of the log up to `position`. With what it has said: up to where.
     #[inline]
-    pub fn depend(&mut self, position: Position) {
+    pub fn depend(&mut self, position: Position) -> Position {
         self.depends = self.depends.max(position);
+        self.depends
     }
 
     /// Takes the replies of this turn, and sends what may leave: all if `mark` has passed what they depend on, else what was

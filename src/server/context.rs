@@ -23,7 +23,7 @@ const ONE_CONNECTION: usize = UNSENT_LIMIT + kingdb::store::CHUNK + 32 * 1024;
 /// Log records appended per worker and turn. Bytes.
 const APPEND_LIMIT: usize = 1024 * 1024;
 /// Chunks of large values that a worker receives per turn, and writes if the disk is fast: that takes 0.1 to 0.2 ms,
-/// longer where they can be compressed. (Who may write any may write four: a turn has seven at most.)
+/// longer where they can be compressed. (Who may write any may write four: a turn receives seven at most.)
 const CHUNK_LIMIT: usize = 4;
 
 /// What a connection waits for before it goes on.

@@ -57,6 +57,7 @@ struct Leaving {
     /// Where they lie in the turn's buffer.
     start: usize,
     end: usize,
+    /// Where the log must be written up to for the connection to say them.
     depends: Position,
 }
 
@@ -303,7 +304,7 @@ impl Worker {
                 break;
             };
             // Alone, news need not stand back either.
-            self.ctx.is_news = run < news && !self.ready.is_empty();
+            self.ctx.is_news = run < news && !(self.ready.is_empty() && self.leaving.is_empty());
             self.run_one(token);
         }
     }
@@ -322,7 +323,9 @@ impl Worker {
         if fate == Fate::Closed {
             return self.close(token);
         }
-        connection.depend(depends);
+        // A value that is still to come tells of what was seen now.
+        let tells = end > start || connection.is_amid_large();
+        let depends = connection.depend(if tells { depends } else { Position::default() });
         let after = connection.waiting();
         if std::mem::take(&mut self.ctx.progressed) && connection.is_known() {
             connection.ledger.since = self.second;

@@ -234,3 +234,14 @@ fn what_operators_ask() {
     server.signal("USR1");
     assert!(server.await_exit().success());
 }
+
+/// What a connection has done in silence holds back nothing that it says later.
+#[test]
+fn a_silent_removal_does_not_hold_up_its_connection() {
+    let server = Server::start(&["-t", "1", "--db.sync=none"]);
+    let (mut client, mut other) = (server.client(), server.client());
+    client.set("quiet:1", "x");
+    client.send("delete_prefix quiet: noreply\r\n");
+    wait_until("the key is gone", || other.stat("curr_items") == 0);
+    assert!(client.ask("version").starts_with("VERSION "));
+}

@@ -256,13 +256,14 @@ fn a_cold_value_waits_for_its_record_to_be_durable() {
     writer.set("large", random_bytes(1, 300_000));
     cool(&server);
     let inject = "inject=fdatasync,fsync:error=EIO:delay_enter=1000000";
-    let _tracer = Tracer::attach(server.pid(), &["-e", "trace=fdatasync,fsync", "-e", inject]);
+    let tracer = Tracer::attach(server.pid(), &["-e", "trace=fdatasync,fsync,pread64", "-e", inject]);
     writer.send("touch large 5000\r\n");
     wait_until("the touch is executed", || server.client().stat("cmd_touch") == 1);
     let told = reader.ask("mg large t v");
     assert!(told.starts_with("SERVER_ERROR "), "told of a deadline that was never written: {told}");
     let told = writer.line();
     assert!(told.starts_with("SERVER_ERROR "), "an unsynced touch was acknowledged: {told}");
+    assert!(tracer.finish().contains("pread64("), "the lane had nothing to read: the value was not cold");
 }
 
 /// What has left for a client that does not take it yet is that client's, and what is to follow stays, whatever becomes of the
