@@ -101,7 +101,7 @@ fn table(places: &Places, rounds: usize, window: Duration, only: &str) -> Result
     let mut text = format!(
         "Gets of {SMALL} B at {RATE}/s beside values of 64 MiB, one worker on a core of its own. Medians of {rounds} interleaved \
          rounds of {window:?}, but the worst maximum. CPU is the server's, all its threads; growth is that of its resident memory \
-         at most. A first get follows the set; get streams get values that were got before. {}.\n\n\
+         at most. First gets follow the sets, and end with one for each stream; get streams get values that were got before. {}.\n\n\
          | beside | server | MB/s | CPU, ms/MB | p50, ms | p99, ms | max, ms | growth, MiB |\n|:--|:--|--:|--:|--:|--:|--:|--:|\n",
         surroundings(&PEERS)
     );
