@@ -280,7 +280,7 @@ const FETCH: usize = 2 * CHUNK;
 
 /// Chunks of a value per turn, and the time after which none is added. The fewer the sends, the less each byte costs; but out
 /// of memory that the processor has not seen for long, or never, a chunk may take ten times as long as it does else.
-const CHUNKS: usize = 6;
+const CHUNKS: usize = 4;
 const QUICK: Duration = Duration::from_micros(100);
 
 /// Where the next chunk comes from.

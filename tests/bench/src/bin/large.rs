@@ -158,7 +158,7 @@ fn one(server: &Server, scenario: Scenario, window: Duration) -> Result<Sample> 
         once(&mut smalls, &mut streams, &ring)?;
         streams.iter_mut().for_each(|stream| stream.begin(scenario.op));
     }
-    // Small gets that were due meanwhile are not late.
+    // Small gets that were due meanwhile are caught up with.
     let warm = if scenario.first { &mut [] } else { &mut streams[..] };
     spin(&mut smalls, warm, scenario.op, &ring, window / 4)?;
     smalls.iter_mut().for_each(|small| small.latency.reset());
