@@ -233,10 +233,11 @@ fn tend(smalls: &mut [Small]) -> Result<()> {
     smalls.iter_mut().filter(|small| small.asked.is_some() || small.due <= now).try_for_each(Small::step)
 }
 
-/// Where no stream has anything to do, sleeps a little: a host may stop a virtual machine for milliseconds whose
-/// processors are all busy all the time. (Not until there is something to do: servers would pay for waking us.)
+/// Where no stream has anything to get, sleeps a little: a host may stop a virtual machine for milliseconds whose
+/// processors are all busy all the time, as a server's that sends is. (Not until there is something to do: servers would
+/// pay for waking us.)
 fn rest(streams: &[Stream]) {
-    if streams.iter().all(|stream| stream.stuck) {
+    if !streams.is_empty() && streams.iter().all(|stream| stream.stuck && stream.op == Op::Get) {
         std::thread::sleep(REST);
     }
 }
