@@ -36,6 +36,8 @@ const NAME: &str = "CHECKPOINT";
 const FRESH: &str = "CHECKPOINT.new";
 const HEADER: usize = 128;
 const ROW: usize = 64;
+/// Where the header has the second of the flush that is pending.
+const DUE: u64 = 56;
 /// What precedes a stripe's block: its checksum and its length.
 const PREFIX: usize = 8;
 /// Bytes of a block before its pages' lengths.
@@ -132,6 +134,17 @@ impl Core {
             sys::file::sync_directory(dir).map_err(|error| Error::io("sync directory", dir, &error))
         });
         written.inspect_err(|_| drop(std::fs::remove_file(&fresh)))
+    }
+
+    /// No flush is pending: a CHECKPOINT that knows of one must not outlive the record that says that it has fired. The
+    /// caller holds `compaction.rounds`.
+    pub fn forget_pending_flush(&self) -> Result<()> {
+        let (dir, mut due) = (&self.options.path, [0; 8]);
+        let path = dir.join(NAME);
+        match File::open(&path).and_then(|file| file.read_exact_at(&mut due, DUE)) {
+            Ok(()) if due != [0; 8] => super::recovery::remove(&path, dir),
+            _ => Ok(()),
+        }
     }
 
     fn write_checkpoint_to(&self, path: &Path) -> Result<()> {

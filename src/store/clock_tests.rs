@@ -176,6 +176,24 @@ fn a_delayed_flush_fires_once_whenever_the_crash_comes() {
 }
 
 /// A store of format version 1 is read, goes on, and is read again.
+/// A CHECKPOINT knows of a flush that fires later; then compaction drops the record that says so.
+#[test]
+fn a_flush_that_has_fired_does_not_come_back_with_an_older_checkpoint() {
+    for how in [End::Crash, End::Clean] {
+        let mut clockwork = Clockwork::new(IN_2026);
+        clockwork.put("old", 0);
+        clockwork.db().flush_all(Some(IN_2026 + 10)).unwrap();
+        clockwork.db().core().write_checkpoint().unwrap();
+        clockwork.pass(11);
+        clockwork.put("new", 0);
+        assert!(!clockwork.has("old") && clockwork.has("new"));
+        clockwork.db().compact().unwrap();
+        clockwork.end(how);
+        clockwork.start(IN_2026 + 20);
+        assert!(!clockwork.has("old") && clockwork.has("new"), "after {how:?}");
+    }
+}
+
 #[test]
 fn a_store_of_version_1_is_read_and_goes_on() {
     let dir = scratch();

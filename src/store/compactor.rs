@@ -194,7 +194,7 @@ impl Core {
         let mut visited = super::lock(&self.compaction.rounds);
         let survey = Survey::take(self, &visited, self.time.reclaim());
         self.bound_writers(&survey);
-        if self.lacks_space() {
+        if self.lacks_space() || (self.space.level() > Level::Enough && self.works_in_vain()) {
             return Ok(false);
         }
         // A cache would rather lose its oldest values than copy the others again and again.
@@ -241,6 +241,12 @@ impl Core {
     /// Whether less is free than there must be for compaction.
     fn lacks_space(&self) -> bool {
         self.space.room() < self.options.compaction_free_space
+    }
+
+    /// Whether the files that are removed stay on the disk: a snapshot reads them. (A limit of the store's own counts those
+    /// that have a name.)
+    fn works_in_vain(&self) -> bool {
+        self.options.max_size == 0 && self.is_pinned()
     }
 
     /// Keeps rounds from being carried out, and so nobody waiting for one.
@@ -344,7 +350,7 @@ impl Core {
         if self.space.room() > before {
             return Ok(true);
         }
-        if !self.options.evict || self.index.len() == 0 {
+        if !self.options.evict || self.index.len() == 0 || self.works_in_vain() {
             return Ok(false);
         }
         let mut evicted = self.evict()?;

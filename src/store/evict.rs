@@ -114,9 +114,11 @@ impl Eviction<'_> {
         }
         let Ok((to, _)) = core.log.append(&fields) else { return false };
         (self.most, self.unwritten) = (self.most - len, self.unwritten + len);
-        stripe.relocate(hash.tag, to);
+        // It may be longer than it was: a large value's ranges are told in another way.
+        let size_class = size_class(len as usize);
+        stripe.relocate(hash.tag, Entry { location: to, size_class, ..*entry });
         core.cache.spot(hash).relocate(entry.location, to);
-        core.log.segments.usage(to.handle()).note_value(size_class(len as usize), fields.expires);
+        core.log.segments.usage(to.handle()).note_value(size_class, fields.expires);
         true
     }
 

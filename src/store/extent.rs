@@ -130,7 +130,7 @@ pub(crate) struct Reservation {
     /// Used if the range has the file alone.
     pub direct: Direct,
     len: u64,
-    taken: Taken,
+    pub taken: Taken,
     pub extents: Arc<Extents>,
 }
 

@@ -72,8 +72,12 @@ impl Core {
     }
 
     fn fire(&self) -> Result<Position> {
-        let position = self.append_control(Kind::FlushFired, b"")?;
-        self.flushes.fired.store(position.0, SeqCst);
+        // Who has seen that a record is not flushed appends what he makes of it before the flush, or looks again.
+        let position = self.index.stop(|| {
+            let position = self.append_control(Kind::FlushFired, b"")?;
+            self.flushes.fired.store(position.0, SeqCst);
+            Ok(position)
+        })?;
         self.flushes.due.store(0, SeqCst);
         self.flushes.unswept.store(true, SeqCst);
         self.bell.ring();
@@ -110,11 +114,12 @@ impl Core {
         (position, facts)
     }
 
-    /// Says again that a flush is pending, if one is, before compaction removes where it was said first.
+    /// Says again that a flush is pending, if one is, before compaction removes where it was said first; or sees to it
+    /// that none is said to be. The caller holds `compaction.rounds`.
     pub fn append_pending_flush(&self) -> Result<()> {
         let _order = super::lock(&self.flushes.order);
         match self.flushes.due.load(SeqCst) {
-            0 => Ok(()),
+            0 => self.forget_pending_flush(),
             due => self.append_needed(Kind::FlushPending, &due.to_le_bytes()).map(drop),
         }
     }

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::frozen::{Copies, Frozen};
 use super::hash::Hash;
-use super::location::{Location, Position};
+use super::location::Position;
 pub(crate) use super::page::{Entry, size_bound, size_class};
 use super::page::{List, Page, Pages};
 use crate::sys::prefetch::prefetch_to_write;
@@ -108,11 +108,22 @@ impl Index {
         self.copies.announce();
         // What sharing takes memory for is done one by one, before all have to wait.
         self.stripes.iter().for_each(|stripe| drop(super::lock(&stripe.0).pages.share()));
-        let mut stripes = Vec::with_capacity(STRIPES);
-        stripes.extend(self.stripes.iter().map(|stripe| super::lock(&stripe.0)));
+        let mut stripes = self.lock_all();
         let items = stripes.iter().map(|stripe| stripe.items as u64).sum();
         let frozen = Frozen::new(stripes.iter_mut().map(|stripe| stripe.pages.share()), items, &self.copies);
         (frozen, meanwhile())
+    }
+
+    /// Does `act`, which takes no stripe's lock, while no writer is inside a stripe.
+    pub fn stop<R>(&self, act: impl FnOnce() -> R) -> R {
+        let _stripes = self.lock_all();
+        act()
+    }
+
+    fn lock_all(&self) -> Vec<MutexGuard<'_, Stripe>> {
+        let mut stripes = Vec::with_capacity(STRIPES);
+        stripes.extend(self.stripes.iter().map(|stripe| super::lock(&stripe.0)));
+        stripes
     }
 
     /// Keys in the index. Walks over the stripes: for statistics.
@@ -218,11 +229,13 @@ impl Stripe {
         Some(old)
     }
 
-    /// The record was copied to `location`, unchanged.
-    pub fn relocate(&mut self, tag: u64, location: Location) {
+    /// The record of `tag`, which is there, was copied: `entry` names the copy.
+    pub fn relocate(&mut self, tag: u64, entry: Entry) {
         let number = Page::number(self.pages.len(), tag);
-        if let (Ok(at), Some(old)) = (self.pages[number].search(tag), self.find(tag)) {
-            self.page_mut(number).replace(at, tag, Entry { location, ..old });
+        if let Ok(at) = self.pages[number].search(tag) {
+            let old = self.page_mut(number).replace(at, tag, entry);
+            self.bytes += size_bound(entry.size_class) as u64;
+            self.bytes -= size_bound(old.size_class) as u64;
         }
     }
 
@@ -288,6 +301,7 @@ impl Stripe {
 pub(crate) mod tests {
     use super::*;
     use crate::store::hash::Seed;
+    use crate::store::location::Location;
     use proptest::prelude::*;
     use std::collections::HashMap;
 

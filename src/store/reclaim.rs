@@ -193,7 +193,7 @@ impl Core {
     }
 
     /// Whether a snapshot or a backup may look at what is dead by now.
-    fn is_pinned(&self) -> bool {
+    pub fn is_pinned(&self) -> bool {
         self.index.copies.open() > 0 || self.snapshots.load(SeqCst) > 0
     }
 }

@@ -337,6 +337,28 @@ fn writers_wait_for_a_compactor_that_does_not_come() {
     (0..keys).for_each(|number| assert_eq!(db.get(&number.to_le_bytes()).unwrap().unwrap().len(), 1000));
 }
 
+/// What is read again and again is appended anew when its segment is given up, and its ranges are told in a longer way.
+#[test]
+fn a_large_value_that_is_spared_is_read_from_the_disk() {
+    let dir = scratch();
+    let db = Db::open(Options { evict: true, ..options(dir.path()) }).unwrap();
+    let (key, value) = ([b'k'; 20], noise(70_000, 1));
+    db.put(&key, &value).unwrap();
+    (0..3).for_each(|_| assert_eq!(db.get(&key).unwrap().as_ref(), Some(&value)));
+    (0..1100_u64).for_each(|number| db.put(&number.to_le_bytes(), &noise(1000, number)).unwrap());
+    assert_eq!(db.get(&key).unwrap().as_ref(), Some(&value));
+    db.flush().unwrap();
+    let core = db.core();
+    {
+        let _rounds = core.hold_rounds();
+        core.evict().unwrap().expect("a segment that is given up");
+    }
+    assert_eq!(core.counters.spared.load(Relaxed), 1);
+    core.log.write_all();
+    core.cache.clear().unwrap();
+    assert_eq!(db.get(&key).unwrap(), Some(value));
+}
+
 #[test]
 #[cfg(not(feature = "tiny-tags"))]
 fn what_does_not_change_is_not_copied_again_and_again() {

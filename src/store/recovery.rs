@@ -5,12 +5,14 @@
 //! Compacted segments stand among those of the log by their order. They were whole and durable before they got their
 //! name, so whatever is wrong with one is damage, and they never end the log.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::bulk::Bulk;
-use super::error::{Error, Result};
+use super::error::{Error, Result, is_full};
 use super::extent::Extents;
 use super::home::Home;
 use super::index::Index;
@@ -53,7 +55,9 @@ pub(crate) fn recover(options: &Options, home: &Home, extents: &Extents) -> Resu
     replay.report_gaps();
     let last = newest.as_ref().map_or(0, |(last, _)| last.order);
     for segment in segments.iter().filter(|segment| segment.compacted || segment.order <= last) {
-        make_durable(segment, replay.marked)?;
+        let is_newest = |(last, _): &&(Arc<Segment>, u64)| last.handle == segment.handle;
+        let end = newest.as_ref().filter(is_newest).map_or(u64::MAX, |(_, end)| *end);
+        make_durable(segment, replay.marked, end)?;
         table.add(segment);
     }
     if start.is_beginning() {
@@ -125,12 +129,31 @@ fn open_segments(dir: &Path, store: u64) -> Result<Vec<Segment>> {
 }
 
 /// What was recovered counts as durable from now on, so it must be: the last life of the store may have ended
-/// before its sync.
-fn make_durable(segment: &Segment, durable: Position) -> Result<()> {
+/// before its sync; or with one that failed, after which the kernel takes for written what never was. So what was not
+/// synced up to `end` is written again first.
+fn make_durable(segment: &Segment, durable: Position, end: u64) -> Result<()> {
     if segment.position(MAX_SEGMENT) <= durable {
         return Ok(());
     }
+    let done = durable.0.saturating_sub(segment.position(0).0);
+    match write_again(&segment.file, done, end) {
+        // On a file system that copies what is written.
+        Err(error) if is_full(&error) => {}
+        again => again.map_err(|error| Error::io("write again", &segment.path, &error))?,
+    }
     segment.file.sync_all().map_err(|error| Error::io("sync", &segment.path, &error))
+}
+
+/// Gives the kernel the bytes of `file` from `offset` to `end`, or to where they can be read, once more.
+fn write_again(file: &File, mut offset: u64, end: u64) -> std::io::Result<()> {
+    let mut piece = vec![0; 1 << 20];
+    while offset < end {
+        let most = piece.len().min(usize::try_from(end - offset).unwrap_or(usize::MAX));
+        let Ok(count @ 1..) = file.read_at(&mut piece[..most], offset) else { break };
+        file.write_all_at(&piece[..count], offset)?;
+        offset += count as u64;
+    }
+    Ok(())
 }
 
 /// Takes segments that follow the log's end out of it. Empty ones go; what is in others was never durable in the
@@ -148,7 +171,7 @@ fn discard(segments: &[Arc<Segment>], dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn remove(path: &Path, dir: &Path) -> Result<()> {
+pub(super) fn remove(path: &Path, dir: &Path) -> Result<()> {
     std::fs::remove_file(path).map_err(|error| Error::io("remove", path, &error))?;
     sys::file::sync_directory(dir).map_err(|error| Error::io("sync directory", dir, &error))
 }

@@ -6,7 +6,6 @@ use crate::store::db::Db;
 use crate::store::{CHUNK, Key, Lookup, NewBody, Scratch, Write};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 pub(crate) fn options(dir: &Path) -> Options {
@@ -493,4 +492,20 @@ fn a_checkpoint_of_another_future_of_the_log_is_never_used() {
     let db = open(crashed.path());
     let found = (10_000..10_400_u64).filter(|number| db.get(&number.to_le_bytes()).ok().flatten().is_some()).count();
     assert_eq!((found, db.stats().items), (400, 410));
+}
+
+/// What recovery gives the kernel once more is what was there, and no more than that.
+#[test]
+fn what_is_written_again_is_what_was_there() {
+    let (bytes, past) = (noise(3_000_000, 1), std::time::UNIX_EPOCH);
+    for (from, to, touched) in [(0, u64::MAX, true), (1_234_567, 2_999_999, true), (5, 5, false), (9, 3, false)] {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&bytes, 0).unwrap();
+        file.set_modified(past).unwrap();
+        write_again(&file, from, to).unwrap();
+        assert_eq!(file.metadata().unwrap().modified().unwrap() != past, touched, "{from} to {to}");
+        let mut found = vec![0; bytes.len() + 1];
+        assert_eq!(file.read_at(&mut found, 0).unwrap(), bytes.len());
+        assert!(found[..bytes.len()] == bytes, "{from} to {to}");
+    }
 }

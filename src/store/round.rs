@@ -20,7 +20,7 @@ use super::core::Core;
 use super::error::{Error, Result};
 use super::graves::{Graves, tombstone};
 use super::hash::Hash;
-use super::index::size_class;
+use super::index::{Entry, size_class};
 use super::location::{Location, MAX_SEGMENT};
 use super::options::Severity;
 use super::output::Output;
@@ -373,7 +373,7 @@ impl<'a> Round<'a> {
         let mut stripe = core.index.stripe(hash);
         match stripe.find(hash.tag) {
             Some(entry) if sources.binary_search(&entry.location.handle()).is_ok() => {
-                stripe.relocate(hash.tag, to);
+                stripe.relocate(hash.tag, Entry { location: to, ..entry });
                 core.cache.spot(hash).relocate(entry.location, to);
                 core.log.segments.note_dead(&entry);
             }

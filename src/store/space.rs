@@ -105,12 +105,18 @@ impl Taken {
     pub fn written(&self, bytes: u64) {
         self.space.headroom.fetch_sub(i64::try_from(bytes).unwrap_or(i64::MAX), Relaxed);
     }
+
+    /// No more will come.
+    pub fn end(&mut self) {
+        let ahead = std::mem::take(&mut self.ahead);
+        self.space.in_flight.fetch_sub(ahead, Relaxed);
+        self.space.headroom.fetch_add(ahead as i64, Relaxed);
+    }
 }
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        self.space.in_flight.fetch_sub(self.ahead, Relaxed);
-        self.space.headroom.fetch_add(self.ahead as i64, Relaxed);
+        self.end();
     }
 }
 

@@ -120,3 +120,17 @@ fn files_count_with_the_blocks_they_have() {
     let used = disk_usage(dir.path()).unwrap();
     assert!((100_000..200_000).contains(&used), "{used}");
 }
+
+#[test]
+fn what_is_whole_is_not_counted_twice() {
+    let space = Arc::new(space(|_| ()));
+    space.headroom.store(100 << 20, Relaxed);
+    let before = space.in_flight.load(Relaxed);
+    let mut taken = space.take(2 << 20).unwrap();
+    assert_eq!(space.in_flight.load(Relaxed) - before, AHEAD);
+    taken.written(2 << 20);
+    taken.end();
+    assert_eq!((space.in_flight.load(Relaxed), space.headroom()), (before, 98 << 20));
+    drop(taken);
+    assert_eq!((space.in_flight.load(Relaxed), space.headroom()), (before, 98 << 20));
+}

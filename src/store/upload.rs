@@ -182,6 +182,7 @@ impl Upload {
         // The jobs are done: nobody else has it, and a descriptor is freed before the value's record is written.
         if let Some(target) = Arc::get_mut(&mut self.target) {
             target.reservation.direct = Direct::default();
+            target.reservation.taken.end();
         }
         Uploaded::of(vec![Made { piece: self.target.piece(), target: self.target }])
     }
