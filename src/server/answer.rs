@@ -248,3 +248,13 @@ fn say_key(key: &[u8], in_base64: bool, out: &mut Vec<u8>) {
     base64::encode(key, out);
     out.extend_from_slice(b" b");
 }
+
+/// What a client is told before its connection ends, whatever it asked for.
+pub fn refusal(binary: bool, why: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    match binary {
+        true => Frame::default().refuse(&mut out, Status::Internal, why.as_bytes()),
+        false => reply::server_error(&mut out, why),
+    }
+    out
+}

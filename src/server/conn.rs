@@ -17,6 +17,7 @@ use super::counters::Counter;
 use super::errand::Errand;
 use super::inbox::Answer;
 use super::input::Input;
+use super::memory::Holds;
 use super::proto::binary::REQUEST;
 use super::receive::{Came, Gathering, Uploading};
 use super::reply;
@@ -121,8 +122,8 @@ struct Held {
 /// What the worker has noted of a connection.
 #[derive(Clone, Copy, Default)]
 pub struct Ledger {
-    /// Memory it held after its last turn. Bytes.
-    pub holds: usize,
+    /// Memory it held after its last turn.
+    pub holds: Holds,
     /// Whether the rest of something is expected of its peer.
     pub midway: bool,
     /// Second in which that began, or last got on. Until the peer has said who he is: in which he came.
@@ -223,8 +224,8 @@ impl Connection {
         self.lock == Lock::Open
     }
 
-    /// Memory it holds. Bytes.
-    pub fn holds(&self) -> usize {
+    /// Memory it holds.
+    pub fn holds(&self) -> Holds {
         let transfer = match &self.state {
             State::Gather(gathering) => gathering.holds(),
             State::Upload(uploading) => uploading.holds(),
@@ -232,7 +233,7 @@ impl Connection {
             _ if self.waiting == Waiting::Lane => PARKED,
             _ => 0,
         };
-        self.held.bytes.capacity() + self.output.holds() + transfer
+        Holds { all: self.held.bytes.capacity() + self.output.holds() + transfer, transfer }
     }
 
     /// Whether there is output, or an end, that [`Connection::send`] has to see to.
@@ -437,8 +438,7 @@ impl Connection {
     /// connection ends.
     pub fn refuse(&mut self, why: &str, pool: &mut Pool, ctx: &Context) -> Fate {
         self.output.truncate(self.free, pool);
-        let mut line = Vec::new();
-        reply::server_error(&mut line, why);
+        let line = super::answer::refusal(self.binary, why);
         (self.depends, self.corked) = (Position::default(), false);
         self.state = State::Closing;
         self.waiting = Waiting::Close;

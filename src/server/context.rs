@@ -4,6 +4,7 @@
 
 use super::counters::{Counter, Counters};
 use super::inbox::{Answer, Inbox, Letter};
+use super::input::Input;
 use super::log::{self, Level};
 use super::memory::Line;
 use super::settings::Settings;
@@ -180,6 +181,13 @@ impl Context {
     /// Chunks were read to be sent: that comes before all else, while the processor's cache has them.
     pub fn end_turn(&mut self) {
         self.chunks = CHUNK_LIMIT;
+    }
+
+    /// Throws away what has come of the next `left` bytes. Each 4 KiB of them are progress.
+    pub fn skip(&mut self, input: &mut Input<'_>, left: &mut u64) {
+        let before = *left / 4096;
+        *left -= input.take(usize::try_from(*left).unwrap_or(usize::MAX)).len() as u64;
+        self.progressed |= *left / 4096 < before;
     }
 
     /// Adds to the replies.

@@ -121,8 +121,12 @@ impl Work {
             reply::store_error(&mut self.text, &error);
             self.over = true;
         }
-        if let Kind::Remove { noreply: true } = self.kind {
-            self.text.clear();
+        if let Kind::Remove { noreply } = self.kind {
+            // The worker writes for those who say something.
+            self.db.write_out();
+            if noreply {
+                self.text.clear();
+            }
         }
     }
 

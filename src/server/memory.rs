@@ -1,8 +1,9 @@
 //! Memory that connections hold for what is on its way: values being received, chunks on the disk lane, input that was
 //! not executed, replies that were not sent. All of it is counted, over all workers, and bounded by an option. When
 //! half is taken, who does not read his replies gets none made, and little is read ahead; when all is, transfers that
-//! would need more wait in line, and TCP holds their clients back. Small requests go on either way: what they need is
-//! taken and given back within a turn.
+//! would need more wait in line, and TCP holds their clients back. One goes on whatever the others hold: those who wait
+//! hold something too, and who does not read may do so for ever. Small requests go on either way: what they need is taken
+//! and given back within a turn.
 //!
 //! The count is kept by the workers, after each connection's turn; so it is a turn late, and what one turn can add (a
 //! worker's buffer of replies, and that of chunks received at once) is beside it.
@@ -15,16 +16,32 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub struct Memory {
     limit: usize,
     taken: AtomicUsize,
+    /// By transfers.
+    moving: AtomicUsize,
+}
+
+/// Memory that one connection holds. Bytes.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Holds {
+    pub all: usize,
+    /// For a value on its way.
+    pub transfer: usize,
 }
 
 impl Memory {
     /// Of `limit` bytes.
     pub fn new(limit: usize) -> Self {
-        Self { limit, taken: AtomicUsize::new(0) }
+        Self { limit, taken: AtomicUsize::new(0), moving: AtomicUsize::new(0) }
     }
 
-    /// Somebody who held `before` bytes holds `after`.
-    pub fn change(&self, before: usize, after: usize) {
+    /// Somebody who held `before` holds `after`.
+    pub fn change(&self, before: Holds, after: Holds) {
+        self.take(before.all, after.all);
+        self.moving.fetch_add(after.transfer.wrapping_sub(before.transfer), Ordering::Relaxed);
+    }
+
+    /// The same of what is no connection's. Bytes.
+    pub fn take(&self, before: usize, after: usize) {
         self.taken.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
     }
 
@@ -35,8 +52,7 @@ impl Memory {
 
     /// Whether `bytes` more would be too much. A single transfer may have them whatever the bound is.
     pub fn is_spent(&self, bytes: usize) -> bool {
-        let taken = self.taken();
-        taken > 0 && taken.saturating_add(bytes) > self.limit
+        self.moving.load(Ordering::Relaxed) > 0 && self.taken().saturating_add(bytes) > self.limit
     }
 
     /// Whether so little is taken that `bytes` more may be, only to make things cheaper.
@@ -101,15 +117,20 @@ mod tests {
         Token::reserved(number)
     }
 
+    /// Of a transfer.
+    fn bytes(all: usize) -> Holds {
+        Holds { all, transfer: all }
+    }
+
     #[test]
     fn the_line_is_kept() {
         let (memory, mut line) = (Memory::new(100), Line::default());
         assert!(line.admit(token(1), 90, &memory));
-        memory.change(0, 90);
+        memory.change(bytes(0), bytes(90));
         assert!(!line.admit(token(2), 11, &memory));
         assert!(!line.admit(token(3), 1, &memory), "it would fit, but another one was first");
         assert_eq!(line.next(&memory), None);
-        memory.change(90, 0);
+        memory.change(bytes(90), bytes(0));
         assert_eq!(line.next(&memory), Some(token(2)));
         assert!(!line.admit(token(3), 1, &memory));
         assert!(line.admit(token(2), 11, &memory) && line.admit(token(3), 1, &memory));
@@ -117,18 +138,30 @@ mod tests {
     }
 
     #[test]
+    fn one_goes_on_whatever_those_hold_who_wait() {
+        let (memory, mut line) = (Memory::new(100), Line::default());
+        memory.change(bytes(0), bytes(80));
+        memory.change(bytes(0), Holds { all: 60, transfer: 0 });
+        assert!(!line.admit(token(1), 30, &memory) && !line.admit(token(2), 30, &memory));
+        memory.change(bytes(80), bytes(0));
+        assert!(line.admit(token(1), 30, &memory), "it need not wait for those behind it");
+        memory.change(bytes(0), bytes(50));
+        assert!(!line.admit(token(2), 30, &memory));
+    }
+
+    #[test]
     fn one_that_needs_too_much_has_it_alone() {
         let (memory, mut line) = (Memory::new(100), Line::default());
-        memory.change(0, 1);
+        memory.change(bytes(0), bytes(1));
         assert!(!line.admit(token(1), 200, &memory));
-        memory.change(1, 0);
+        memory.change(bytes(1), bytes(0));
         assert!(line.admit(token(1), 200, &memory));
     }
 
     #[test]
     fn who_needs_nothing_any_more_lets_the_next_one_pass() {
         let (memory, mut line) = (Memory::new(100), Line::default());
-        memory.change(0, 95);
+        memory.change(bytes(0), bytes(95));
         assert!(!line.admit(token(1), 10, &memory) && !line.admit(token(2), 10, &memory));
         line.pass(token(2));
         assert!(!line.admit(token(2), 5, &memory), "only the first in line is asked to go on");
@@ -139,9 +172,9 @@ mod tests {
     #[test]
     fn who_needs_more_than_before_waits_for_that() {
         let (memory, mut line) = (Memory::new(100), Line::default());
-        memory.change(0, 95);
+        memory.change(bytes(0), bytes(95));
         assert!(!line.admit(token(1), 10, &memory));
-        memory.change(95, 50);
+        memory.change(bytes(95), bytes(50));
         assert_eq!(line.next(&memory), Some(token(1)));
         assert!(!line.admit(token(1), 60, &memory));
         assert_eq!(line.next(&memory), None);
@@ -150,7 +183,7 @@ mod tests {
     #[test]
     fn who_leaves_the_line_holds_nobody_up() {
         let (memory, mut line) = (Memory::new(100), Line::default());
-        memory.change(0, 95);
+        memory.change(bytes(0), bytes(95));
         assert!(!line.admit(token(1), 10, &memory) && !line.admit(token(2), 5, &memory));
         line.leave(token(1));
         assert!(line.admit(token(2), 5, &memory));

@@ -1,6 +1,6 @@
 //! Values that are uploaded in parts: `part` brings one, over any connection and in any order, `commit` makes a value of
 //! them all, at once, `abort` throws them away. Until then the parts lie in extent files and nothing names them: a crash
-//! leaves nothing of them, and neither does an upload that nobody has added to for a while. Any worker; one lock, held
+//! leaves nothing of them, and neither does an upload that nobody adds to for a while. Any worker; one lock, held
 //! for a few pointers.
 
 use super::answer::Said;
@@ -85,6 +85,13 @@ impl Multiparts {
         table.held + table.cost(name, number) <= self.limit
     }
 
+    /// A part is on its way to an upload, which is therefore not given up.
+    pub fn touch(&self, name: &[u8], now: u64) {
+        if let Some(upload) = self.lock().uploads.get_mut(name) {
+            upload.active = now;
+        }
+    }
+
     /// Adds a part, in the place of an earlier one of the same number. `false`: there are too many.
     pub fn put(&self, name: &[u8], number: u64, part: Uploaded, now: u64, memory: &Memory) -> bool {
         let mut table = self.lock();
@@ -93,7 +100,7 @@ impl Multiparts {
             return false;
         }
         table.held += cost;
-        memory.change(0, cost);
+        memory.take(0, cost);
         let upload = table.uploads.entry(name.into()).or_insert_with(|| Parts { parts: BTreeMap::new(), active: now });
         upload.active = now;
         upload.parts.insert(number, part);
@@ -124,7 +131,7 @@ impl Multiparts {
         gone.is_some()
     }
 
-    /// Throws away what nobody has added to since `before`; tells how many uploads these were.
+    /// Throws away what nothing has come for since `before`; tells how many uploads these were.
     pub fn expire(&self, before: u64, memory: &Memory) -> usize {
         let mut table = self.lock();
         let gone: Vec<Parts> =
@@ -135,7 +142,7 @@ impl Multiparts {
 
     fn gone(&self, cost: usize, table: &mut Table, memory: &Memory) {
         table.held -= cost;
-        memory.change(cost, 0);
+        memory.take(cost, 0);
         self.count.store(table.uploads.len(), Ordering::Relaxed);
     }
 

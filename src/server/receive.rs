@@ -12,6 +12,7 @@ use super::answer::{self, Facts, Form, Said, tell};
 use super::context::{Context, Step, Waiting};
 use super::inbox::Answer;
 use super::input::Input;
+use super::proto::text::Verb;
 use super::reply;
 use super::storage::{Store, Value};
 use super::verdict::{Supply, conclude};
@@ -272,6 +273,9 @@ impl Uploading {
     /// Passes on what has arrived; executes the command once all has.
     pub fn step(&mut self, input: &mut Input<'_>, supply: &mut Option<Box<Supply>>, ctx: &mut Context) -> Step {
         if let Stage::Receiving(receiving) = &mut self.stage {
+            if let Verb::Part = self.order.store.verb {
+                ctx.shared.multiparts.touch(&self.order.key, ctx.now);
+            }
             if let Err(waiting) = receiving.step(input, ctx) {
                 return Step::Wait(waiting);
             }
@@ -477,10 +481,8 @@ impl Receiving {
 
     fn fill(&mut self, input: &mut Input<'_>, ctx: &mut Context) {
         if self.failed.is_some() {
-            let left = usize::try_from(self.left).unwrap_or(usize::MAX);
-            self.left -= input.take(left).len() as u64;
             self.chunk.clear();
-            return;
+            return ctx.skip(input, &mut self.left);
         }
         let bytes = input.take(self.wanted());
         self.make_room(bytes.len(), ctx);

@@ -20,6 +20,9 @@ use kingdb::store::{
 use kingdb::sys::clock;
 use std::time::Duration;
 
+/// Keys looked up per turn of a connection: those that are not there take nothing of its bytes.
+const KEYS: usize = 1024;
+
 /// In the list of keys of a retrieval.
 #[derive(Clone, Copy)]
 pub struct Keys {
@@ -73,7 +76,7 @@ impl Keys {
     pub fn step(&mut self, input: &mut Input<'_>, supply: &mut Option<Box<Supply>>, ctx: &mut Context) -> KeysStep {
         // An error takes the place of the whole reply, as far as none of it has left the turn's buffer.
         let start = (!self.any).then_some(ctx.replies.len());
-        loop {
+        for _ in 0..KEYS {
             if ctx.unsent() >= ctx.unsent_limit {
                 return KeysStep::Wait(Waiting::Peer);
             }
@@ -111,6 +114,7 @@ impl Keys {
             }
             (self.any, ctx.progressed) = (true, true);
         }
+        KeysStep::Wait(Waiting::Turn)
     }
 
     #[inline]

@@ -22,6 +22,7 @@ use super::counters::Counter;
 use super::inbox::{Answer, Census, Letter};
 use super::listen::{Accepted, Door};
 use super::log::{self, Level};
+use super::memory::Holds;
 use super::reply;
 use super::shared::Shared;
 use super::table::{Table, Token};
@@ -319,13 +320,12 @@ impl Worker {
         let (start, before) = (self.ctx.replies.len(), connection.waiting());
         self.ctx.start_connection(token, connection.fd(), connection.unsent());
         let fate = connection.run(&mut self.scratch, &mut self.ctx);
-        let (end, depends) = (self.ctx.replies.len(), self.ctx.depends);
+        let end = self.ctx.replies.len();
         if fate == Fate::Closed {
             return self.close(token);
         }
-        // A value that is still to come tells of what was seen now.
-        let tells = end > start || connection.is_amid_large();
-        let depends = connection.depend(if tells { depends } else { Position::default() });
+        // What was seen or done in silence is told by what is said next: the rest of a reply, or that all went well.
+        let depends = connection.depend(self.ctx.depends);
         let after = connection.waiting();
         if std::mem::take(&mut self.ctx.progressed) && connection.is_known() {
             connection.ledger.since = self.second;
@@ -557,7 +557,7 @@ impl Worker {
             return;
         };
         log::debug(format_args!("connection {}/{token}: {}", self.ctx.worker, connection.ending()));
-        self.ctx.shared.memory.change(connection.ledger.holds, 0);
+        self.ctx.shared.memory.change(connection.ledger.holds, Holds::default());
         self.midway -= usize::from(connection.ledger.midway);
         connection.close(&mut self.scratch, &mut self.pool);
         self.ctx.line.leave(token);

@@ -245,3 +245,16 @@ fn a_silent_removal_does_not_hold_up_its_connection() {
     wait_until("the key is gone", || other.stat("curr_items") == 0);
     assert!(client.ask("version").starts_with("VERSION "));
 }
+
+#[test]
+fn a_silent_removal_is_written_though_nobody_else_writes() {
+    let server = Server::start(&["-t", "1", "--db.sync=none"]);
+    let mut client = server.client();
+    client.set("quiet:1", "x");
+    let before = client.stat("db_log_bytes");
+    client.send("delete_prefix quiet: noreply\r\n");
+    wait_until("the removal is written", || server.client().stat("db_log_bytes") > before);
+    assert_eq!(server.client().stat("curr_items"), 0);
+    let server = server.kill().start();
+    assert_eq!(server.client().get("quiet:1"), None);
+}

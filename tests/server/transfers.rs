@@ -175,6 +175,25 @@ fn parts_leave_transfers_their_memory() {
     assert_eq!(part(&mut client, "many", refused, b"x"), "STORED");
 }
 
+/// Those who wait hold what they have sent so far, together more than there is memory for: they go on all the same, one
+/// after the other if it must be.
+#[test]
+fn many_who_wait_for_memory_do_not_wait_for_each_other() {
+    crate::common::util::raise_descriptor_limit();
+    let server = Server::start(&["-t", "1", "--server.buffer-memory=1mb"]);
+    let value = random_bytes(1, 100_000);
+    let mut clients: Vec<Client> = (0..300).map(|_| server.client()).collect();
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.send([format!("set key{number} 0 0 100000\r\n").as_bytes(), &value[..10_000]].concat());
+    }
+    for client in &mut clients {
+        client.send(&value[10_000..]);
+        client.send("\r\n");
+    }
+    let stored = clients.iter_mut().filter_map(|client| (client.line() == "STORED").then_some(())).count();
+    counted("values of clients who all waited", stored, 300);
+}
+
 /// When the memory is spent, transfers wait until others have ended, and then go on.
 #[test]
 fn transfers_wait_for_memory_and_then_go_on() {
@@ -264,6 +283,32 @@ fn a_cold_value_waits_for_its_record_to_be_durable() {
     let told = writer.line();
     assert!(told.starts_with("SERVER_ERROR "), "an unsynced touch was acknowledged: {told}");
     assert!(tracer.finish().contains("pread64("), "the lane had nothing to read: the value was not cold");
+}
+
+/// What is seen before the reply can begin holds back the reply, although it says nothing yet; and so does what is done by
+/// commands that say nothing.
+#[test]
+fn what_was_seen_in_silence_is_told_when_it_is_durable() {
+    let server = Server::start(&["-t", "1", "--db.sync=always"]);
+    let mut writer = server.client();
+    writer.set("key", "value");
+    let inject = "inject=fdatasync,fsync:error=EIO:delay_enter=1000000";
+    let tracer = Tracer::attach(server.pid(), &["-e", "trace=fdatasync,fsync", "-e", inject]);
+    writer.send("delete key\r\n");
+    wait_until("the removal is executed", || server.client().stat("delete_hits") == 1);
+    let halves = [("get key ", "\r\n"), ("mg key q\r\n", "mn\r\n"), ("ms other 1 q\r\nx\r\n", "mn\r\n")];
+    let mut clients: Vec<Client> = halves.iter().map(|_| server.client()).collect();
+    for (client, (begins, _)) in clients.iter_mut().zip(halves) {
+        client.send(begins);
+        // Whoever is answered later had his turn later.
+        server.client().stat("delete_hits");
+    }
+    for (client, (begins, ends)) in clients.iter_mut().zip(halves) {
+        client.send(ends);
+        let told = client.line();
+        assert!(told.starts_with("SERVER_ERROR "), "{begins:?} was told {told} before it was written");
+    }
+    tracer.finish();
 }
 
 /// What has left for a client that does not take it yet is that client's, and what is to follow stays, whatever becomes of the
@@ -368,6 +413,29 @@ fn who_never_finishes_is_sent_away() {
     assert!(idle.ask("version").starts_with("VERSION"), "who has asked for nothing may stay");
     assert_eq!(server.client().stat("idle_kicks"), beginnings.len() as u64);
     counted("slow clients sent away", beginnings.len(), 6);
+}
+
+/// Who sends steadily may take longer than a request, although it is all thrown away; and an upload in parts is not given
+/// up while its next part is arriving.
+#[test]
+fn who_gets_on_may_take_his_time() {
+    let server = Server::start(&["-t", "1", "-I", "1m", "--server.request-timeout=2s", "--server.upload-timeout=2s"]);
+    let (mut refused, mut parts) = (server.client(), server.client());
+    assert_eq!(part(&mut parts, "upload", 1, b"one"), "STORED");
+    parts.send("part upload 2 500000\r\n");
+    refused.send("set refused 0 0 1200000\r\n");
+    for step in 0..100 {
+        std::thread::sleep(std::time::Duration::from_millis(40));
+        refused.send(vec![b'x'; if step < 99 { 1000 } else { 1_200_000 - 99 * 1000 }]);
+        parts.send(vec![b'y'; 5_000]);
+    }
+    refused.send("\r\n");
+    parts.send("\r\n");
+    assert!(refused.line().starts_with("SERVER_ERROR object too large"));
+    assert!(refused.ask("version").starts_with("VERSION"));
+    assert_eq!(parts.line(), "STORED");
+    assert_eq!(parts.ask("commit upload whole 0 0 2"), "STORED");
+    assert_eq!(server.client().get("whole").unwrap().len(), 500_003);
 }
 
 /// Between two commands, or watching, a connection may be silent for as long as it likes, whatever it speaks.

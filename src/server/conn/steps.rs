@@ -18,8 +18,7 @@ impl Connection {
             State::Login => self.step_login(input, ctx),
             State::SkipLine => self.step_skip_line(input),
             State::Swallow(left) => {
-                ctx.progressed |= input.rest().len() >= LITTLE;
-                *left -= input.take(usize::try_from(*left).unwrap_or(usize::MAX)).len() as u64;
+                ctx.skip(input, left);
                 let over = *left == 0;
                 self.command_if(over)
             }

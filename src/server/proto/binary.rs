@@ -88,7 +88,7 @@ pub struct Header {
 }
 
 /// What of a request its response repeats.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Default, Debug)]
 pub struct Frame {
     opcode: u8,
     op: u8,
