@@ -220,7 +220,7 @@ pub fn begin_store(
 }
 
 fn begin_upload(store: &Store<'_>, len: u64, used: usize, input: &mut Input<'_>, ctx: &mut Context) -> Next {
-    if store.verb == Verb::Part && !ctx.shared.multiparts.has_room(store.key, store.cas) {
+    if store.verb == Verb::Part && !ctx.shared.multiparts.has_room(store.key, store.cas, ctx.now) {
         input.advance(used);
         answer::tell(&store.form, store.key, Said::NoMemory, &Facts::default(), ctx);
         return Next::Swallow(len + store.form.tail() as u64);

@@ -226,14 +226,14 @@ impl Connection {
 
     /// Memory it holds.
     pub fn holds(&self) -> Holds {
-        let transfer = match &self.state {
-            State::Gather(gathering) => gathering.holds(),
-            State::Upload(uploading) => uploading.holds(),
+        let (transfer, beside) = match &self.state {
+            State::Gather(gathering) => (gathering.holds(), 0),
+            State::Upload(uploading) => (uploading.holds(), 0),
             State::Stream(streaming) => streaming.holds(),
-            _ if self.waiting == Waiting::Lane => PARKED,
-            _ => 0,
+            _ if self.waiting == Waiting::Lane => (0, PARKED),
+            _ => (0, 0),
         };
-        Holds { all: self.held.bytes.capacity() + self.output.holds() + transfer, transfer }
+        Holds { all: self.held.bytes.capacity() + self.output.holds() + transfer + beside, transfer }
     }
 
     /// Whether there is output, or an end, that [`Connection::send`] has to see to.

@@ -24,7 +24,7 @@ pub struct Memory {
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Holds {
     pub all: usize,
-    /// For a value on its way.
+    /// For a value on its way, until its client or the disk gets on, which has a limit of time.
     pub transfer: usize,
 }
 

@@ -80,7 +80,8 @@ impl Multiparts {
     }
 
     /// Whether a part may be added. It is looked at before the part is received, and again when it is put.
-    pub fn has_room(&self, name: &[u8], number: u64) -> bool {
+    pub fn has_room(&self, name: &[u8], number: u64, now: u64) -> bool {
+        self.touch(name, now);
         let table = self.lock();
         table.held + table.cost(name, number) <= self.limit
     }

@@ -336,9 +336,14 @@ impl Streaming {
         back
     }
 
-    /// Memory it holds, or soon will. Bytes.
-    pub fn holds(&self) -> usize {
-        self.block.holds() + if matches!(self.source, Source::Here) { 0 } else { FETCH }
+    /// The peer takes nothing now, for however long: a chunk that came is read again when he does.
+    pub fn forget(&mut self) {
+        self.source = Source::Here;
+    }
+
+    /// Memory it holds, or soon will: for a chunk from the lane, and for as long as the value is on its way. Bytes.
+    pub fn holds(&self) -> (usize, usize) {
+        (if matches!(self.source, Source::Here) { 0 } else { FETCH }, self.block.holds())
     }
 
     /// Sends the next chunks. The last one begins a turn: what is not taken of it has to be held, and of others not.

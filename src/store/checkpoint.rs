@@ -142,9 +142,13 @@ impl Core {
         let (dir, mut due) = (&self.options.path, [0; 8]);
         let path = dir.join(NAME);
         match File::open(&path).and_then(|file| file.read_exact_at(&mut due, DUE)) {
-            Ok(()) if due != [0; 8] => super::recovery::remove(&path, dir),
-            _ => Ok(()),
+            Ok(()) if due == [0; 8] => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            // What cannot be told does not count as none.
+            _ => {}
         }
+        self.counters.checkpointed.store(0, Relaxed);
+        super::recovery::remove(&path, dir)
     }
 
     fn write_checkpoint_to(&self, path: &Path) -> Result<()> {

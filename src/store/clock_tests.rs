@@ -175,7 +175,6 @@ fn a_delayed_flush_fires_once_whenever_the_crash_comes() {
     }
 }
 
-/// A store of format version 1 is read, goes on, and is read again.
 /// A CHECKPOINT knows of a flush that fires later; then compaction drops the record that says so.
 #[test]
 fn a_flush_that_has_fired_does_not_come_back_with_an_older_checkpoint() {
@@ -194,6 +193,7 @@ fn a_flush_that_has_fired_does_not_come_back_with_an_older_checkpoint() {
     }
 }
 
+/// A store of format version 1 is read, goes on, and is read again.
 #[test]
 fn a_store_of_version_1_is_read_and_goes_on() {
     let dir = scratch();

@@ -194,11 +194,12 @@ impl Core {
         let mut visited = super::lock(&self.compaction.rounds);
         let survey = Survey::take(self, &visited, self.time.reclaim());
         self.bound_writers(&survey);
-        if self.lacks_space() || (self.space.level() > Level::Enough && self.works_in_vain()) {
+        let in_vain = self.works_in_vain();
+        if self.lacks_space() || (in_vain && self.space.level() == Level::Refusing) {
             return Ok(false);
         }
         // A cache would rather lose its oldest values than copy the others again and again.
-        let short = self.space.level() > Level::Enough && !self.options.evict;
+        let short = self.space.level() > Level::Enough && !self.options.evict && !in_vain;
         if !survey.has(DUE) && !forced && !short {
             return Ok(false);
         }
@@ -243,10 +244,9 @@ impl Core {
         self.space.room() < self.options.compaction_free_space
     }
 
-    /// Whether the files that are removed stay on the disk: a snapshot reads them. (A limit of the store's own counts those
-    /// that have a name.)
+    /// Whether most files that are removed stay on the disk: a snapshot reads them.
     fn works_in_vain(&self) -> bool {
-        self.options.max_size == 0 && self.is_pinned()
+        !self.space.is_own_limit() && self.is_pinned()
     }
 
     /// Keeps rounds from being carried out, and so nobody waiting for one.

@@ -117,9 +117,12 @@ impl Core {
     /// Says again that a flush is pending, if one is, before compaction removes where it was said first; or sees to it
     /// that none is said to be. The caller holds `compaction.rounds`.
     pub fn append_pending_flush(&self) -> Result<()> {
-        let _order = super::lock(&self.flushes.order);
+        let order = super::lock(&self.flushes.order);
         match self.flushes.due.load(SeqCst) {
-            0 => self.forget_pending_flush(),
+            0 => {
+                drop(order);
+                self.forget_pending_flush()
+            }
             due => self.append_needed(Kind::FlushPending, &due.to_le_bytes()).map(drop),
         }
     }

@@ -144,14 +144,20 @@ fn make_durable(segment: &Segment, durable: Position, end: u64) -> Result<()> {
     segment.file.sync_all().map_err(|error| Error::io("sync", &segment.path, &error))
 }
 
-/// Gives the kernel the bytes of `file` from `offset` to `end`, or to where they can be read, once more.
+/// Gives the kernel what can be read of `file`, from `offset` to `end`, once more.
 fn write_again(file: &File, mut offset: u64, end: u64) -> std::io::Result<()> {
     let mut piece = vec![0; 1 << 20];
     while offset < end {
         let most = piece.len().min(usize::try_from(end - offset).unwrap_or(usize::MAX));
-        let Ok(count @ 1..) = file.read_at(&mut piece[..most], offset) else { break };
-        file.write_all_at(&piece[..count], offset)?;
-        offset += count as u64;
+        match file.read_at(&mut piece[..most], offset) {
+            Ok(0) => break,
+            Ok(count) => {
+                file.write_all_at(&piece[..count], offset)?;
+                offset += count as u64;
+            }
+            // What cannot be read was not recovered either.
+            Err(_) => offset += most as u64,
+        }
     }
     Ok(())
 }

@@ -74,6 +74,7 @@ pub(crate) struct Space {
     headroom: AtomicI64,
     /// Bytes that may be taken before nothing at all is left.
     room: AtomicU64,
+    own: AtomicBool,
     /// Bytes that the store may take in all: of the file system, or of its own limit.
     capacity: AtomicU64,
     /// Set aside by large values that are on their way in.
@@ -137,6 +138,7 @@ impl Space {
             level: AtomicU8::new(0),
             headroom: AtomicI64::new(i64::MAX),
             room: AtomicU64::new(u64::MAX),
+            own: AtomicBool::new(false),
             capacity: AtomicU64::new(u64::MAX),
             in_flight: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -221,6 +223,11 @@ impl Space {
         Ok(Taken { space: self.clone(), ahead })
     }
 
+    /// Whether `max-size` is what is near: for it, a file that is removed is gone, whoever still reads it.
+    pub fn is_own_limit(&self) -> bool {
+        self.own.load(Relaxed)
+    }
+
     /// Bytes that may be taken before values are refused.
     pub fn headroom(&self) -> u64 {
         u64::try_from(self.headroom.load(Relaxed)).unwrap_or(0)
@@ -249,6 +256,7 @@ impl Space {
         };
         self.headroom.store(found.headroom, Relaxed);
         self.room.store(found.room, Relaxed);
+        self.own.store(found.own, Relaxed);
         let before = self.level();
         let level = match &found.short {
             Some(_) => Level::Refusing,
@@ -316,7 +324,7 @@ impl Space {
     fn judge_size(&self, used: u64) -> Found {
         let floor = (self.max_size / 32).clamp(self.least_floor, MOST_FLOOR);
         let survival = self.survival.unwrap_or((self.max_size / 8).min(MOST_SURVIVAL));
-        let mut found = Found::new(self.max_size.saturating_sub(used), floor, survival);
+        let mut found = Found { own: true, ..Found::new(self.max_size.saturating_sub(used), floor, survival) };
         if found.headroom <= 0 {
             let (used, most, floor) = (show(used), show(self.max_size), show(floor));
             found.short =
@@ -333,6 +341,8 @@ struct Found {
     /// Headroom from which values are accepted again.
     resume: i64,
     low: bool,
+    /// It is the store's own limit that is near, not the disk's.
+    own: bool,
     /// Why values cannot be accepted, if so.
     short: Option<String>,
 }
@@ -341,18 +351,15 @@ impl Found {
     fn new(room: u64, floor: u64, survival: u64) -> Found {
         let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         let headroom = signed(room) - signed(floor);
-        Found { room, headroom, resume: signed(floor / 8), low: room < survival.max(floor), short: None }
+        Found { room, headroom, resume: signed(floor / 8), low: room < survival.max(floor), own: false, short: None }
     }
 
     /// The tighter of two.
     fn or_less(self, other: Found) -> Found {
-        let (low, short) = (self.low || other.low, self.short.or(other.short));
-        let tighter = if other.headroom - other.resume < self.headroom - self.resume {
-            (other.headroom, other.resume)
-        } else {
-            (self.headroom, self.resume)
-        };
-        Found { room: self.room.min(other.room), headroom: tighter.0, resume: tighter.1, low, short }
+        let (low, room) = (self.low || other.low, self.room.min(other.room));
+        let is_tighter = other.headroom - other.resume < self.headroom - self.resume;
+        let (tighter, wider) = if is_tighter { (other, self) } else { (self, other) };
+        Found { room, low, short: tighter.short.or(wider.short), ..tighter }
     }
 }
 

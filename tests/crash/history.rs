@@ -206,6 +206,8 @@ struct Raw {
 pub fn records(files: &Files, dialogues: &Dialogues, root: &str) -> Vec<Record> {
     let mut raw: Vec<Raw> = (0..files.inodes.len()).flat_map(|inode| raw_records(files, inode, root)).collect();
     raw.sort_by_key(|record| record.position);
+    // A start writes again what was not synced.
+    raw.dedup_by_key(|record| record.position);
     let mut commands = dialogues.effective();
     let (mut records, mut safe) = (Vec::new(), 0);
     for raw in raw {

@@ -235,7 +235,7 @@ fn what_operators_ask() {
     assert!(server.await_exit().success());
 }
 
-/// What a connection has done in silence holds back nothing that it says later.
+/// What a connection says after a removal in silence has the log written that far.
 #[test]
 fn a_silent_removal_does_not_hold_up_its_connection() {
     let server = Server::start(&["-t", "1", "--db.sync=none"]);

@@ -31,7 +31,10 @@ impl Connection {
                 self.command_when_done(step)
             }
             // What the peer does not take now is not read now.
-            State::Stream(_) if !self.writable => Step::Wait(Waiting::Peer),
+            State::Stream(streaming) if !self.writable => {
+                streaming.forget();
+                Step::Wait(Waiting::Peer)
+            }
             State::Stream(_) if !ctx.may_move_chunks() => Step::Wait(Waiting::Turn),
             State::Stream(streaming) => {
                 let step = streaming.step(ctx);
