@@ -302,6 +302,8 @@ impl Shard {
             if !self.evict(main) {
                 self.evict(!main);
             }
+            // What goes round once more takes room from where it is in one piece.
+            self.make_room(main, header.len());
         }
         let at = self.ring(main).push(&header, key, value);
         self.tables.insert(header.tag, Place { main, at });

@@ -79,3 +79,28 @@ fn a_cache_too_small_to_be_of_use_holds_nothing() {
     assert!(!present(&cache, 1));
     assert_eq!(cache.used(), 0);
 }
+
+/// The table is full before the ring is, and what must go to make a row free goes round once more instead: the room
+/// behind it, which was enough, is then in two pieces.
+#[test]
+#[cfg(not(feature = "tiny-tags"))]
+fn there_is_room_in_one_piece_after_others_went_round() {
+    let ring = || Ring::new(4096, false).unwrap();
+    let (tables, ghosts) = (Tables::new(1, 64), vec![0; 32].into_boxed_slice());
+    let mut shard = Shard { tables, small: ring(), main: ring(), ghosts, counts: (0, 0) };
+    for number in 0..40 {
+        let (hash, bytes) = key(number);
+        shard.append(true, Header::new(hash.tag, 8, 24, FACTS), &bytes, &[1; 24]);
+        if number < 5 {
+            let place = shard.tables.find(hash.tag).unwrap();
+            shard.main.touch(place.at, MOST_READS);
+        }
+    }
+    assert!(shard.tables.is_full());
+    let (hash, bytes) = key(100);
+    let header = Header::new(hash.tag, 8, 1140, FACTS);
+    assert!(shard.main.has_room(header.len()) && !shard.main.has_room(header.len() + 100));
+    shard.append(true, header, &bytes, &[2; 1140]);
+    let place = shard.tables.find(hash.tag).unwrap();
+    assert_eq!(shard.main.entry(place.at).2, [2; 1140]);
+}

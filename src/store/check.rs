@@ -127,6 +127,7 @@ pub fn check(dir: &Path, watch: Watch<'_>) -> Result<Checked> {
 /// repaired anew.
 pub fn repair(dir: &Path, watch: Watch<'_>) -> Result<Repaired> {
     let _lock = lock_existing(dir, true)?;
+    repair::give_to_owner_of(dir, &dir.join("LOCK"))?;
     let (mut damages, mut kept) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let (checked, scan) = examine(dir, watch)?;

@@ -40,19 +40,14 @@ pub struct Tally {
 ///
 /// # Errors
 /// What reading the snapshot meets, and [`Error::Other`] if `out` refuses. After [`Error::Damaged`] all that could be
-/// read was written, but not the last line: loading it ends in an error then, with all of it loaded.
+/// read was written, but not the last line: loading it ends in an error then, with all of it loaded. (A large value of
+/// which a chunk is damaged ends the text where that is met.)
 pub fn dump(snapshot: &Snapshot, out: &mut dyn Write, tell: &mut dyn FnMut(Tally)) -> Result<Tally> {
     let mut sink = Sink { out, crc: 0, tally: Tally::default() };
-    sink.put(FIRST_LINE)?;
-    for item in snapshot.iter()? {
-        sink.item(item?)?;
-        sink.tally.records += 1;
-        tell(sink.tally);
-    }
-    let last = format!("end {} {:08x}\n", sink.tally.records, sink.crc);
-    sink.put(last.as_bytes())?;
-    sink.out.flush().map_err(|error| cannot_write(&error))?;
-    Ok(sink.tally)
+    let done = sink.all(snapshot, tell);
+    // Whatever ended it, what was read leaves.
+    let flushed = sink.out.flush().map_err(|error| cannot_write(&error));
+    done.and(flushed).map(|()| sink.tally)
 }
 
 /// Writes all records in the text `input` to `db`, over what it has under the same keys; those that have expired are
@@ -81,6 +76,17 @@ struct Sink<'a> {
 }
 
 impl Sink<'_> {
+    fn all(&mut self, snapshot: &Snapshot, tell: &mut dyn FnMut(Tally)) -> Result<()> {
+        self.put(FIRST_LINE)?;
+        for item in snapshot.iter()? {
+            self.item(item?)?;
+            self.tally.records += 1;
+            tell(self.tally);
+        }
+        let last = format!("end {} {:08x}\n", self.tally.records, self.crc);
+        self.put(last.as_bytes())
+    }
+
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
         self.out.write_all(bytes).map_err(|error| cannot_write(&error))?;
         self.crc = crc32c::crc32c_append(self.crc, bytes);

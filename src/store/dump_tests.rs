@@ -138,6 +138,43 @@ fn a_pipe_that_closes_is_an_error() {
     assert!(outcome.unwrap_err().to_string().contains("cannot write the dump"));
 }
 
+/// What a writer gathers leaves before the damage is told.
+#[test]
+fn what_could_be_read_leaves_although_something_is_damaged() {
+    #[derive(Default)]
+    struct Gathers {
+        gathered: Vec<u8>,
+        left: Vec<u8>,
+    }
+    impl Write for Gathers {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.gathered.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            self.left.append(&mut self.gathered);
+            Ok(())
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let db = Db::open(Options::new(dir.path()).cache_bytes(0)).unwrap();
+    for key in ["one", "two", "three"] {
+        db.put(key.as_bytes(), b"a value like no other").unwrap();
+    }
+    db.flush().unwrap();
+    let path = dir.path().join("00000000.log");
+    let log = std::fs::read(&path).unwrap();
+    let at = log.windows(3).position(|three| three == b"two").unwrap();
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"TWO", at as u64).unwrap();
+    let mut out = Gathers::default();
+    let outcome = dump(&db.snapshot().unwrap(), &mut out, &mut |_| ());
+    assert!(matches!(outcome, Err(crate::Error::Damaged(_))), "{outcome:?}");
+    let (loaded, told) = load_text(&out.left);
+    assert_eq!(loaded.into_keys().collect::<Vec<_>>(), [&b"one"[..], b"three"]);
+    assert!(told.unwrap_err().contains("cut"));
+}
+
 /// The one in `kingdb.5`.
 #[test]
 fn the_documented_example_is_a_sound_dump() {

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::cache::Cache;
 use super::compactor::{Compaction, Compactor};
@@ -29,6 +30,9 @@ use super::throttle::Throttle;
 use super::time::StoreTime;
 use crate::sys;
 
+/// An interval that a clock can be set by.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 pub(super) fn check(options: &Options) -> Result<()> {
     match options.segment_bytes {
         0x10_0000..=0x400_0000 => {}
@@ -36,6 +40,10 @@ pub(super) fn check(options: &Options) -> Result<()> {
     }
     if options.write_buffer < 1 << 20 {
         return Err(Error::Invalid("the write buffer needs at least 1 MiB".into()));
+    }
+    let intervals = [options.sync_interval, options.compaction_interval, options.polling_interval];
+    if intervals.iter().any(|interval| *interval > LONGEST) {
+        return Err(Error::Invalid("an interval of a store is at most a hundred years".into()));
     }
     match options.max_size {
         0 | 0x80_0000.. => Ok(()),

@@ -339,6 +339,7 @@ fn writers_wait_for_a_compactor_that_does_not_come() {
 
 /// What is read again and again is appended anew when its segment is given up, and its ranges are told in a longer way.
 #[test]
+#[cfg(not(feature = "tiny-tags"))]
 fn a_large_value_that_is_spared_is_read_from_the_disk() {
     let dir = scratch();
     let db = Db::open(Options { evict: true, ..options(dir.path()) }).unwrap();

@@ -20,6 +20,7 @@ pub use self::door::Door;
 
 use super::options::{self, Asked, suggest};
 use super::settings::Settings;
+use kingdb::sys::resource::raise_descriptor_limit;
 
 /// One command.
 struct Command {
@@ -132,6 +133,8 @@ pub fn is_command(first: &OsStr) -> bool {
 
 /// Carries out the command that the words name.
 pub fn run(words: &[OsString], store_options: StoreOptions) -> ExitCode {
+    // A store may have more files than a shell's programs may open; one that has too many says so.
+    let _ = raise_descriptor_limit(0);
     let outcome = match words {
         [first, rest @ ..] if first == "help" => help(rest),
         [first, rest @ ..] => find(first).and_then(|command| carry_out(command, rest, store_options)),

@@ -217,7 +217,7 @@ fn keep(path: &Path) -> Result<PathBuf> {
 }
 
 /// What root makes in a store must belong to whom the store belongs.
-fn give_to_owner_of(model: &Path, path: &Path) -> Result<()> {
+pub(super) fn give_to_owner_of(model: &Path, path: &Path) -> Result<()> {
     if !sys::process::is_root() {
         return Ok(());
     }

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
@@ -54,6 +55,8 @@ struct Bad {
     what: String,
     /// Only a bit is wrong: no crash does that.
     decayed: bool,
+    /// It may be sound: the system does not let it be read.
+    unreadable: bool,
     /// No earlier record names the piece: a start looks at it.
     fresh: bool,
     /// Where in which file. `None`: its table makes no sense.
@@ -63,7 +66,10 @@ struct Bad {
 impl Bad {
     /// The damage, given where the record is that names the value.
     fn damage(&self, source: &Source, start: u64, end: u64) -> Damage {
-        let fault = Fault::Value { number: source.header.number, start, end };
+        let fault = match self.unreadable {
+            true => Fault::Unreadable,
+            false => Fault::Value { number: source.header.number, start, end },
+        };
         match &self.place {
             Some((file, offset)) => Damage::new(file, *offset, &self.what, fault),
             None => Damage::new(&source.path, start, &self.what, fault),
@@ -72,13 +78,22 @@ impl Bad {
 
     /// Whether a crash may have left it so.
     fn is_torn(&self, scan: &Scan, source: &Source, start: u64) -> bool {
-        self.fresh && !self.decayed && !source.is_compacted() && source.position(start) >= scan.durable
+        self.fresh
+            && !self.decayed
+            && !self.unreadable
+            && !source.is_compacted()
+            && source.position(start) >= scan.durable
     }
 }
 
 /// Extent files that were opened, or why one cannot be.
 struct Chunks {
-    open: HashMap<u32, std::result::Result<File, String>>,
+    open: HashMap<u32, std::io::Result<File>>,
+}
+
+/// Whether the file, or this part of it, may be there all the same.
+fn may_be_sound(error: &std::io::Error) -> bool {
+    !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof)
 }
 
 impl Chunks {
@@ -91,7 +106,7 @@ impl Chunks {
     ) -> std::result::Result<(), Bad> {
         let Some(pieces) = piece::parse(body) else {
             let what = "the table of a large value makes no sense".into();
-            return Err(Bad { what, decayed: false, fresh: false, place: None });
+            return Err(Bad { what, decayed: false, unreadable: false, fresh: false, place: None });
         };
         // By the fresh ones a start judges.
         let (first, then) = (pieces.iter().filter(|piece| piece.fresh), pieces.iter().filter(|piece| !piece.fresh));
@@ -106,18 +121,19 @@ impl Chunks {
         watch: Watch<'_>,
     ) -> std::result::Result<(), Bad> {
         let path = extent::path_of(&scan.survey.dir, piece.file);
-        let open = || File::open(&path).map_err(|error| error.to_string());
-        let file = self.open.entry(piece.file).or_insert_with(open).as_ref();
-        let bad =
-            |what, decayed, offset| Bad { what, decayed, fresh: piece.fresh, place: Some((path.clone(), offset)) };
-        let file = file.map_err(|why| bad(why.clone(), false, piece.base))?;
+        let file = self.open.entry(piece.file).or_insert_with(|| File::open(&path)).as_ref();
+        let bad = |what, (decayed, unreadable), offset| {
+            let place = Some((path.clone(), offset));
+            Bad { what, decayed, unreadable, fresh: piece.fresh, place }
+        };
+        let file = file.map_err(|error| bad(error.to_string(), (false, may_be_sound(error)), piece.base))?;
         let (unreadable, unsound) = (Cell::new(None), Cell::new(None));
         let read = piece.survey(
             &mut |offset, bytes| {
                 checked.bytes += bytes.len() as u64;
                 watch(checked.bytes, scan.survey.bytes);
                 file.read_exact_at(bytes, offset).map_err(|error| {
-                    unreadable.set(Some(offset));
+                    unreadable.set(Some((offset, may_be_sound(&error))));
                     Error::other(format!("it cannot be read: {error}"))
                 })
             },
@@ -127,10 +143,10 @@ impl Chunks {
             },
         );
         read.map_err(|error| match (unreadable.get(), unsound.get()) {
-            (Some(offset), _) => bad(error.to_string(), false, offset),
+            (Some((offset, unreadable)), _) => bad(error.to_string(), (false, unreadable), offset),
             (None, at) => {
                 let (offset, decayed) = at.unwrap_or((piece.base, false));
-                bad(error.to_string(), decayed, offset)
+                bad(error.to_string(), (decayed, false), offset)
             }
         })
     }
