@@ -7,14 +7,16 @@
 
 mod server;
 
-use std::fs::{self, DirBuilder};
+use std::fmt::Display;
+use std::fs::{self, DirBuilder, File};
 use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, chown};
+use std::os::unix::fs::{DirBuilderExt as _, lchown};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use kingdb::store::Severity;
+use kingdb::sys::file;
 use kingdb::sys::memory::bound_malloc;
 use kingdb::sys::process::{self, Identity};
 
@@ -66,11 +68,14 @@ fn start(launch: Launch) -> Result<(), String> {
     };
     let pid_file = launch.pid_file.map(PidFile::write).transpose()?;
     if let Some(identity) = &identity {
+        listeners.give_to(identity)?;
         take_identity(identity, &settings.db_path)?;
+        users.iter().for_each(warn_of_users);
     }
     require_access(&settings.db_path)?;
-    pid_file.iter().for_each(PidFile::warn);
-    let Some(db) = server::open(&listeners, store_options(&settings))? else {
+    warn_of_rest(pid_file.as_ref().map(|file| file.path.as_path()), "pid file", "-P");
+    warn_of_rest(settings.unix_socket.as_deref(), "socket", "-s");
+    let Some(db) = server::open(&listeners, store_options(&settings), users.as_ref())? else {
         log::info("stopped before the store was open");
         return Ok(());
     };
@@ -106,14 +111,13 @@ fn find_user(name: &str) -> Result<Identity, String> {
     }
 }
 
-/// A data directory that root's first start makes must belong to the user who is to write there.
+/// A data directory that root's first start makes must belong to the user who is to write there; those above it are for all.
 fn take_identity(identity: &Identity, data: &Path) -> Result<(), String> {
     if !data.exists() {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o750)
-            .create(data)
-            .and_then(|()| chown(data, Some(identity.user), Some(identity.group)))
+        data.parent()
+            .map_or(Ok(()), fs::create_dir_all)
+            .and_then(|()| DirBuilder::new().mode(0o750).create(data))
+            .and_then(|()| lchown(data, Some(identity.user), Some(identity.group)))
             .map_err(|error| format!("cannot make the data directory {}: {error}", data.display()))?;
     }
     process::become_user(identity).map_err(|error| format!("cannot become user {}: {error}", identity.user))
@@ -173,30 +177,43 @@ fn report(severity: Severity, message: &str) {
     }
 }
 
-/// The file with the process id; goes when the server does.
-struct PidFile(PathBuf);
+/// Another identity than the one that made a file may not be allowed to remove it.
+fn warn_of_rest(path: Option<&Path>, what: &str, option: &str) {
+    if let Some(path) = path.filter(|path| !process::may_remove(path)) {
+        let path = path.display();
+        log::warn(format_args!(
+            "the {what} {path} will be left behind: the user given with -u cannot remove files there; put it into a directory of that user's ({option})"
+        ));
+    }
+}
+
+/// Root may read a file that the user given with -u may not.
+fn warn_of_users(users: &Users) {
+    if let Err(why) = users.read_again() {
+        log::warn(format_args!("SIGHUP will not read the users' file again: {why}"));
+    }
+}
+
+/// The file with the process id, which no other server can have at the same time; goes when the server does.
+struct PidFile {
+    path: PathBuf,
+    _held: File,
+}
 
 impl PidFile {
     fn write(path: PathBuf) -> Result<PidFile, String> {
-        fs::write(&path, format!("{}\n", std::process::id()))
-            .map_err(|error| format!("cannot write the pid file {}: {error}", path.display()))?;
-        Ok(PidFile(path))
-    }
-
-    /// Another identity than the one that made it may not be allowed to remove it.
-    fn warn(&self) {
-        if !process::may_remove(&self.0) {
-            let path = self.0.display();
-            log::warn(format_args!(
-                "the pid file {path} will be left behind: the user given with -u cannot remove files there; put it into a directory of that user's (-P)"
-            ));
-        }
+        let fail = |why: &dyn Display| format!("cannot write the pid file {}: {why}", path.display());
+        let held = file::hold(&path).map_err(|error| fail(&error))?;
+        let held = held.ok_or_else(|| fail(&"a server that runs has it; stop that or choose another (-P)"))?;
+        let id = format!("{}\n", std::process::id());
+        held.set_len(0).and_then(|()| (&held).write_all(id.as_bytes())).map_err(|error| fail(&error))?;
+        Ok(PidFile { path, _held: held })
     }
 }
 
 impl Drop for PidFile {
     fn drop(&mut self) {
         // A warning at the start told whoever cannot.
-        let _ = fs::remove_file(&self.0);
+        let _ = fs::remove_file(&self.path);
     }
 }

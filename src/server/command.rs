@@ -101,7 +101,7 @@ fn execute(
         }
         Command::Stats { what: b"conns" } => {
             input.advance(used);
-            return Next::Errand(Errand::census(ctx));
+            return control::census(ctx);
         }
         Command::Stats { what } if what.starts_with(b"cachedump") => {
             input.advance(used);

@@ -14,7 +14,7 @@ use super::buffer::{Pool, Queue};
 use super::command::{self, Next};
 use super::context::{Context, Step, Waiting};
 use super::counters::Counter;
-use super::errand::Errand;
+use super::errand::{self, Errand};
 use super::inbox::Answer;
 use super::input::Input;
 use super::memory::Holds;
@@ -28,12 +28,12 @@ use super::watch;
 use kingdb::store::{CHUNK, Position};
 use kingdb::sys::epoll::Event;
 use kingdb::sys::socket::Stream;
-use std::fmt::Write as _;
 use std::io::{ErrorKind, IoSlice};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
 mod steps;
+mod telling;
 
 /// Slices of one sendmsg(2): a full queue's chunks and the turn's replies.
 const SLICES: usize = 16;
@@ -204,14 +204,19 @@ impl Connection {
             || matches!(self.waiting, Waiting::Turn | Waiting::Room | Waiting::Lane | Waiting::Memory)
     }
 
-    /// Whether it is the peer's turn to send the rest of a command or value, or to say who he is.
+    /// Whether it is the peer's turn to send the rest of a command or value, to say who he is, or to read more of a dump,
+    /// which keeps the store from giving back what is removed meanwhile.
     pub fn is_midway(&self) -> bool {
         let between = match self.state {
             State::Watch(_) => true,
             State::First | State::Command | State::Request => self.is_known() && self.held.bytes.is_empty(),
             _ => false,
         };
-        self.waiting == Waiting::Input && !self.corked && !between
+        match self.waiting {
+            Waiting::Input => !self.corked && !between,
+            Waiting::Peer => !self.corked && matches!(self.state, State::Errand(_)),
+            _ => false,
+        }
     }
 
     /// Whether a large value is on its way in or out.
@@ -230,6 +235,7 @@ impl Connection {
             State::Gather(gathering) => (gathering.holds(), 0),
             State::Upload(uploading) => (uploading.holds(), 0),
             State::Stream(streaming) => streaming.holds(),
+            State::Errand(_) => (0, errand::HOLDS),
             _ if self.waiting == Waiting::Lane => (0, PARKED),
             _ => (0, 0),
         };
@@ -502,50 +508,6 @@ impl Connection {
         let streams = matches!(self.state, State::Stream(_));
         if self.waiting == Waiting::Peer && self.output.len() < limit && (self.writable || !streams) {
             self.waiting = Waiting::Turn;
-        }
-    }
-
-    /// `stats conns` of it: lines about its descriptor.
-    pub fn describe(&self, now: u64, unix: &str, out: &mut String) {
-        let state = match (&self.state, self.waiting) {
-            (State::Watch(_), _) => "conn_watch",
-            (State::Swallow(_) | State::SkipLine, _) => "conn_swallow",
-            (State::Gather(_) | State::Upload(_), _) => "conn_nread",
-            (_, Waiting::Peer | Waiting::Close) => "conn_mwrite",
-            (State::Errand(_), _) => "conn_parse_cmd",
-            (_, Waiting::Input) => "conn_read",
-            _ => "conn_io_pending",
-        };
-        let address = |address: std::io::Result<_>| match address {
-            Ok(address) => format!("tcp:{address}"),
-            Err(_) => format!("unix:{unix}"),
-        };
-        let (fd, idle) = (self.fd(), (now as u32).wrapping_sub(self.active));
-        // Writing into a String cannot fail.
-        let _ = write!(
-            out,
-            "STAT {fd}:addr {}\r\nSTAT {fd}:listen_addr {}\r\nSTAT {fd}:state {state}\r\nSTAT {fd}:secs_since_last_cmd {idle}\r\n",
-            address(self.stream.peer()),
-            address(self.stream.local()),
-        );
-    }
-
-    /// How it came to its end, for messages.
-    pub fn ending(&self) -> &'static str {
-        match (self.waiting, self.inbound) {
-            (Waiting::Close, Inbound::Ended) => "closed by the client",
-            (Waiting::Close, _) => "closed after its last reply",
-            _ => "lost",
-        }
-    }
-
-    /// The same as watchers are told.
-    pub fn reason(&self) -> &'static str {
-        match (self.waiting, self.inbound) {
-            (Waiting::Close, Inbound::Ended) => "normal",
-            (Waiting::Close, _) if self.quits => "normal",
-            (Waiting::Input, Inbound::Drained) => "idle_timeout",
-            _ => "error",
         }
     }
 

@@ -7,7 +7,7 @@ use super::context::Context;
 use super::errand::{Errand, Kind};
 use super::proto::meta::words;
 use super::proto::text::scan::number;
-use super::reply::{BAD_LINE, END, ERROR, OK};
+use super::reply::{BAD_LINE, END, ERROR, OK, TIGHT};
 use super::watch::{self, Admission};
 
 /// What a command came to, before it is said.
@@ -18,6 +18,7 @@ enum Came {
     Watch(u32),
 }
 
+const BUSY: &[u8] = b"SERVER_ERROR another client is being told of the connections; try again\r\n";
 const NOT_ENABLED: &[u8] = b"SERVER_ERROR: shutdown not enabled\r\n";
 const BAD_SHUTDOWN: &[u8] = b"CLIENT_ERROR invalid shutdown mode\r\n";
 const TOO_SMALL: &[u8] = b"MEMLIMIT_TOO_SMALL cannot set maxbytes to less than 8m\r\n";
@@ -68,7 +69,7 @@ pub fn execute(line: &[u8], noreply: bool, ctx: &mut Context) -> Next {
             }
             None => Next::Errand(Errand::new(kind, &prefix, ctx.db.clone())),
         },
-        Came::Errand(kind, prefix) => Next::Errand(Errand::new(kind, &prefix, ctx.db.clone())),
+        Came::Errand(kind, prefix) => dump(kind, &prefix, ctx),
         Came::Shutdown => {
             ctx.shared.shut_down();
             Next::Close { asked: true }
@@ -95,7 +96,7 @@ pub fn cache_dump(line: &[u8], ctx: &mut Context) -> Next {
         (Some(class), Some(limit)) => match (small(class), small(limit)) {
             (Some(1), Some(limit)) => {
                 let left = if limit == 0 { u64::MAX } else { limit };
-                return Next::Errand(Errand::new(Kind::Cachedump { left }, b"", ctx.db.clone()));
+                return dump(Kind::Cachedump { left }, b"", ctx);
             }
             (Some(0..CLASSES), Some(_)) => END,
             (Some(_), Some(_)) => ILLEGAL_CLASS,
@@ -105,6 +106,28 @@ pub fn cache_dump(line: &[u8], ctx: &mut Context) -> Next {
     };
     ctx.say(text);
     Next::Command
+}
+
+/// `stats conns`. One client asks at a time: each is told of all connections, and they can be many.
+pub fn census(ctx: &mut Context) -> Next {
+    let refusal = match ctx.shared.memory.is_tight() {
+        true => TIGHT,
+        false => match Errand::census(ctx) {
+            Some(errand) => return Next::Errand(errand),
+            None => BUSY,
+        },
+    };
+    ctx.say(refusal);
+    Next::Command
+}
+
+/// Begins a dump, unless memory is scarce: it takes some until its client has read all.
+fn dump(kind: Kind, prefix: &[u8], ctx: &mut Context) -> Next {
+    if ctx.shared.memory.is_tight() {
+        ctx.say(TIGHT);
+        return Next::Command;
+    }
+    Next::Errand(Errand::new(kind, prefix, ctx.db.clone()))
 }
 
 /// `cache_memlimit <megabytes>`

@@ -1,6 +1,7 @@
 //! Long answers that the disk lane makes: dumps of all keys, the removal of all keys with a prefix. The work is done in
 //! bounded pieces. A piece is asked for when the one before it is on its way to the client, so that a client that reads
-//! slowly holds up nobody, costs no memory, and any number of them may ask at once.
+//! slowly holds up nobody. But what is removed meanwhile keeps its disk space: who takes nothing of a piece for as long as a
+//! request may take is sent away.
 
 use super::context::{Context, Step, Waiting};
 use super::inbox::{Answer, Census, Letter};
@@ -8,11 +9,13 @@ use super::proto::base64;
 use super::reply;
 use kingdb::store::{BINARY_KEY, Item, Iter, Position, View};
 use kingdb::{Db, Error};
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// A piece's text ends beyond this. Bytes.
 const PIECE: usize = 32 * 1024;
+/// What one holds: a window of the log and what was found in it, the positions of a part of the index, a piece's text. Bytes.
+pub const HOLDS: usize = 400 << 10;
 /// A piece looks at so many records at most.
 const RECORDS: usize = 4096;
 
@@ -61,12 +64,16 @@ impl Errand {
         Box::new(Self::Next(Box::new(work)))
     }
 
-    /// All workers are asked for their connections.
-    pub fn census(ctx: &Context) -> Box<Self> {
+    /// All workers are asked for their connections. `None`: they are being asked already.
+    pub fn census(ctx: &Context) -> Option<Box<Self>> {
+        if ctx.shared.census.swap(true, Ordering::Relaxed) {
+            return None;
+        }
         let inboxes = &ctx.shared.inboxes;
         let census = Arc::new(Census {
             token: ctx.token,
             inbox: ctx.inbox.clone(),
+            shared: ctx.shared.clone(),
             db: ctx.db.clone(),
             text: Mutex::default(),
             missing: AtomicUsize::new(inboxes.len()),
@@ -74,7 +81,7 @@ impl Errand {
         for inbox in inboxes {
             inbox.post(Letter { token: ctx.token, answer: Answer::Census(census.clone()) });
         }
-        Box::new(Self::Away)
+        Some(Box::new(Self::Away))
     }
 
     /// The lane's answer.

@@ -3,6 +3,7 @@
 //! already is not rung again.
 
 use super::errand::Work;
+use super::shared::Shared;
 use super::table::Token;
 use super::verdict::Basis;
 use kingdb::Db;
@@ -38,6 +39,7 @@ pub struct Census {
     /// Who asked.
     pub token: Token,
     pub inbox: Arc<Inbox>,
+    pub shared: Arc<Shared>,
     pub db: Arc<Db>,
     /// The answers so far.
     pub text: Mutex<Vec<u8>>,
@@ -46,16 +48,20 @@ pub struct Census {
 }
 
 impl Census {
-    /// A worker's answer.
-    pub fn add(&self, text: &[u8]) {
-        let mut sum = self.text.lock().unwrap_or_else(PoisonError::into_inner);
-        sum.extend_from_slice(text);
+    /// A worker's answer. There can be many lines to sort, on the lane.
+    pub fn add(self: Arc<Self>, text: &[u8]) {
+        self.text.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(text);
         if self.missing.fetch_sub(1, Ordering::SeqCst) == 1 {
-            let mut text = by_descriptor(&sum);
-            text.extend_from_slice(super::reply::END);
-            let work = Work::done(self.db.clone(), text);
-            self.inbox.post(Letter { token: self.token, answer: Answer::Piece(work) });
+            self.db.clone().submit(Box::new(move || self.tell()));
         }
+    }
+
+    fn tell(&self) {
+        let mut text = by_descriptor(&self.text.lock().unwrap_or_else(PoisonError::into_inner));
+        text.extend_from_slice(super::reply::END);
+        let work = Work::done(self.db.clone(), text);
+        self.shared.census.store(false, Ordering::Relaxed);
+        self.inbox.post(Letter { token: self.token, answer: Answer::Piece(work) });
     }
 }
 
@@ -67,7 +73,7 @@ fn by_descriptor(text: &[u8]) -> Vec<u8> {
         let head = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
         (head, line[..head].to_vec())
     };
-    lines.sort_by_key(descriptor);
+    lines.sort_by_cached_key(descriptor);
     let mut sorted: Vec<&[u8]> = Vec::with_capacity(lines.len());
     for line in lines {
         if !sorted.iter().rev().take(8).any(|other| *other == line) {

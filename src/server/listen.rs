@@ -7,6 +7,7 @@ use super::log;
 use super::settings::Settings;
 use super::table::Token;
 use kingdb::sys::epoll::{Epoll, Interest};
+use kingdb::sys::process::Identity;
 use kingdb::sys::resource;
 use kingdb::sys::signal::SignalFd;
 use kingdb::sys::socket::{self, Listener, Stream};
@@ -14,6 +15,7 @@ use std::fmt::Write as _;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::lchown;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,6 +65,13 @@ impl Listeners {
             listeners.unix_path = Some(path.clone());
         }
         Ok(listeners)
+    }
+
+    /// The Unix socket's file becomes `identity`'s, so that its mode means that user and group. The error is one sentence.
+    pub fn give_to(&self, identity: &Identity) -> Result<(), String> {
+        let Some(path) = &self.unix_path else { return Ok(()) };
+        lchown(path, Some(identity.user), Some(identity.group))
+            .map_err(|error| format!("cannot give the socket {} to user {}: {error}", path.display(), identity.user))
     }
 
     /// Where it listens, with real ports: `127.0.0.1:11211 (and [::1]:11211, /run/kingserver.sock)`.
@@ -116,12 +125,19 @@ fn raise_limit(settings: &Settings) {
     match resource::raise_descriptor_limit(wanted) {
         Ok(limit) if limit >= wanted => {}
         Ok(limit) => log::warn(format_args!(
-            "the limit on open files is {limit}; {} connections want {wanted}: \
+            "the limit on open files is {limit}; {} connections want {wanted}, and only {} are let in: \
              raise it (ulimit -n, LimitNOFILE=) or lower -c",
-            settings.max_connections
+            settings.max_connections,
+            admissible(settings.max_connections, limit)
         )),
         Err(e) => log::warn(format_args!("cannot read the limit on open files: {e}")),
     }
+}
+
+/// How many of `connections` leave descriptors for the store, when there are `limit`.
+pub fn admissible(connections: usize, limit: u64) -> usize {
+    let others = OTHER_DESCRIPTORS.min(limit / 4);
+    connections.min(usize::try_from(limit - others).unwrap_or(usize::MAX))
 }
 
 fn explain(address: &str, error: &io::Error) -> String {
@@ -222,17 +238,19 @@ impl Door {
         matches!(self.state, State::Closed(_))
     }
 
-    /// Puts the sockets back if it is time. Level-triggered: who waits is announced at once. Returns how long
-    /// it was closed.
-    pub fn reopen(&mut self, epoll: &Epoll, first: u32, now: Duration) -> io::Result<Option<Duration>> {
-        match self.state {
-            State::Closed(since) if now.saturating_sub(since) >= PAUSE => {
-                self.open(epoll, first)?;
-                self.state = State::Reopened;
-                Ok(Some(now.saturating_sub(since)))
-            }
-            _ => Ok(None),
+    /// Puts the sockets back if it is time and the system has memory for it. Level-triggered: who waits is announced at once.
+    /// Returns how long it was closed.
+    pub fn reopen(&mut self, epoll: &Epoll, first: u32, now: Duration) -> Option<Duration> {
+        let State::Closed(since) = self.state else { return None };
+        let closed = now.checked_sub(since).filter(|closed| *closed >= PAUSE)?;
+        if self.open(epoll, first).is_err() {
+            // The next try is to find none of them put back.
+            self.entrances.iter().for_each(|entrance| drop(epoll.delete(&*entrance.listener)));
+            self.state = State::Closed(now);
+            return None;
         }
+        self.state = State::Reopened;
+        Some(closed)
     }
 
     /// Closes the sockets for good. The Unix socket is open as long as another worker has it: it must
@@ -280,5 +298,17 @@ impl Door {
     fn failed(&mut self, error: io::Error) -> Accepted {
         self.failures += 1;
         if self.failures > FAILURES { Accepted::Stuck(error) } else { Accepted::Gone }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_descriptors_for_the_store() {
+        for (limit, admitted) in [(1_048_576, 1000), (2024, 1000), (2023, 999), (1024, 768), (64, 48), (0, 0)] {
+            assert_eq!(admissible(1000, limit), admitted, "of {limit}");
+        }
     }
 }

@@ -8,7 +8,7 @@ mod repeats;
 
 use std::fmt::{Display, Write as _};
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -49,6 +49,9 @@ enum Sink {
     Syslog(UnixDatagram),
     File(File),
 }
+
+/// Where the system log listens.
+const SYSLOG: &str = "/dev/log";
 
 /// What was configured; `verbosity` may only show more.
 static LEVEL: AtomicU8 = AtomicU8::new(Level::Info as u8);
@@ -151,7 +154,7 @@ fn put(level: Level, text: &str) {
         Sink::Stderr => io::stderr().write_all(stamped(level, text).as_bytes()),
         Sink::File(file) => (&*file).write_all(stamped(level, text).as_bytes()),
         Sink::Journal => io::stderr().write_all(format!("<{}>{text}\n", priority(level)).as_bytes()),
-        Sink::Syslog(socket) => socket.send(datagram(level, text).as_bytes()).map(drop),
+        Sink::Syslog(socket) => send(socket, Path::new(SYSLOG), datagram(level, text).as_bytes()),
     };
 }
 
@@ -187,9 +190,20 @@ fn datagram(level: Level, text: &str) -> String {
 
 fn syslog() -> io::Result<UnixDatagram> {
     let socket = UnixDatagram::unbound()?;
-    socket.connect("/dev/log")?;
+    socket.connect(SYSLOG)?;
     socket.set_nonblocking(true)?;
     Ok(socket)
+}
+
+/// A system log that was started again has another socket of that name.
+fn send(socket: &UnixDatagram, path: &Path, datagram: &[u8]) -> io::Result<()> {
+    match socket.send(datagram) {
+        Err(error) if error.kind() != ErrorKind::WouldBlock => {
+            socket.connect(path)?;
+            socket.send(datagram).map(drop)
+        }
+        outcome => outcome.map(drop),
+    }
 }
 
 fn append(path: &Path) -> io::Result<File> {
@@ -254,6 +268,24 @@ mod tests {
     fn a_message_is_one_line() {
         assert_eq!(one_line(&"a\nb\r\n\x1b[31mc"), "a b   [31mc");
         assert_eq!(datagram(Level::Error, "x"), format!("<27>kingserver[{}]: x", std::process::id()));
+    }
+
+    #[test]
+    fn a_system_log_that_was_started_again_is_found() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let before = UnixDatagram::bind(&path).unwrap();
+        let socket = UnixDatagram::unbound().unwrap();
+        socket.connect(&path).unwrap();
+        send(&socket, &path, b"one").unwrap();
+        drop(before);
+        std::fs::remove_file(&path).unwrap();
+        assert!(send(&socket, &path, b"two").is_err());
+        let after = UnixDatagram::bind(&path).unwrap();
+        send(&socket, &path, b"three").unwrap();
+        let mut text = [0; 8];
+        assert_eq!(after.recv(&mut text).unwrap(), 5);
+        assert_eq!(&text[..5], b"three");
     }
 
     #[test]

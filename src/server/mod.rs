@@ -56,9 +56,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use worker::Worker;
 
-/// Opens the store on a thread of its own. `None`: the server was told to stop meanwhile. The caller then ends the
+/// Opens the store on a thread of its own; who may use the server can be changed meanwhile. `None`: the server was told to stop meanwhile. The caller then ends the
 /// process, and the thread with it; to the store that is a crash like any other.
-pub fn open(listeners: &Listeners, options: Options) -> Result<Option<Db>, String> {
+pub fn open(listeners: &Listeners, options: Options, users: Option<&Users>) -> Result<Option<Db>, String> {
     let fail = |e: io::Error| format!("cannot start: {e}");
     let ended = Arc::new(EventFd::new().map_err(fail)?);
     let bell = Bell(ended.clone());
@@ -67,7 +67,7 @@ pub fn open(listeners: &Listeners, options: Options) -> Result<Option<Db>, Strin
         Db::open(options)
     });
     let opening = opening.map_err(fail)?;
-    match wait(&listeners.signals, &ended, None).map_err(|e| format!("cannot wait for signals: {e}"))? {
+    match wait(&listeners.signals, &ended, users).map_err(|e| format!("cannot wait for signals: {e}"))? {
         Waited::Stop => Ok(None),
         Waited::Ended => match opening.join() {
             Ok(opened) => opened.map(Some).map_err(|error| error.to_string()),

@@ -21,6 +21,7 @@ pub const LINE_TOO_LONG: &[u8] = b"CLIENT_ERROR line too long\r\n";
 pub const NOT_A_NUMBER: &[u8] = b"CLIENT_ERROR cannot increment or decrement non-numeric value\r\n";
 pub const TOO_LARGE: &[u8] = b"SERVER_ERROR object too large for cache\r\n";
 pub const PARTS_MISSING: &[u8] = b"CLIENT_ERROR the upload has other parts than these\r\n";
+pub const TIGHT: &[u8] = b"SERVER_ERROR out of memory: replies that clients do not read take it; try again later\r\n";
 pub const NO_MEMORY: &[u8] = b"SERVER_ERROR out of memory storing object\r\n";
 pub const TOO_MANY: &[u8] = b"ERROR Too many open connections\r\n";
 pub const LINE_END: &[u8] = b"\r\n";

@@ -4,6 +4,7 @@
 use super::auth::{Lock, Users};
 use super::counters::{Counter, Counters, Values, ZERO};
 use super::inbox::Inbox;
+use super::listen::admissible;
 use super::log;
 use super::memory::Memory;
 use super::multipart::Multiparts;
@@ -11,6 +12,7 @@ use super::settings::Settings;
 use super::watch::Watch;
 use kingdb::sys::clock;
 use kingdb::sys::event::EventFd;
+use kingdb::sys::resource::descriptor_limit;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,9 +37,13 @@ pub struct Shared {
     /// Who may use the server. `None`: anybody.
     pub users: Option<Users>,
     pub watch: Watch,
+    /// A client is being told of the connections.
+    pub census: AtomicBool,
     /// Rung, it ends the server.
     ended: Arc<EventFd>,
     connections: AtomicUsize,
+    /// So many at most.
+    most: usize,
     failure_told: AtomicBool,
     /// What the counters' sums were at the last `stats reset`: a reset subtracts, so that no worker writes
     /// another's counters.
@@ -50,6 +56,7 @@ impl Shared {
     /// For a server that starts now.
     pub fn new(settings: Settings, users: Option<Users>, ended: Arc<EventFd>) -> io::Result<Self> {
         let (workers, detail) = (settings.threads, settings.detail);
+        let most = admissible(settings.max_connections, descriptor_limit()?);
         Ok(Self {
             memory: Memory::new(settings.buffer_memory),
             multiparts: Multiparts::new(settings.buffer_memory / 8),
@@ -59,8 +66,10 @@ impl Shared {
             started: clock::monotonic(),
             users,
             watch: Watch::new(detail),
+            census: AtomicBool::new(false),
             ended,
             connections: AtomicUsize::new(0),
+            most,
             failure_told: AtomicBool::new(false),
             baseline: Mutex::new(ZERO),
             items_before: AtomicU64::new(0),
@@ -78,10 +87,10 @@ impl Shared {
         if self.users.is_some() { Lock::Closed } else { Lock::Open }
     }
 
-    /// Takes one of the places that `-c` allows, unless there is none left.
+    /// Takes one of the places that `-c` and the limit on descriptors allow, unless there is none left.
     pub fn admit(&self) -> bool {
         let before = self.connections.fetch_add(1, Ordering::Relaxed);
-        if before < self.settings.max_connections {
+        if before < self.most {
             return true;
         }
         self.leave();

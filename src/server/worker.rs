@@ -188,7 +188,7 @@ impl Worker {
             self.watch_log();
         }
         if self.door.is_closed() {
-            self.reopen_door()?;
+            self.reopen_door();
         }
         self.second = self.ctx.now as u32;
         if self.second != self.watched {
@@ -260,7 +260,7 @@ impl Worker {
         self.ctx.inbox.collect(&mut letters);
         for Letter { token, answer } in letters.drain(..) {
             if let Answer::Census(census) = answer {
-                self.tell_all(&census);
+                self.tell_all(census);
                 continue;
             }
             if let Some(connection) = self.table.get(token) {
@@ -272,7 +272,7 @@ impl Worker {
     }
 
     /// Tells of this worker's listening sockets and connections.
-    fn tell_all(&mut self, census: &Census) {
+    fn tell_all(&mut self, census: Arc<Census>) {
         /// Connections told of at most.
         const MOST: usize = 4096;
         let (mut text, now) = (String::new(), self.ctx.now);
@@ -572,12 +572,11 @@ impl Worker {
         counters.set(Counter::ConnectionsPeak, now.max(counters.get(Counter::ConnectionsPeak)));
     }
 
-    fn reopen_door(&mut self) -> io::Result<()> {
-        if let Some(closed) = self.door.reopen(&self.epoll, DOOR, clock::monotonic())? {
+    fn reopen_door(&mut self) {
+        if let Some(closed) = self.door.reopen(&self.epoll, DOOR, clock::monotonic()) {
             let micros = u64::try_from(closed.as_micros()).unwrap_or(u64::MAX);
             self.ctx.counters().add(Counter::ListenDisabledMicros, micros);
         }
-        Ok(())
     }
 }
 

@@ -4,7 +4,7 @@
 //!
 //! All offsets are 64 bits wide, also on 32-bit hosts: the `*64` variants of the calls are used throughout.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
@@ -70,6 +70,18 @@ fn write(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
 /// a page. An error may mean that its file system cannot.
 pub fn open_direct(path: &Path) -> io::Result<File> {
     File::options().write(true).custom_flags(libc::O_DIRECT).open(path)
+}
+
+/// Opens a file to be written, made if it is not there and left as it is otherwise, and holds it for this process alone until
+/// it is dropped. Nothing is followed that a symbolic link of that name names (`ELOOP`). `Ok(None)`: another process holds it.
+pub fn hold(path: &Path) -> io::Result<Option<File>> {
+    let mut options = File::options();
+    let file = options.create(true).truncate(false).write(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => Ok(None),
+        // Where there are no locks it is nobody's all the same.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(Some(file)),
+    }
 }
 
 /// Reserves disk blocks for `[0, len)` and makes the file that long (`fallocate`). `Ok(false)`: this file system

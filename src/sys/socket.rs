@@ -6,6 +6,7 @@
 
 use std::ffi::c_int;
 use std::io::{self, ErrorKind, IoSlice};
+use std::mem::ManuallyDrop;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -126,14 +127,20 @@ impl Stream {
         Ok(())
     }
 
-    /// The address of a TCP peer. For messages: it costs a descriptor for a moment.
+    /// The address of a TCP peer.
     pub fn peer(&self) -> io::Result<SocketAddr> {
-        TcpStream::from(self.0.try_clone()?).peer_addr()
+        self.as_tcp().peer_addr()
     }
 
-    /// The address that a TCP peer connected to. As [`Stream::peer`].
+    /// The address that a TCP peer connected to.
     pub fn local(&self) -> io::Result<SocketAddr> {
-        TcpStream::from(self.0.try_clone()?).local_addr()
+        self.as_tcp().local_addr()
+    }
+
+    /// The same socket, to be asked by the standard library.
+    fn as_tcp(&self) -> ManuallyDrop<TcpStream> {
+        // SAFETY: it is open as long as `self` is, which the caller borrows; it is never dropped, and so not closed twice.
+        ManuallyDrop::new(unsafe { TcpStream::from_raw_fd(self.0.as_raw_fd()) })
     }
 
     /// Reads what there is, at most the buffer's length. 0: the peer has shut down. `WouldBlock`: nothing yet.

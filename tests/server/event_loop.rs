@@ -398,3 +398,28 @@ fn idle_connections_are_closed() {
     assert!(busy.ask("version").starts_with("VERSION"));
     // Without the option, nobody is closed: see the other tests' patience.
 }
+
+/// Each is told of all connections: of those who ask at the same time, one is, and the others are told to try again.
+#[test]
+fn all_ask_for_the_connections() {
+    let server = Server::start(&["-t", "2"]);
+    let mut clients: Vec<Client> = (0..300).map(|_| server.client()).collect();
+    for client in &mut clients {
+        client.send("stats conns\r\nversion\r\n");
+    }
+    let mut told = 0;
+    for client in &mut clients {
+        let reply = String::from_utf8(client.until_version()).expect("UTF-8");
+        match reply.contains("STAT ") {
+            true => told += usize::from(reply.matches(":state conn_").count() >= 300 && reply.contains("END\r\n")),
+            false => {
+                assert_eq!(reply.lines().next().map(|line| line.starts_with("SERVER_ERROR another client")), Some(true))
+            }
+        }
+    }
+    assert!(told > 0, "nobody was told");
+    // Once nobody asks any more, whoever does is told.
+    for client in &mut clients[..3] {
+        assert!(client.stats("conns").len() >= 300 * 4);
+    }
+}

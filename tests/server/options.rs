@@ -236,6 +236,33 @@ fn an_unwritable_pid_file_is_refused() {
     assert!(message.contains("cannot write the pid file /proc/kingserver.pid"), "{message}");
 }
 
+/// Whoever may make links in the directory must not choose which file root overwrites.
+#[test]
+fn a_pid_file_that_is_a_link_is_refused() {
+    let directory = tempfile::tempdir().expect("make a directory");
+    let [_, target, pid_file] = paths(directory.path());
+    fs::write(&target, "precious").expect("write");
+    std::os::unix::fs::symlink(&target, &pid_file).expect("make a link");
+    let (status, message) = Plan::new(&["-P", &pid_file]).refused();
+    assert_eq!(status, 1, "{message}");
+    assert!(message.contains(&format!("cannot write the pid file {pid_file}")), "{message}");
+    assert_eq!(fs::read_to_string(&target).expect("read"), "precious");
+}
+
+#[test]
+fn two_servers_cannot_have_one_pid_file() {
+    let directory = tempfile::tempdir().expect("make a directory");
+    let [_, _, pid_file] = paths(directory.path());
+    fs::write(&pid_file, "12345678 and more, of one that crashed").expect("write");
+    let first = Plan::new(&["-P", &pid_file]).start();
+    let (status, message) = Plan::new(&["-P", &pid_file]).refused();
+    assert_eq!(status, 1, "{message}");
+    assert!(message.contains("a server that runs has it"), "{message}");
+    assert_eq!(fs::read_to_string(&pid_file).expect("read"), format!("{}\n", first.pid()));
+    first.stop();
+    assert!(!Path::new(&pid_file).exists());
+}
+
 #[test]
 fn an_unwritable_directory_is_refused() {
     let output = run(&["--db.path=/proc/kingdb", "-s", "socket"]);
@@ -301,6 +328,24 @@ fn another_user() {
         assert!(expected.is_empty() || ids[0] == expected, "{line}");
     }
     assert!(Path::new(&data).exists());
+}
+
+/// What that user's first start needs is made for him: the socket is his, and so is a data directory of which nothing exists.
+#[test]
+fn another_user_finds_everything_his() {
+    let directory = tempfile::tempdir_in("/tmp").expect("make a directory");
+    let open = std::os::unix::fs::PermissionsExt::from_mode(if root() { 0o755 } else { 0o777 });
+    fs::set_permissions(directory.path(), open).expect("let others in");
+    let [data, socket, _] = paths(directory.path());
+    let data = format!("{data}/of/all");
+    let server = Plan::new(&["-u", "nobody", "--db.path", &data, "-t1"]).listen(&["-s", &socket, "-a", "770"]).start();
+    let owner = fs::metadata(format!("/proc/{}", server.pid())).expect("look at the process").uid();
+    for path in [&socket, &data] {
+        let found = fs::symlink_metadata(path).expect("look at it");
+        assert_eq!((found.uid(), found.mode() & 0o7777), (owner, if path == &data { 0o750 } else { 0o770 }), "{path}");
+    }
+    assert!(!root() || owner == 65534);
+    Client::connect_unix(Path::new(&socket)).set("a", "x");
 }
 
 /// A user who can remove the pid file finds it removed; one who cannot is told at the start.

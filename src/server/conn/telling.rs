@@ -1,0 +1,50 @@
+//! What is told of a connection: to `stats conns`, to watchers, in messages.
+
+use super::*;
+use std::fmt::Write as _;
+
+impl Connection {
+    /// `stats conns` of it: lines about its descriptor.
+    pub fn describe(&self, now: u64, unix: &str, out: &mut String) {
+        let state = match (&self.state, self.waiting) {
+            (State::Watch(_), _) => "conn_watch",
+            (State::Swallow(_) | State::SkipLine, _) => "conn_swallow",
+            (State::Gather(_) | State::Upload(_), _) => "conn_nread",
+            (_, Waiting::Peer | Waiting::Close) => "conn_mwrite",
+            (State::Errand(_), _) => "conn_parse_cmd",
+            (_, Waiting::Input) => "conn_read",
+            _ => "conn_io_pending",
+        };
+        let address = |address: std::io::Result<_>| match address {
+            Ok(address) => format!("tcp:{address}"),
+            Err(_) => format!("unix:{unix}"),
+        };
+        let (fd, idle) = (self.fd(), (now as u32).wrapping_sub(self.active));
+        // Writing into a String cannot fail.
+        let _ = write!(
+            out,
+            "STAT {fd}:addr {}\r\nSTAT {fd}:listen_addr {}\r\nSTAT {fd}:state {state}\r\nSTAT {fd}:secs_since_last_cmd {idle}\r\n",
+            address(self.stream.peer()),
+            address(self.stream.local()),
+        );
+    }
+
+    /// How it came to its end, for messages.
+    pub fn ending(&self) -> &'static str {
+        match (self.waiting, self.inbound) {
+            (Waiting::Close, Inbound::Ended) => "closed by the client",
+            (Waiting::Close, _) => "closed after its last reply",
+            _ => "lost",
+        }
+    }
+
+    /// The same as watchers are told.
+    pub fn reason(&self) -> &'static str {
+        match (self.waiting, self.inbound) {
+            (Waiting::Close, Inbound::Ended) => "normal",
+            (Waiting::Close, _) if self.quits => "normal",
+            (Waiting::Input, Inbound::Drained) => "idle_timeout",
+            _ => "error",
+        }
+    }
+}
