@@ -108,9 +108,10 @@ pub fn cache_dump(line: &[u8], ctx: &mut Context) -> Next {
     Next::Command
 }
 
-/// `stats conns`. One client asks at a time: each is told of all connections, and they can be many.
+/// `stats conns`. One client asks at a time: each is told of all connections, and they can be many. As long as there is any
+/// memory: this tells who has it.
 pub fn census(ctx: &mut Context) -> Next {
-    let refusal = match ctx.shared.memory.is_tight() {
+    let refusal = match ctx.shared.memory.is_gone() {
         true => TIGHT,
         false => match Errand::census(ctx) {
             Some(errand) => return Next::Errand(errand),

@@ -60,6 +60,11 @@ impl Memory {
         self.taken().saturating_add(bytes) <= self.limit / 3
     }
 
+    /// Whether all is taken, or more.
+    pub fn is_gone(&self) -> bool {
+        self.taken() > self.limit
+    }
+
     /// Whether nothing is to be held that can be avoided.
     pub fn is_tight(&self) -> bool {
         self.taken() > self.limit / 2

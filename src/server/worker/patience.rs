@@ -37,7 +37,8 @@ impl Worker {
         }
         let Some(timeout) = self.request_timeout.filter(|_| self.midway > 0) else { return };
         let second = self.second;
-        let is_slow = |ledger: Ledger| ledger.midway && second.wrapping_sub(ledger.since) >= timeout;
+        // Both are cut off: one second between them may be a moment.
+        let is_slow = |ledger: Ledger| ledger.midway && second.wrapping_sub(ledger.since) > timeout;
         let tokens: Vec<Token> = self.table.tokens().collect();
         for token in tokens {
             if self.table.get(token).is_some_and(|connection| is_slow(connection.ledger)) {
