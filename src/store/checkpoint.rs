@@ -195,20 +195,23 @@ impl Core {
     /// Writes an index checkpoint if the last one is old enough to be worth it: for the compactor, between its rounds.
     pub fn refresh_checkpoint(&self) {
         let index = self.index.len() * BYTES_PER_KEY;
-        if self.unchecked() > OFTEN.max(index * RARELY) {
+        let since = self.to_read().saturating_sub(self.counters.checkpoint_tried.load(Relaxed));
+        // What is kept back is for compaction.
+        if since.min(self.unchecked()) > OFTEN.max(index * RARELY) && self.space.headroom() > index {
             self.try_checkpoint();
         }
     }
 
     /// Writes an index checkpoint if a start without it would be noticeably slower: for the clean end.
     pub fn last_checkpoint(&self) {
-        if self.unchecked() > QUICK {
+        if self.unchecked() > QUICK && self.space.room() > 2 * self.index.len() * BYTES_PER_KEY {
             self.try_checkpoint();
         }
     }
 
     /// A checkpoint that cannot be written only makes the next start slower.
     fn try_checkpoint(&self) {
+        self.counters.checkpoint_tried.store(self.to_read(), Relaxed);
         if let Err(error) = self.write_checkpoint() {
             (self.options.report)(Severity::Warning, &format!("no index checkpoint: {error}"));
         }

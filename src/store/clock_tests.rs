@@ -229,3 +229,31 @@ fn a_store_of_version_1_is_read_and_goes_on() {
     drop(db);
     assert_eq!(start().get(b"key-1").unwrap(), None, "the pending flush fired");
 }
+
+/// Nothing is written meanwhile that would tell the time, and the next start knows no other.
+#[test]
+fn what_was_told_to_have_expired_stays_gone_though_the_host_begins_in_1970() {
+    let mut board = Clockwork::new(IN_2026);
+    board.put("gone", IN_2026 + 60);
+    board.put("unseen", IN_2026 + 60);
+    board.put("stays", IN_2026 + 5000);
+    board.db().flush().unwrap();
+    board.pass(3000);
+    assert!(!board.has("gone") && board.has("stays"));
+    board.db().core().eventually_noted();
+    board.end(End::Crash);
+    board.start(30);
+    assert!(board.db().now() >= IN_2026 + 3000, "{}", board.db().now());
+    assert!(!board.has("gone") && !board.has("unseen") && board.has("stays"));
+}
+
+impl crate::store::core::Core {
+    /// Waits until the log knows the time.
+    fn eventually_noted(&self) {
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while !self.time.is_noted() {
+            assert!(std::time::Instant::now() < end, "the time is noted");
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+    }
+}

@@ -3,6 +3,7 @@
 //!
 //! Rung whenever the log moves on to another segment; looks by itself from time to time for what expired.
 
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
@@ -30,6 +31,8 @@ const LATE: (u64, u64) = (1, 4);
 const BEHIND: (u64, u64) = (27, 100);
 /// In small stores they need not wait. Bytes that can be given back.
 const SMALL: u64 = 8 << 20;
+/// A segment that takes less than one such part of the usual size was ended for the sake of the large values it names.
+const FEW: u64 = 4;
 /// Room that a round needs besides its output's records. Bytes.
 const MARGIN: u64 = 64 << 10;
 /// Pause after a round that failed.
@@ -244,9 +247,33 @@ impl Core {
         self.space.room() < self.options.compaction_free_space
     }
 
+    /// Ends the active segment, unless a round is carried out or a checkpoint written, which would take its end for what
+    /// must be there. `None`: not now.
+    pub fn seal_beside_no_round(&self) -> Option<()> {
+        let _no_round = self.compaction.rounds.try_lock().ok()?;
+        self.seal_active().ok()
+    }
+
     /// Whether most files that are removed stay on the disk: a snapshot reads them.
     fn works_in_vain(&self) -> bool {
         !self.space.is_own_limit() && self.is_pinned()
+    }
+
+    /// Whether the oldest segment had better not be given up: it would stay on the disk, or so would the large values that
+    /// are most of what it names.
+    fn evicts_in_vain(&self) -> bool {
+        let own = self.space.is_own_limit();
+        let Some(oldest) = self.log.segments.all().into_iter().next() else { return false };
+        let Ok(file) = oldest.file.metadata() else { return false };
+        let end = match oldest.end.load(SeqCst) {
+            0 => file.len(),
+            end => end,
+        };
+        let few = !self.is_sealed(&oldest) || end < self.options.segment_size(self.index.bytes()) / FEW;
+        match self.is_pinned() {
+            true => !own || few,
+            false => !own && file.nlink() > 1,
+        }
     }
 
     /// Keeps rounds from being carried out, and so nobody waiting for one.
@@ -350,7 +377,7 @@ impl Core {
         if self.space.room() > before {
             return Ok(true);
         }
-        if !self.options.evict || self.index.len() == 0 || self.works_in_vain() {
+        if !self.options.evict || self.index.len() == 0 || self.evicts_in_vain() {
             return Ok(false);
         }
         let mut evicted = self.evict()?;

@@ -426,7 +426,7 @@ impl Db {
     }
 
     /// The parts.
-    pub(crate) fn core(&self) -> &Core {
+    pub(crate) fn core(&self) -> &Arc<Core> {
         &self.core
     }
 }

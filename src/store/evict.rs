@@ -5,7 +5,7 @@
 //! no tombstone is needed for what goes, and those in it are spent.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use super::core::Core;
 use super::error::{Error, Result};
@@ -51,9 +51,13 @@ impl Core {
         }
         let live = self.log.segments.usage(oldest.handle).figures().live();
         let most = live / KEPT;
+        // Until its file is gone for good, a crash would bring its records back: who removes one leaves word of that.
+        self.evicting.store(true, SeqCst);
         Eviction { core: self, segment: oldest.clone(), most, unwritten: 0, now: self.time.now() }.run()?;
         self.counters.evicted_segments.fetch_add(1, Relaxed);
-        Round::new(self, vec![oldest], &mut Pace::start(self, None), &|_| ()).give_up().map(Some)
+        let outcome = Round::new(self, vec![oldest], &mut Pace::start(self, None), &|_| ()).give_up()?;
+        self.evicting.store(false, SeqCst);
+        Ok(Some(outcome))
     }
 }
 
@@ -135,3 +139,7 @@ impl Eviction<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "evict_tests.rs"]
+mod tests;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::core::Core;
 use super::error::Error;
 use super::hash::Hash;
+use super::pace::Pace;
 use super::record::{Fields, Kind};
 use super::segment::Segment;
 use super::tags::{self, fingerprint};
@@ -42,13 +43,13 @@ impl Graves {
     }
 
     /// Finds out which are held by any of the segments `older`.
-    pub fn ask(&mut self, core: &Core, older: &[Arc<Segment>]) {
+    pub fn ask(&mut self, core: &Core, older: &[Arc<Segment>], pace: &mut Pace) {
         self.keep_last_of_each_key();
         for segment in older {
             if self.found.iter().all(|grave| grave.held) {
                 return;
             }
-            match tags::of(segment, core.home.store, core.home.seed) {
+            match tags::of(segment, core, pace) {
                 Ok(tags) => self.mark(&tags),
                 Err(error) => self.hold_all(&error),
             }

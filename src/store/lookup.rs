@@ -273,10 +273,19 @@ impl Core {
         let expired = expires != 0 && expires <= now;
         match (flushed, expired) {
             (true, _) => Some(Shown::Flushed),
-            (false, true) if expires <= self.time.reclaim() => Some(Shown::Expired),
-            (false, true) => Some(Shown::Doubtful),
+            (false, true) => Some(self.judge_expired(expires)),
             (false, false) => None,
         }
+    }
+
+    fn judge_expired<R>(&self, expires: u64) -> Shown<R> {
+        if expires > self.time.reclaim() {
+            return Shown::Doubtful;
+        }
+        if self.time.tell(expires) {
+            self.bell.ring();
+        }
+        Shown::Expired
     }
 
     /// Gets at the record that `entry` names in `segment`, if that takes no sleep; checks it, shows it, and keeps it in

@@ -294,7 +294,7 @@ impl<'a> Round<'a> {
     }
 
     fn put_graves(&mut self, source: &Segment, mut graves: Graves) -> Result<bool> {
-        graves.ask(self.core, &self.older(source));
+        graves.ask(self.core, &self.older(source), self.pace);
         for tombstone in graves.held() {
             if !self.put(&tombstone)? {
                 return Ok(false);

@@ -128,7 +128,7 @@ impl Syncer {
             self.retry_writes();
             self.look_at_space();
             self.leave_segment();
-            let prepared = self.prepare_segment();
+            let prepared = self.prepare_segment().and_then(|()| self.note_time());
             self.core.log.start_write_back();
             self.core.sweep();
             // A failure was reported where it happened, and has ended all writing: reads go on without this thread.
@@ -225,17 +225,33 @@ impl Syncer {
     fn leave_segment(&mut self) {
         let reserved = self.core.extents.reserved();
         if self.core.options.evict && reserved - self.reserved >= self.core.space.capacity() / PARTS {
-            self.reserved = reserved;
-            // On a full disk the next one comes later.
-            let _ = self.core.seal_active();
+            // On a full disk, or beside a round, the next one comes later.
+            if self.core.seal_beside_no_round().is_some() {
+                self.reserved = reserved;
+            }
         }
+    }
+
+    /// Has the log know the time by which clients were told that something has expired: the next start may be in 1970.
+    fn note_time(&mut self) -> Result<()> {
+        if self.core.time.is_noted() {
+            return Ok(());
+        }
+        let position = self.core.append_checkpoint(self.core.log.progress.durable())?;
+        self.checkpoint = (position, Instant::now());
+        self.core.log.write_all();
+        Ok(())
     }
 
     fn prepare_segment(&mut self) -> Result<()> {
         let waiting = self.retry.is_some_and(|retry| retry > Instant::now());
         // What is kept back is for compaction first: while values are refused, one segment is enough for long.
         let spares = self.core.space.level() == Level::Refusing && !self.core.log.is_at_reserve();
-        if !self.core.log.wants_spare() || waiting || spares {
+        if !self.core.log.wants_spare() || spares {
+            self.retry = None;
+            return Ok(());
+        }
+        if waiting {
             return Ok(());
         }
         let made = self.core.prepare_spare();
@@ -254,22 +270,23 @@ impl Syncer {
 impl Core {
     /// Appends a checkpoint record: the log before `durable` is on the disk, and it is now.
     pub fn append_checkpoint(&self, durable: Position) -> Result<Position> {
-        match self.append_control(Kind::Checkpoint, self.checkpoint(durable).as_slice()) {
+        let now = self.time.now();
+        match self.append_control(Kind::Checkpoint, self.checkpoint(durable, now).as_slice()) {
             Err(failed @ Error::ReadOnly(_)) => Err(failed),
             // No room for a note now: recovery goes by the one before, and whoever writes data is told.
             Err(_) => Ok(self.log.end()),
-            appended => appended,
+            appended => appended.inspect(|_| self.time.note(now)),
         }
     }
 
     /// As [`Core::append_checkpoint`], but no room for it is an error.
     pub fn append_checkpoint_for_sure(&self, durable: Position) -> Result<Position> {
-        self.append_needed(Kind::Checkpoint, self.checkpoint(durable).as_slice())
+        self.append_needed(Kind::Checkpoint, self.checkpoint(durable, self.time.now()).as_slice())
     }
 
-    fn checkpoint(&self, durable: Position) -> Vec<u8> {
+    fn checkpoint(&self, durable: Position, now: u64) -> Vec<u8> {
         let removed = self.removed.load(SeqCst);
-        let words = [durable.0, self.time.now(), removed];
+        let words = [durable.0, now, removed];
         let known = if removed == 0 { &words[..2] } else { &words };
         known.iter().flat_map(|word| word.to_le_bytes()).collect()
     }
@@ -356,4 +373,21 @@ pub(crate) fn next_segment(
     let made = Arc::new(Plan { dir, store, number, handle, order, size, compacted: false }.create()?);
     segments.add(&made);
     Ok(made)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Db;
+    use crate::store::recovery::tests::{options, scratch};
+
+    #[test]
+    fn who_need_not_make_a_segment_does_not_wake_up_for_it() {
+        let dir = scratch();
+        let db = Db::open(options(dir.path())).unwrap();
+        let mut syncer = Syncer::new(db.core().clone());
+        syncer.retry = Some(Instant::now());
+        syncer.prepare_segment().unwrap();
+        assert_eq!(syncer.retry, None, "whoever waits until a time that has passed does not wait");
+    }
 }

@@ -4,9 +4,10 @@
 
 use std::path::{Path, PathBuf};
 
+use super::core::Core;
 use super::error::{Error, Result};
-use super::hash::Seed;
 use super::header::VERSION;
+use super::pace::Pace;
 use super::reader::Reader;
 use super::record::{Kind, le_u32, le_u64};
 use super::segment::{SEGMENT_HEADER, Segment, files, numbered, numbers};
@@ -14,6 +15,8 @@ use super::segment::{SEGMENT_HEADER, Segment, files, numbered, numbers};
 const MAGIC: &[u8; 8] = b"KDBTAGS\0";
 const HEADER: usize = 64;
 const SUFFIX: &str = "tags";
+/// A list is kept if it takes one such part at most of the room that is left: compaction needs that more.
+const PART: u64 = 64;
 
 /// What of a key's hash the list has.
 pub(crate) fn fingerprint(tag: u64) -> u32 {
@@ -23,20 +26,24 @@ pub(crate) fn fingerprint(tag: u64) -> u32 {
 /// The fingerprints of all keys of which `segment`, which must not change any more, has a value. Sorted; up to 8 MiB.
 ///
 /// # Errors
-/// [`Error::Damaged`] if the segment is, so that it may hold any key.
-pub(crate) fn of(segment: &Segment, store: u64, seed: Seed) -> Result<Vec<u32>> {
+/// [`Error::Damaged`] if the segment is, so that it may hold any key; the store is being closed.
+pub(crate) fn of(segment: &Segment, core: &Core, pace: &mut Pace) -> Result<Vec<u32>> {
     if segment.is_damaged() {
         return Err(Error::damaged(&segment.path, 0, "it is damaged"));
     }
     let path = path(segment);
     let len = segment.file.metadata().map_err(|error| Error::io("stat", &segment.path, &error))?.len();
-    let kept = std::fs::read(&path).ok().and_then(|bytes| decode(&bytes, &identity(segment, store, len)));
+    let identity = identity(segment, core.home.store, len);
+    let kept = std::fs::read(&path).ok().and_then(|bytes| decode(&bytes, &identity));
     if let Some(tags) = kept {
         return Ok(tags);
     }
-    let tags = scan(segment, seed)?;
-    // Whoever finds it absent or torn makes it anew.
-    let _ = std::fs::write(&path, encode(&tags, &identity(segment, store, len)));
+    let tags = scan(segment, core, pace)?;
+    let list = encode(&tags, &identity);
+    // Whoever finds it absent or torn makes it anew; but what is torn takes room.
+    if list.len() as u64 <= core.space.room() / PART && std::fs::write(&path, list).is_err() {
+        remove(segment);
+    }
     Ok(tags)
 }
 
@@ -58,7 +65,7 @@ fn path(segment: &Segment) -> PathBuf {
     segment.path.with_extension(SUFFIX)
 }
 
-fn scan(segment: &Segment, seed: Seed) -> Result<Vec<u32>> {
+fn scan(segment: &Segment, core: &Core, pace: &mut Pace) -> Result<Vec<u32>> {
     let (mut reader, mut offset, mut tags) = (Reader::new(segment), SEGMENT_HEADER, Vec::new());
     loop {
         if reader.next_sound(offset)? != Some(offset) {
@@ -67,11 +74,12 @@ fn scan(segment: &Segment, seed: Seed) -> Result<Vec<u32>> {
         }
         let (fields, len) = reader.record(offset)?;
         match fields.kind {
-            Kind::Value | Kind::Large => tags.push(fingerprint(seed.hash(fields.key).tag)),
+            Kind::Value | Kind::Large => tags.push(fingerprint(core.home.seed.hash(fields.key).tag)),
             Kind::Seal => break,
             Kind::Tombstone | Kind::FlushPending | Kind::FlushFired | Kind::Checkpoint => {}
         }
         offset += len as u64;
+        pace.spend(core, len as u64)?;
     }
     tags.sort_unstable();
     tags.dedup();

@@ -16,6 +16,9 @@ pub(crate) struct StoreTime {
     clocks: Clocks,
     /// What [`StoreTime::now`] said last.
     seen: AtomicU64,
+    /// The greatest time on record by now, and the greatest at which something expired that was told.
+    noted: AtomicU64,
+    told: AtomicU64,
     /// For tests: seconds ahead, and the second at which it was stopped or 0.
     #[cfg(feature = "debugtime")]
     moved: (AtomicU64, AtomicU64),
@@ -72,6 +75,8 @@ impl StoreTime {
             opened,
             clocks,
             seen: AtomicU64::new(wall.as_secs()),
+            noted: AtomicU64::new(greatest),
+            told: AtomicU64::new(0),
             #[cfg(feature = "debugtime")]
             moved: Default::default(),
         }
@@ -124,6 +129,21 @@ impl StoreTime {
             },
         }
         true
+    }
+
+    /// Somebody is told that what expired at `time` is gone. Whether the log must be told the time for that to stay so.
+    pub fn tell(&self, time: u64) -> bool {
+        time > self.noted.load(Relaxed) && self.told.fetch_max(time, Relaxed) < time
+    }
+
+    /// `time` is on record.
+    pub fn note(&self, time: u64) {
+        self.noted.fetch_max(time, Relaxed);
+    }
+
+    /// Whether all is on record that has been told.
+    pub fn is_noted(&self) -> bool {
+        self.told.load(Relaxed) <= self.noted.load(Relaxed)
     }
 
     /// What [`StoreTime::now`] said last: for where a second more or less makes no difference.

@@ -2,9 +2,12 @@
 //! lock, so that the order of the log and the state of the index agree for every key. No system call is made here;
 //! the log is written out later.
 
+use std::sync::atomic::Ordering::SeqCst;
+
 use super::cache::Facts;
 use super::core::Core;
 use super::error::{Error, Result};
+use super::graves::tombstone;
 use super::hash::Hash;
 use super::index::{Entry, Stripe, size_class};
 use super::large::Large;
@@ -179,7 +182,10 @@ impl Core {
         let mut stripe = self.index.stripe(key.hash);
         let depends = stripe.last_removal.max(self.flushes.fired());
         let Some(entry) = stripe.find(key.hash.tag) else {
-            return Ok(Removed::Absent { depends });
+            if self.evicting.load(SeqCst) {
+                stripe.last_removal = self.append_tombstone(key)?;
+            }
+            return Ok(Removed::Absent { depends: depends.max(stripe.last_removal) });
         };
         match expect {
             Expect::Anything if self.is_flushed(entry.location) => {
@@ -194,17 +200,21 @@ impl Core {
             }
             Expect::Anything | Expect::Unchanged(_) => {}
         }
-        let sequence = self.next_sequence();
-        let tombstone =
-            Fields { kind: Kind::Tombstone, key: key.bytes, ..Fields::control(Kind::Tombstone, b"", sequence) };
-        let (location, end) = self.log.append(&tombstone)?;
-        self.log.segments.usage(location.handle()).note_grave(tombstone.encoded_len());
+        let end = self.append_tombstone(key)?;
         stripe.remove(key.hash.tag);
         self.note_dead(&entry);
         stripe.last_removal = end;
         self.cache.remove(key.hash);
         self.throttle.draw(key.bytes.len());
         Ok(Removed::Done { depends: end })
+    }
+
+    /// The caller holds the key's stripe. Tells where the record ends.
+    fn append_tombstone(&self, key: &Key<'_>) -> Result<Position> {
+        let tombstone = tombstone(key.bytes, self.next_sequence());
+        let (location, end) = self.log.append(&tombstone)?;
+        self.log.segments.usage(location.handle()).note_grave(tombstone.encoded_len());
+        Ok(end)
     }
 }
 
