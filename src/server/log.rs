@@ -1,8 +1,8 @@
 //! Messages: one line each, from any thread, to stderr, the system log or a file.
 //!
 //! A message is one write(2), so that lines of several threads never mix. Where stderr is the journal, lines carry its
-//! `<priority>` and no time of their own; elsewhere they begin with the time. Nothing here blocks on another thread; a
-//! message that cannot be written is lost. One that repeats itself is shown once a minute, with a count ([`repeats`]).
+//! `<priority>` and no time of their own; elsewhere they begin with the time. Nothing here blocks on another thread, nor on
+//! who reads stderr; a message that cannot be written is lost. One that repeats itself is shown once a minute, with a count ([`repeats`]).
 
 mod repeats;
 
@@ -12,11 +12,11 @@ use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
-use kingdb::sys::clock;
+use kingdb::sys::{clock, poll};
 
 use self::repeats::Repeats;
 
@@ -57,6 +57,8 @@ const SYSLOG: &str = "/dev/log";
 static LEVEL: AtomicU8 = AtomicU8::new(Level::Info as u8);
 static VERBOSITY: AtomicU8 = AtomicU8::new(0);
 static SINK: OnceLock<Sink> = OnceLock::new();
+/// Messages that stderr did not take, and nobody was told of yet.
+static LOST: AtomicU64 = AtomicU64::new(0);
 static REPEATS: Mutex<Repeats> = Mutex::new(Repeats::new());
 
 /// Sets the level and the target; call it once, before the first thread. Until then messages go to stderr.
@@ -151,11 +153,25 @@ fn write(level: Level, message: &dyn Display) {
 fn put(level: Level, text: &str) {
     // Nobody is left to tell about a message that cannot be written.
     let _ = match SINK.get().unwrap_or(&Sink::Stderr) {
-        Sink::Stderr => io::stderr().write_all(stamped(level, text).as_bytes()),
+        Sink::Stderr => shout(level, text, stamped),
         Sink::File(file) => (&*file).write_all(stamped(level, text).as_bytes()),
-        Sink::Journal => io::stderr().write_all(format!("<{}>{text}\n", priority(level)).as_bytes()),
+        Sink::Journal => shout(level, text, |level, text| format!("<{}>{text}\n", priority(level))),
         Sink::Syslog(socket) => send(socket, Path::new(SYSLOG), datagram(level, text).as_bytes()),
     };
+}
+
+/// To stderr, unless whoever reads that has come to a stop. When he goes on, he is told what he missed.
+fn shout(level: Level, text: &str, form: impl Fn(Level, &str) -> String) -> io::Result<()> {
+    let mut stderr = io::stderr();
+    if !poll::is_writable(&stderr) {
+        LOST.fetch_add(1, Ordering::Relaxed);
+        return Ok(());
+    }
+    let lost = match LOST.swap(0, Ordering::Relaxed) {
+        0 => String::new(),
+        lost => form(Level::Warn, &format!("{lost} messages were lost: nobody read them")),
+    };
+    stderr.write_all((lost + &form(level, text)).as_bytes())
 }
 
 /// The message without line ends: a client's bytes in it must not start a line of their own.

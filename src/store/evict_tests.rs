@@ -44,8 +44,7 @@ fn a_snapshot_does_not_cost_a_cache_of_large_values_all_it_has() {
     let dir = scratch();
     let refused = Arc::new(AtomicUsize::new(0));
     let seen = refused.clone();
-    let report =
-        Arc::new(move |severity, _: &str| _ = seen.fetch_add((severity == Severity::Error) as usize, Relaxed));
+    let report = Arc::new(move |severity, _: &str| _ = seen.fetch_add((severity == Severity::Error) as usize, Relaxed));
     let db =
         Db::open(Options { max_size: 64 << 20, free_space_floor: Some(4 << 20), report, ..cache(dir.path()) }).unwrap();
     let put = |number: u64| db.put(&number.to_le_bytes(), &noise(1 << 20, number));

@@ -9,6 +9,7 @@ pub mod epoll;
 pub mod event;
 pub mod file;
 pub mod memory;
+pub mod poll;
 pub mod prefetch;
 pub mod priority;
 pub mod process;

@@ -5,9 +5,11 @@ use crate::common::util::wait_until;
 use crate::common::{Client, Server};
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 fn run(args: &[&str]) -> Output {
     let directory = tempfile::tempdir().expect("make a directory");
@@ -412,4 +414,30 @@ fn descriptor_limit(server: &Server) -> u64 {
     let limits = fs::read_to_string(format!("/proc/{}/limits", server.pid())).expect("read its limits");
     let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("the line");
     line.split_whitespace().nth(3).and_then(|word| word.parse().ok()).expect("a number")
+}
+
+/// Whoever reads the messages may stop doing so; clients must not notice.
+#[test]
+fn messages_that_nobody_reads_hold_up_nobody() {
+    let directory = tempfile::tempdir().expect("make a directory");
+    let [data, socket, _] = paths(directory.path());
+    let mut command = Command::new(binary());
+    command.args(["-vv", "-t1", "--db.path", &data, "-s", &socket]);
+    let mut server = command.stderr(Stdio::piped()).spawn().expect("start the server");
+    let _killed = Daemon(server.id());
+    wait_until("it listens", || UnixStream::connect(&socket).is_ok());
+    // Each is told when it comes and when it goes: more than a pipe holds.
+    for _ in 0..2000 {
+        assert!(Client::connect_unix(Path::new(&socket)).ask("version").starts_with("VERSION"));
+    }
+    let mut lines = BufReader::new(server.stderr.take().expect("it is a pipe")).lines();
+    let before: Vec<String> = lines.by_ref().take(300).map(|line| line.expect("read a message")).collect();
+    assert!(before.iter().any(|line| line.contains("listening on")), "{before:?}");
+    let told = std::thread::spawn(move || lines.any(|line| line.expect("read").contains("messages were lost")));
+    wait_until("there is room again, and that is told", || {
+        Client::connect_unix(Path::new(&socket)).ask("version");
+        told.is_finished()
+    });
+    assert!(told.join().expect("the reader"));
+    server.kill().and_then(|()| server.wait()).expect("end it");
 }

@@ -21,6 +21,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How long the other end may take to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// A thread compacts, whether or not whoever asked for that still waits.
+static COMPACTING: AtomicBool = AtomicBool::new(false);
+
 /// Hears one command and carries it out. Returns what it was, for messages, and how it ended.
 pub fn serve(stream: &UnixStream, db: &Arc<Db>, data: &Path, stopping: &AtomicBool) -> io::Result<(Said, Said)> {
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -78,15 +81,22 @@ impl<'a> Teller<'a> {
 /// Compaction takes no questions: a thread of its own does it. Whoever asked waits for it, or goes away; closing the store
 /// ends it.
 fn compact(wire: &mut Wire, db: &Arc<Db>, data: &Path, stopping: &AtomicBool) -> kingdb::store::Result<String> {
+    if COMPACTING.swap(true, SeqCst) {
+        return Err(Error::Other("a compaction is under way already".into()));
+    }
     let before = size_on_disk(data);
     let (tell, told) = channel();
     let own = db.clone();
     let work = move || {
+        let done = own.compact();
+        COMPACTING.store(false, SeqCst);
         // Perhaps nobody waits any more.
-        let _ = tell.send(own.compact());
+        let _ = tell.send(done);
     };
-    let thread = std::thread::Builder::new().name("admin-compact".into()).spawn(work);
-    thread.map_err(|error| Error::Other(format!("cannot start a thread: {error}").into()))?;
+    if let Err(error) = std::thread::Builder::new().name("admin-compact".into()).spawn(work) {
+        COMPACTING.store(false, SeqCst);
+        return Err(Error::Other(format!("cannot start a thread: {error}").into()));
+    }
     let mut teller = Teller::new(wire, stopping);
     loop {
         match told.recv_timeout(PAUSE) {
