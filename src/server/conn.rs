@@ -12,7 +12,7 @@ use super::auth::{self, Lock};
 use super::binary;
 use super::buffer::{Pool, Queue};
 use super::command::{self, Next};
-use super::context::{Context, Step, Waiting};
+use super::context::{Context, LITTLE, Step, Waiting};
 use super::counters::Counter;
 use super::errand::{self, Errand};
 use super::inbox::Answer;
@@ -130,8 +130,6 @@ pub struct Ledger {
     pub since: u32,
 }
 
-/// Input read at once where memory is tight. Bytes.
-const LITTLE: usize = 4096;
 /// Memory of a command that waits for the disk lane, roughly. Bytes.
 const PARKED: usize = 2 * CHUNK;
 

@@ -14,6 +14,8 @@ use kingdb::Db;
 use kingdb::store::{Position, Scratch};
 use std::sync::Arc;
 
+/// Input read at once where memory is tight, and so much at least of what is thrown away is progress. Bytes.
+pub const LITTLE: usize = 4096;
 /// A connection with this much unsent stops executing until it could send. Bytes.
 pub const UNSENT_LIMIT: usize = 64 * 1024;
 /// The turn buffer's capacity. Bytes.
@@ -183,11 +185,12 @@ impl Context {
         self.chunks = CHUNK_LIMIT;
     }
 
-    /// Throws away what has come of the next `left` bytes. Each 4 KiB of them are progress.
+    /// Throws away what has come of the next `left` bytes.
     pub fn skip(&mut self, input: &mut Input<'_>, left: &mut u64) {
-        let before = *left / 4096;
+        let parts = |left: u64| left / LITTLE as u64;
+        let before = parts(*left);
         *left -= input.take(usize::try_from(*left).unwrap_or(usize::MAX)).len() as u64;
-        self.progressed |= *left / 4096 < before;
+        self.progressed |= parts(*left) < before;
     }
 
     /// Adds to the replies.

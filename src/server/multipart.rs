@@ -52,6 +52,13 @@ enum Refusal {
 }
 
 impl Table {
+    /// An upload is being added to at `now`.
+    fn touch(&mut self, name: &[u8], now: u64) {
+        if let Some(upload) = self.uploads.get_mut(name) {
+            upload.active = now;
+        }
+    }
+
     /// What a part would add. Bytes.
     fn cost(&self, name: &[u8], number: u64) -> usize {
         match self.uploads.get(name) {
@@ -81,16 +88,14 @@ impl Multiparts {
 
     /// Whether a part may be added. It is looked at before the part is received, and again when it is put.
     pub fn has_room(&self, name: &[u8], number: u64, now: u64) -> bool {
-        self.touch(name, now);
-        let table = self.lock();
+        let mut table = self.lock();
+        table.touch(name, now);
         table.held + table.cost(name, number) <= self.limit
     }
 
     /// A part is on its way to an upload, which is therefore not given up.
     pub fn touch(&self, name: &[u8], now: u64) {
-        if let Some(upload) = self.lock().uploads.get_mut(name) {
-            upload.active = now;
-        }
+        self.lock().touch(name, now);
     }
 
     /// Adds a part, in the place of an earlier one of the same number. `false`: there are too many.
