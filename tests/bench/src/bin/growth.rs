@@ -105,13 +105,13 @@ fn grow_alone(plan: &Plan) -> Result<()> {
         println!("  {keys:>11} keys: {bytes:.1} bytes of memory per key");
     }
     puts.tell("growing");
-    tell_control(Duration::from_nanos((puts.sets.mean() * puts.sets.len() as f64) as u64))?;
+    tell_control("alone", puts.time())?;
     overwrite_beside_iteration(&db, plan)
 }
 
 /// What a thread that does nothing but read the clock meets with in the same time: interrupts and, on a virtual machine, the
 /// times at which its processor was another's. Nothing less can be told of a set.
-fn tell_control(time: Duration) -> Result<()> {
+fn tell_control(beside: &str, time: Duration) -> Result<()> {
     let (mut steps, start) = (Histogram::<u64>::new(3)?, sys::thread_time()?);
     let mut last = start;
     while last - start < time {
@@ -122,9 +122,24 @@ fn tell_control(time: Duration) -> Result<()> {
         steps.record((now - last).as_nanos() as u64)?;
         last = now;
     }
-    println!("reading the clock (the control):");
+    println!("reading the clock {beside} (the control):");
     tell_times("step", &steps);
     Ok(())
+}
+
+/// The same while another thread keeps another processor busy: then a host stops a virtual machine more often.
+fn tell_control_beside_another(time: Duration) -> Result<()> {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Relaxed) {
+                std::hint::spin_loop();
+            }
+        });
+        let told = tell_control("beside a busy thread", time);
+        over.store(true, Relaxed);
+        told
+    })
 }
 
 fn overwrite_beside_iteration(db: &Db, plan: &Plan) -> Result<()> {
@@ -145,6 +160,7 @@ fn overwrite_beside_iteration(db: &Db, plan: &Plan) -> Result<()> {
             puts.put(random.u64(..keys))?;
         }
         puts.tell("overwriting beside an iteration");
+        tell_control_beside_another(puts.time())?;
         let (records, time) = iteration.join().map_err(|_| anyhow::anyhow!("the iteration panicked"))??;
         ensure!(records == keys, "the iteration met {records} of {keys} keys");
         let each = time.as_nanos() / u128::from(records);
@@ -231,6 +247,11 @@ impl Puts<'_> {
         let before = sys::thread_time()?;
         self.db.write_out();
         Ok((sys::thread_time()? - before).as_nanos() as u64)
+    }
+
+    /// Of all sets.
+    fn time(&self) -> Duration {
+        Duration::from_nanos((self.sets.mean() * self.sets.len() as f64) as u64)
     }
 
     fn tell(&self, what: &str) {
