@@ -1,5 +1,6 @@
 //! Checking a store that no program has open: every header, every record's checksum, every chunk of the large values
-//! that keys still have. `kingserver check` is its caller; it runs on that one thread and keeps 16 bytes per key.
+//! that keys still have. `kingserver check` is its caller; it runs on that one thread and keeps 16 bytes per key, and as
+//! much for each large value in the log that another one replaced.
 //!
 //! [`check`] changes nothing. [`repair`] puts fresh files in the place of damaged ones, from which it leaves out what is
 //! damaged, keeps the damaged ones beside them as `*.damaged`, and checks again until nothing is left to do.
@@ -23,7 +24,7 @@ use super::home::lock_existing;
 /// Told how far the check has come: bytes read, and bytes there are to read, to within what nobody can know before.
 pub type Watch<'a> = &'a mut dyn FnMut(u64, u64);
 
-/// How often a repaired store is checked again: what is left out may bring older versions to light that are damaged too.
+/// How often a damaged store is repaired: what is left out, or set right, may bring other damage to light.
 const ROUNDS: usize = 16;
 
 /// What a check found.
@@ -39,7 +40,7 @@ pub struct Checked {
     pub records: u64,
     /// Keys that have a value.
     pub keys: u64,
-    /// Large values whose chunks were all read.
+    /// Large values whose chunks were all read, and are sound.
     pub large_values: u64,
     /// What is wrong, in the order of the log.
     pub damages: Vec<Damage>,
@@ -72,6 +73,8 @@ pub struct Damage {
     /// What is left of the key.
     pub fate: Fate,
     fault: Fault,
+    /// Older records of the key whose values have the same damage.
+    older: Vec<Fault>,
 }
 
 /// What becomes of a key one of whose records is damaged.
@@ -129,14 +132,16 @@ pub fn repair(dir: &Path, watch: Watch<'_>) -> Result<Repaired> {
     let _lock = lock_existing(dir, true)?;
     repair::give_to_owner_of(dir, &dir.join("LOCK"))?;
     let (mut damages, mut kept) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
+    for round in 0..=ROUNDS {
         let (checked, scan) = examine(dir, watch)?;
         if checked.damages.is_empty() {
             damages.iter_mut().for_each(|damage| scan.settle(damage));
             return Ok(Repaired { damages, kept, now: checked });
         }
-        kept.extend(repair::repair(dir, &checked.damages)?);
-        damages.extend(checked.damages);
+        if round < ROUNDS {
+            kept.extend(repair::repair(dir, &checked.damages)?);
+            damages.extend(checked.damages);
+        }
     }
     let dir = dir.display();
     Err(Error::other(format!("{dir} is still damaged after {ROUNDS} rounds of repair: restore it from a backup")))
@@ -172,7 +177,7 @@ fn index_checkpoint(dir: &Path, store: u64, checked: &mut Checked) {
 impl Damage {
     fn new(file: &Path, offset: u64, what: impl Into<String>, fault: Fault) -> Damage {
         let (file, what) = (file.to_owned(), what.into());
-        Damage { file, offset, what, key: None, fate: Fate::Unknown, fault }
+        Damage { file, offset, what, key: None, fate: Fate::Unknown, fault, older: Vec::new() }
     }
 }
 

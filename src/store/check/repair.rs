@@ -32,13 +32,13 @@ pub(super) fn repair(dir: &Path, damages: &[Damage]) -> Result<Vec<PathBuf>> {
     forget_what_was_derived(dir)?;
     let mut kept = Vec::new();
     let mut segments: BTreeMap<u32, Vec<Fault>> = BTreeMap::new();
-    for damage in damages {
-        match damage.fault {
+    for (damage, fault) in damages.iter().flat_map(faults) {
+        match fault {
             Fault::Store => kept.extend(store(dir, damage)?),
             Fault::SegmentHeader { number } => kept.push(segment_header(dir, number)?),
             Fault::ExtentHeader { number } => kept.extend(extent_header(dir, number)?),
             Fault::Records { number, .. } | Fault::Tail { number, .. } | Fault::Value { number, .. } => {
-                segments.entry(number).or_default().push(damage.fault);
+                segments.entry(number).or_default().push(fault);
             }
             // It went with what was derived.
             Fault::Checkpoint => {}
@@ -50,6 +50,10 @@ pub(super) fn repair(dir: &Path, damages: &[Damage]) -> Result<Vec<PathBuf>> {
         kept.push(segment(dir, number, &faults)?);
     }
     Ok(kept)
+}
+
+fn faults(damage: &Damage) -> impl Iterator<Item = (&Damage, Fault)> {
+    std::iter::once(damage.fault).chain(damage.older.iter().copied()).map(move |fault| (damage, fault))
 }
 
 /// Files that are made from others, and would be made anew, go first: they must not speak of what is no more.

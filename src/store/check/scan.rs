@@ -24,8 +24,8 @@ pub(super) struct Scan {
     pub durable: Position,
     /// The greatest store time on record.
     pub time: u64,
-    /// Offsets of the records of large values, by handle.
-    pub large: HashMap<u32, Vec<u64>>,
+    /// From a large value's record to that of the large value it replaced.
+    pub replaced: HashMap<Location, Location>,
     index: Index,
     /// Segments up to this order may be missing because compaction removed them.
     removed: u64,
@@ -55,7 +55,7 @@ impl Scan {
             survey,
             durable: Position(0),
             time: 0,
-            large: HashMap::new(),
+            replaced: HashMap::new(),
             index: Index::new(),
             removed: 0,
             hurt: HashMap::new(),
@@ -99,12 +99,15 @@ impl Scan {
         self.index.len()
     }
 
-    /// Whether the key's newest record is at `location`.
-    pub fn is_newest(&self, key: &[u8], location: Location) -> bool {
-        self.newest(self.hash(key)) == Some(location)
+    /// The records of large values that are their keys' newest, in the order of the log.
+    pub fn large(&self) -> Vec<Location> {
+        let mut found = Vec::new();
+        self.index.each(&mut |entry| found.extend(entry.large.then_some(entry.location)));
+        found.sort_unstable_by_key(|location| location.bits());
+        found
     }
 
-    pub fn hash(&self, key: &[u8]) -> Hash {
+    fn hash(&self, key: &[u8]) -> Hash {
         self.survey.seed.hash(key)
     }
 
@@ -247,9 +250,9 @@ impl Scan {
             Kind::Value | Kind::Large => {
                 let (location, large) = (Location::new(handle, offset), fields.kind == Kind::Large);
                 let entry = Entry { location, size_class: size_class(len), expires: fields.expires != 0, large };
-                self.index.stripe(hash).insert(hash.tag, entry);
-                if large {
-                    self.large.entry(handle).or_default().push(offset);
+                let old = self.index.stripe(hash).insert(hash.tag, entry);
+                if let Some(old) = old.filter(|old| large && old.large) {
+                    self.replaced.insert(location, old.location);
                 }
             }
             Kind::Tombstone => {

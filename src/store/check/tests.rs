@@ -178,3 +178,46 @@ fn missing_files_are_told_and_the_rest_opens_after_repair() {
     assert_eq!((db.stats().damaged_records, db.get(b"large").unwrap()), (0, None));
     assert_eq!(db.get(b"key-59").unwrap().map(|value| value.len()), Some(60_000));
 }
+
+/// The store that is left where `dir` is copied to: its key had so many large values, none of which was given back.
+fn make_versions(dir: &Path, values: impl Iterator<Item = Vec<u8>>) {
+    let made = tempfile::tempdir().unwrap();
+    let db = Db::open(options(made.path())).unwrap();
+    let _none_is_given_back = db.core().hold_rounds();
+    values.for_each(|value| db.put(b"large", &value).unwrap());
+    db.core().settle_log().unwrap();
+    copy(made.path(), dir);
+}
+
+#[test]
+fn a_large_value_with_many_damaged_versions_is_repaired_in_one_round() {
+    let end = |number: u8| format!("end of version {number} of 20");
+    let value = |number: u8| [&[number; 200_000][..], end(number).as_bytes()].concat();
+    let dir = tempfile::tempdir().unwrap();
+    let dir = &dir.path().join("store");
+    make_versions(dir, (0..20).map(value));
+    let extent = dir.join("00000000.ext");
+    let mut bytes = fs::read(&extent).unwrap();
+    for text in (1..20).map(end) {
+        let at = bytes.windows(text.len()).position(|window| window == text.as_bytes()).unwrap();
+        bytes[at..at + 3].fill(b'?');
+    }
+    fs::write(&extent, &bytes).unwrap();
+    let repaired = repair(dir, &mut quiet()).unwrap();
+    assert_eq!(repaired.kept, [dir.join("00000000.log.damaged")]);
+    let is_older = |damage: &Damage| damage.key.as_deref() == Some(b"large") && damage.fate == Fate::Older;
+    assert!(repaired.damages.len() == 19 && repaired.damages.iter().all(is_older), "{:?}", repaired.damages);
+    assert!(Db::open(options(dir)).unwrap().get(b"large").unwrap() == Some(value(0)));
+}
+
+#[test]
+fn a_key_whose_large_values_are_all_damaged_has_none_after_one_round() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = &dir.path().join("store");
+    make_versions(dir, (0..20).map(|number| vec![number; 200_000]));
+    fs::remove_file(dir.join("00000000.ext")).unwrap();
+    let repaired = repair(dir, &mut quiet()).unwrap();
+    assert_eq!(repaired.kept, [dir.join("00000000.log.damaged")]);
+    assert!(repaired.damages.iter().any(|damage| damage.fate == Fate::Gone), "{:?}", repaired.damages);
+    assert_eq!(Db::open(options(dir)).unwrap().get(b"large").unwrap(), None);
+}

@@ -17,29 +17,20 @@ use crate::store::piece::{self, Piece};
 use crate::store::reader::Reader;
 use crate::sys::clock;
 
-/// Verifies every large value that is its key's newest and has not expired.
+/// Verifies every large value that is its key's newest and has not expired; and where one is bad, those that it replaced,
+/// back to one that is sound: they come to light once it is left out.
 pub(super) fn verify(scan: &mut Scan, checked: &mut Checked, watch: Watch<'_>) -> Result<()> {
     let now = scan.time.max(clock::wall_time().as_secs());
-    let mut chunks = Chunks { open: HashMap::new() };
-    let mut found = Vec::new();
-    for (handle, source) in scan.survey.segments.iter().enumerate() {
-        let Some(offsets) = scan.large.get(&(handle as u32)) else { continue };
-        let file = File::open(&source.path).map_err(|error| Error::io("open", &source.path, &error))?;
-        let mut reader = Reader::over(&file, &source.path, source.header.salt);
-        for &start in offsets {
-            let (fields, len) = reader.record(start)?;
-            let newest = scan.is_newest(fields.key, Location::new(handle as u32, start));
-            if !newest || (fields.expires != 0 && fields.expires <= now) {
-                continue;
-            }
-            checked.large_values += 1;
-            if let Err(bad) = chunks.verify(fields.body, scan, checked, watch) {
-                let end = start + len as u64;
-                found.push((bad.damage(source, start, end), fields.key.to_vec(), bad.is_torn(scan, source, start)));
-            }
-        }
+    let mut values = Values { scan, now, open: HashMap::new(), bad: HashMap::new(), checked, watch };
+    let mut newest = Vec::new();
+    for places in values.scan.large().chunk_by(|one, next| one.handle() == next.handle()) {
+        newest.append(&mut values.look_at(places)?);
     }
-    for (mut damage, key, torn) in found {
+    let mut found = Vec::new();
+    for value in newest {
+        values.go_back(value, &mut found)?;
+    }
+    for Found { mut damage, key, torn, .. } in found {
         if torn {
             checked.notes.push(format!("{damage}; it was never durable, a start cuts it off the log"));
         } else {
@@ -50,7 +41,36 @@ pub(super) fn verify(scan: &mut Scan, checked: &mut Checked, watch: Watch<'_>) -
     Ok(())
 }
 
+/// The large values of a store, while they are verified.
+struct Values<'a> {
+    scan: &'a Scan,
+    /// Store time.
+    now: u64,
+    /// Extent files that were opened, or why one cannot be.
+    open: HashMap<u32, std::io::Result<File>>,
+    /// Pieces of which it is known what is wrong, by file and offset: each record that was appended to names them anew.
+    bad: HashMap<(u32, u64), Bad>,
+    checked: &'a mut Checked,
+    watch: Watch<'a>,
+}
+
+/// A record whose value is not sound.
+struct Found {
+    location: Location,
+    key: Vec<u8>,
+    damage: Damage,
+    /// A crash may have left it so.
+    torn: bool,
+}
+
+impl Found {
+    fn is_of_same_place(&self, other: &Found) -> bool {
+        (&self.damage.file, self.damage.offset) == (&other.damage.file, other.damage.offset)
+    }
+}
+
 /// What is wrong with a value.
+#[derive(Clone)]
 struct Bad {
     what: String,
     /// Only a bit is wrong: no crash does that.
@@ -86,41 +106,69 @@ impl Bad {
     }
 }
 
-/// Extent files that were opened, or why one cannot be.
-struct Chunks {
-    open: HashMap<u32, std::io::Result<File>>,
-}
+impl Values<'_> {
+    /// Adds to `found` a bad value and those that it replaced, as far as they are bad.
+    fn go_back(&mut self, newest: Found, found: &mut Vec<Found>) -> Result<()> {
+        let mut location = newest.location;
+        found.push(newest);
+        while let Some(&older) = self.scan.replaced.get(&location) {
+            let Some(value) = self.look_at(&[older])?.pop() else { break };
+            location = older;
+            match found.last_mut() {
+                Some(last) if last.is_of_same_place(&value) => last.damage.older.push(value.damage.fault),
+                _ => found.push(value),
+            }
+        }
+        Ok(())
+    }
 
-/// Whether the file, or this part of it, may be there all the same.
-fn may_be_sound(error: &std::io::Error) -> bool {
-    !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof)
-}
+    /// Verifies the values of these records, which are all in one segment; returns the bad ones.
+    fn look_at(&mut self, places: &[Location]) -> Result<Vec<Found>> {
+        let Some(first) = places.first() else { return Ok(Vec::new()) };
+        let source = &self.scan.survey.segments[first.handle() as usize];
+        let file = File::open(&source.path).map_err(|error| Error::io("open", &source.path, &error))?;
+        let mut reader = Reader::over(&file, &source.path, source.header.salt);
+        let mut found = Vec::new();
+        for &location in places {
+            let start = location.offset();
+            let (fields, len) = reader.record(start)?;
+            if fields.expires != 0 && fields.expires <= self.now {
+                continue;
+            }
+            match self.verify(fields.body) {
+                Ok(()) => self.checked.large_values += 1,
+                Err(bad) => {
+                    let damage = bad.damage(source, start, start + len as u64);
+                    let (key, torn) = (fields.key.to_vec(), bad.is_torn(self.scan, source, start));
+                    found.push(Found { location, key, damage, torn });
+                }
+            }
+        }
+        Ok(found)
+    }
 
-impl Chunks {
-    fn verify(
-        &mut self,
-        body: &[u8],
-        scan: &Scan,
-        checked: &mut Checked,
-        watch: Watch<'_>,
-    ) -> std::result::Result<(), Bad> {
+    fn verify(&mut self, body: &[u8]) -> std::result::Result<(), Bad> {
         let Some(pieces) = piece::parse(body) else {
             let what = "the table of a large value makes no sense".into();
             return Err(Bad { what, decayed: false, unreadable: false, fresh: false, place: None });
         };
+        let known = pieces.iter().find_map(|piece| {
+            let bad = self.bad.get(&piece.range().place())?;
+            Some(Bad { fresh: piece.fresh, ..bad.clone() })
+        });
+        if let Some(bad) = known {
+            return Err(bad);
+        }
         // By the fresh ones a start judges.
         let (first, then) = (pieces.iter().filter(|piece| piece.fresh), pieces.iter().filter(|piece| !piece.fresh));
-        first.chain(then).try_for_each(|piece| self.verify_piece(piece, scan, checked, watch))
+        first.chain(then).try_for_each(|piece| {
+            let verified = self.verify_piece(piece);
+            verified.inspect_err(|bad| drop(self.bad.insert(piece.range().place(), bad.clone())))
+        })
     }
 
-    fn verify_piece(
-        &mut self,
-        piece: &Piece,
-        scan: &Scan,
-        checked: &mut Checked,
-        watch: Watch<'_>,
-    ) -> std::result::Result<(), Bad> {
-        let path = extent::path_of(&scan.survey.dir, piece.file);
+    fn verify_piece(&mut self, piece: &Piece) -> std::result::Result<(), Bad> {
+        let path = extent::path_of(&self.scan.survey.dir, piece.file);
         let file = self.open.entry(piece.file).or_insert_with(|| File::open(&path)).as_ref();
         let bad = |what, (decayed, unreadable), offset| {
             let place = Some((path.clone(), offset));
@@ -130,8 +178,8 @@ impl Chunks {
         let (unreadable, unsound) = (Cell::new(None), Cell::new(None));
         let read = piece.survey(
             &mut |offset, bytes| {
-                checked.bytes += bytes.len() as u64;
-                watch(checked.bytes, scan.survey.bytes);
+                self.checked.bytes += bytes.len() as u64;
+                (self.watch)(self.checked.bytes, self.scan.survey.bytes);
                 file.read_exact_at(bytes, offset).map_err(|error| {
                     unreadable.set(Some((offset, may_be_sound(&error))));
                     Error::other(format!("it cannot be read: {error}"))
@@ -150,4 +198,9 @@ impl Chunks {
             }
         })
     }
+}
+
+/// Whether the file, or this part of it, may be there all the same.
+fn may_be_sound(error: &std::io::Error) -> bool {
+    !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof)
 }
