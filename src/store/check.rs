@@ -3,7 +3,8 @@
 //! much for each large value in the log that another one replaced.
 //!
 //! [`check`] changes nothing. [`repair`] puts fresh files in the place of damaged ones, from which it leaves out what is
-//! damaged, keeps the damaged ones beside them as `*.damaged`, and checks again until nothing is left to do.
+//! damaged and cannot be set right, keeps the damaged ones beside them as `*.damaged`, and checks again until nothing is
+//! left to do.
 
 mod repair;
 mod scan;
@@ -88,6 +89,8 @@ pub enum Fate {
     Older,
     /// Nothing else of it is left.
     Gone,
+    /// It is as it was: the record can be set right.
+    Kept,
 }
 
 /// What is damaged, as repair sees it. Segments go by number.
@@ -101,6 +104,8 @@ enum Fault {
     SegmentHeader { number: u32 },
     /// An extent file's header.
     ExtentHeader { number: u32 },
+    /// A deletion, or a record without a key, of which one bit is wrong.
+    OneBit { number: u32, start: u64, end: u64 },
     /// Bytes between two records.
     Records { number: u32, start: u64, end: u64 },
     /// The end of a segment, up to which it was durable.
@@ -190,6 +195,7 @@ impl fmt::Display for Damage {
             Fate::Superseded => ", which was changed again later",
             Fate::Older => ", of which an older version is left",
             Fate::Gone => ", of which nothing else is left",
+            Fate::Kept => ", of which nothing is lost",
         };
         write!(f, "; key \"{}\"{fate}", key.escape_ascii())
     }

@@ -1,7 +1,7 @@
 //! Puts fresh files in the place of damaged ones.
 //!
 //! A fresh segment has the records of the damaged one, at the same offsets: what is left out becomes *filler*, records
-//! that mean nothing. So every position in the log still means what it meant, and the fresh file has its predecessor's
+//! that mean nothing; a deletion or a flush of which one bit is wrong is set right. So every position in the log still means what it meant, and the fresh file has its predecessor's
 //! name, order and salt. It is written beside, synced and renamed, and the damaged file keeps a name of its own: at every
 //! moment the store has one or the other.
 
@@ -37,7 +37,10 @@ pub(super) fn repair(dir: &Path, damages: &[Damage]) -> Result<Vec<PathBuf>> {
             Fault::Store => kept.extend(store(dir, damage)?),
             Fault::SegmentHeader { number } => kept.push(segment_header(dir, number)?),
             Fault::ExtentHeader { number } => kept.extend(extent_header(dir, number)?),
-            Fault::Records { number, .. } | Fault::Tail { number, .. } | Fault::Value { number, .. } => {
+            Fault::OneBit { number, .. }
+            | Fault::Records { number, .. }
+            | Fault::Tail { number, .. }
+            | Fault::Value { number, .. } => {
                 segments.entry(number).or_default().push(fault);
             }
             // It went with what was derived.
@@ -88,6 +91,7 @@ fn segment(dir: &Path, number: u32, faults: &[Fault]) -> Result<PathBuf> {
         let failed = |error| Error::io("write to the repaired copy of", &path, &error);
         for fault in faults {
             match *fault {
+                Fault::OneBit { start, end, .. } => set_right(file, salt, start, end),
                 Fault::Records { start, end, .. } | Fault::Value { start, end, .. } => fill(file, salt, start, end),
                 Fault::Tail { start, last: false, .. } => end_with_seal(file, salt, start),
                 Fault::Tail { start, durable, .. } => {
@@ -99,6 +103,16 @@ fn segment(dir: &Path, number: u32, faults: &[Fault]) -> Result<PathBuf> {
         }
         Ok(())
     })
+}
+
+/// What a flipped bit undid is done again: a flush or a deletion must not be forgotten where it is known.
+fn set_right(file: &File, salt: u32, start: u64, end: u64) -> std::io::Result<()> {
+    let mut record = vec![0; (end - start) as usize];
+    file.read_exact_at(&mut record, start)?;
+    match Fields::mended(&record, salt) {
+        Some(mended) => file.write_all_at(&mended, start),
+        None => Err(std::io::Error::other(format!("the record at offset {start} has changed since it was checked"))),
+    }
 }
 
 /// Overwrites `[start, end)` with records that mean nothing.
