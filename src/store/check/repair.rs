@@ -92,17 +92,34 @@ fn segment(dir: &Path, number: u32, faults: &[Fault]) -> Result<PathBuf> {
         for fault in faults {
             match *fault {
                 Fault::OneBit { start, end, .. } => set_right(file, salt, start, end),
-                Fault::Records { start, end, .. } | Fault::Value { start, end, .. } => fill(file, salt, start, end),
                 Fault::Tail { start, last: false, .. } => end_with_seal(file, salt, start),
-                Fault::Tail { start, durable, .. } => {
-                    file.set_len(start).and_then(|()| fill(file, salt, start, durable.max(start)))
-                }
+                Fault::Tail { start, .. } => file.set_len(start),
                 _ => Ok(()),
             }
             .map_err(failed)?;
         }
-        Ok(())
+        left_out(faults).into_iter().try_for_each(|(start, end)| fill(file, salt, start, end)).map_err(failed)
     })
+}
+
+/// The ranges that these faults leave out, as few as can be: where a damaged length parts two of them, one may be too short
+/// for a record.
+fn left_out(faults: &[Fault]) -> Vec<(u64, u64)> {
+    let range = |fault: &Fault| match *fault {
+        Fault::Records { start, end, .. } | Fault::Value { start, end, .. } => Some((start, end)),
+        Fault::Tail { start, durable, last: true, .. } => Some((start, durable.max(start))),
+        _ => None,
+    };
+    let mut sorted: Vec<_> = faults.iter().filter_map(range).collect();
+    sorted.sort_unstable();
+    let mut merged: Vec<(u64, u64)> = Vec::new();
+    for (start, end) in sorted {
+        match merged.last_mut() {
+            Some(last) if start <= last.1 => last.1 = last.1.max(end),
+            _ => merged.push((start, end)),
+        }
+    }
+    merged
 }
 
 /// What a flipped bit undid is done again: a flush or a deletion must not be forgotten where it is known.
@@ -263,4 +280,20 @@ fn free_name(path: &Path) -> PathBuf {
 
 fn sync_directory(dir: &Path) -> Result<()> {
     sys::file::sync_directory(dir).map_err(|error| Error::io("sync directory", dir, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_touches_is_left_out_at_once() {
+        let records = |start, end| Fault::Records { number: 0, start, end };
+        let tail = |start, last| Fault::Tail { number: 0, start, durable: 400, last };
+        let value = Fault::Value { number: 0, start: 64, end: 112 };
+        let bit = Fault::OneBit { number: 0, start: 112, end: 136 };
+        assert_eq!(left_out(&[records(384, 392), records(136, 384), bit, value]), [(64, 112), (136, 392)]);
+        assert_eq!(left_out(&[records(136, 392), tail(392, true)]), [(136, 400)]);
+        assert_eq!(left_out(&[records(136, 392), tail(392, false)]), [(136, 392)]);
+    }
 }

@@ -222,6 +222,27 @@ fn a_key_whose_large_values_are_all_damaged_has_none_after_one_round() {
     assert_eq!(Db::open(options(dir)).unwrap().get(b"large").unwrap(), None);
 }
 
+/// A record whose damaged length ends too early leaves bytes behind it that are too few for another.
+#[test]
+fn a_damaged_length_that_leaves_a_few_bytes_is_repaired() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Db::open(options(dir.path())).unwrap();
+    db.put(b"first", b"value").unwrap();
+    let start = db.core().log.end().parts().1 as usize;
+    db.put(b"short", &[b'x'; 33]).unwrap();
+    db.put(b"last", b"value").unwrap();
+    drop(db);
+    let segment = dir.path().join("00000000.log");
+    let mut bytes = fs::read(&segment).unwrap();
+    assert_eq!(std::mem::replace(&mut bytes[start + 8], 16), 33);
+    fs::write(&segment, bytes).unwrap();
+    let repaired = repair(dir.path(), &mut quiet()).unwrap();
+    assert_eq!(repaired.damages.len(), 2, "{:?}", repaired.damages);
+    let db = Db::open(options(dir.path())).unwrap();
+    let found = [&b"first"[..], b"short", b"last"].map(|key| db.get(key).unwrap());
+    assert_eq!(found, [Some(b"value".to_vec()), None, Some(b"value".to_vec())]);
+}
+
 /// A deletion, a flush and one that is still to come hold, whichever bit of their records flips.
 #[test]
 #[cfg(not(feature = "tiny-tags"))]
