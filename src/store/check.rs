@@ -60,6 +60,24 @@ pub struct Repaired {
     pub now: Checked,
 }
 
+/// A repair that could not go on. What it had done by then stands.
+#[derive(Debug)]
+pub struct Unfinished {
+    /// Why it could not.
+    pub error: Error,
+    /// What was dealt with before.
+    pub damages: Vec<Damage>,
+    /// As in [`Repaired`].
+    pub kept: Vec<PathBuf>,
+}
+
+/// What a repair has done so far.
+#[derive(Default)]
+struct Done {
+    damages: Vec<Damage>,
+    kept: Vec<PathBuf>,
+}
+
 /// A place where a store is not what was written.
 #[derive(Clone, Debug)]
 pub struct Damage {
@@ -133,19 +151,25 @@ pub fn check(dir: &Path, watch: Watch<'_>) -> Result<Checked> {
 /// # Errors
 /// As [`check`]; what cannot be repaired; what writing meets. Interrupted at any moment it leaves a store that can be
 /// repaired anew.
-pub fn repair(dir: &Path, watch: Watch<'_>) -> Result<Repaired> {
+pub fn repair(dir: &Path, watch: Watch<'_>) -> std::result::Result<Repaired, Unfinished> {
+    let mut done = Done::default();
+    match repair_in_rounds(dir, watch, &mut done) {
+        Ok(now) => Ok(Repaired { damages: done.damages, kept: done.kept, now }),
+        Err(error) => Err(Unfinished { error, damages: done.damages, kept: done.kept }),
+    }
+}
+
+fn repair_in_rounds(dir: &Path, watch: Watch<'_>, done: &mut Done) -> Result<Checked> {
     let _lock = lock_existing(dir, true)?;
     repair::give_to_owner_of(dir, &dir.join("LOCK"))?;
-    let (mut damages, mut kept) = (Vec::new(), Vec::new());
     for round in 0..=ROUNDS {
         let (checked, scan) = examine(dir, watch)?;
         if checked.damages.is_empty() {
-            damages.iter_mut().for_each(|damage| scan.settle(damage));
-            return Ok(Repaired { damages, kept, now: checked });
+            done.damages.iter_mut().for_each(|damage| scan.settle(damage));
+            return Ok(checked);
         }
         if round < ROUNDS {
-            kept.extend(repair::repair(dir, &checked.damages)?);
-            damages.extend(checked.damages);
+            repair::repair(dir, &checked.damages, done)?;
         }
     }
     let dir = dir.display();
@@ -185,6 +209,14 @@ impl Damage {
         Damage { file, offset, what, key: None, fate: Fate::Unknown, fault, older: Vec::new() }
     }
 }
+
+impl fmt::Display for Unfinished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for Unfinished {}
 
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -12,7 +12,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use super::survey::head;
-use super::{Damage, Fault};
+use super::{Damage, Done, Fault};
 use crate::store::error::{Error, Result};
 use crate::store::header::{FileHeader, HEADER, VERSION, checksum, mend};
 use crate::store::home::{self, FILE_MODE};
@@ -27,34 +27,41 @@ const SHORTEST: u64 = record::HEADER as u64;
 /// Filler records are at most so long. Bytes.
 const LONGEST: u64 = SHORTEST + CHUNK as u64;
 
-/// Isolates what is damaged, as far as these damages tell. Returns the damaged files under their new names.
-pub(super) fn repair(dir: &Path, damages: &[Damage]) -> Result<Vec<PathBuf>> {
+/// Isolates what is damaged, as far as these damages tell.
+pub(super) fn repair(dir: &Path, damages: &[Damage], done: &mut Done) -> Result<()> {
+    if let Some((damage, _)) = damages.iter().flat_map(faults).find(|(_, fault)| *fault == Fault::Unreadable) {
+        return Err(Error::other(format!("{damage}: copy the store to a sound disk first")));
+    }
     forget_what_was_derived(dir)?;
-    let mut kept = Vec::new();
-    let mut segments: BTreeMap<u32, Vec<Fault>> = BTreeMap::new();
+    let mut segments: BTreeMap<u32, Vec<(&Damage, Fault)>> = BTreeMap::new();
     for (damage, fault) in damages.iter().flat_map(faults) {
         match fault {
-            Fault::Store => kept.extend(store(dir, damage)?),
-            Fault::SegmentHeader { number } => kept.push(segment_header(dir, number)?),
-            Fault::ExtentHeader { number } => kept.extend(extent_header(dir, number)?),
             Fault::OneBit { number, .. }
             | Fault::Records { number, .. }
             | Fault::Tail { number, .. }
             | Fault::Value { number, .. } => {
-                segments.entry(number).or_default().push(fault);
+                segments.entry(number).or_default().push((damage, fault));
+                continue;
             }
-            // It went with what was derived.
-            Fault::Checkpoint => {}
+            Fault::Store => store(dir, damage, &mut done.kept)?,
+            Fault::SegmentHeader { number } => done.kept.push(segment_header(dir, number)?),
+            Fault::ExtentHeader { number } => done.kept.extend(extent_header(dir, number)?),
             Fault::Missing { from, to } => (from..to).try_for_each(|order| empty_segment(dir, order))?,
-            Fault::Unreadable => return Err(Error::other(format!("{damage}: copy the store to a sound disk first"))),
+            // It went with what was derived; that was refused.
+            Fault::Checkpoint | Fault::Unreadable => {}
         }
+        done.damages.push(damage.clone());
     }
-    for (number, faults) in segments {
-        kept.push(segment(dir, number, &faults)?);
+    for (number, found) in segments {
+        let faults: Vec<Fault> = found.iter().map(|(_, fault)| *fault).collect();
+        done.kept.push(segment(dir, number, &faults)?);
+        let newest = found.iter().filter(|(damage, fault)| damage.fault == *fault);
+        done.damages.extend(newest.map(|(damage, _)| (*damage).clone()));
     }
-    Ok(kept)
+    Ok(())
 }
 
+/// A damage, once for each record that goes with it.
 fn faults(damage: &Damage) -> impl Iterator<Item = (&Damage, Fault)> {
     std::iter::once(damage.fault).chain(damage.older.iter().copied()).map(move |fault| (damage, fault))
 }
@@ -72,15 +79,13 @@ fn forget_what_was_derived(dir: &Path) -> Result<()> {
 }
 
 /// A new `STORE` for the segments that are there. If its seed is not the old one, the index is built anew with it.
-fn store(dir: &Path, damage: &Damage) -> Result<Option<PathBuf>> {
+fn store(dir: &Path, damage: &Damage, kept: &mut Vec<PathBuf>) -> Result<()> {
     let identity = super::Survey::new(dir).map(|survey| (survey.store, survey.seed))?;
-    let kept = match damage.file.exists() {
-        true => Some(keep(&damage.file)?),
-        false => None,
-    };
+    if damage.file.exists() {
+        kept.push(keep(&damage.file)?);
+    }
     home::write(dir, identity.0, identity.1)?;
-    give_to_owner_of(dir, &damage.file)?;
-    Ok(kept)
+    give_to_owner_of(dir, &damage.file)
 }
 
 /// What is left out of a segment, and how the rest goes on.
@@ -225,16 +230,25 @@ fn write_header(file: &File, header: &[u8; HEADER], path: &Path) -> Result<()> {
 /// Puts a copy of the file that `change` has changed in its place. Returns the name that the old one has now.
 fn replace(path: &Path, change: impl FnOnce(&File) -> Result<()>) -> Result<PathBuf> {
     let fresh = path.with_extension("log.new");
-    let failed = |error: std::io::Error| Error::io("copy to", &fresh, &error);
+    let replaced = copy(path, &fresh, change).and_then(|()| exchange(path, &fresh));
+    replaced.inspect_err(|_| drop(std::fs::remove_file(&fresh)))
+}
+
+fn copy(path: &Path, fresh: &Path, change: impl FnOnce(&File) -> Result<()>) -> Result<()> {
+    let failed = |error: std::io::Error| Error::io("copy to", fresh, &error);
     let mut from = File::open(path).map_err(|error| Error::io("open", path, &error))?;
-    let open = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(FILE_MODE).open(&fresh);
+    let open = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(FILE_MODE).open(fresh);
     let mut file = open.map_err(failed)?;
-    give_to_owner_of(path, &fresh)?;
+    give_to_owner_of(path, fresh)?;
     std::io::copy(&mut from, &mut file).map_err(failed)?;
     change(&file)?;
-    file.sync_all().map_err(failed)?;
+    file.sync_all().map_err(failed)
+}
+
+fn exchange(path: &Path, fresh: &Path) -> Result<PathBuf> {
     let kept = keep(path)?;
-    std::fs::rename(&fresh, path).map_err(|error| Error::io("rename to", path, &error))?;
+    let renamed = std::fs::rename(fresh, path).inspect_err(|_| drop(std::fs::remove_file(&kept)));
+    renamed.map_err(|error| Error::io("rename to", path, &error))?;
     sync_directory(path.parent().unwrap_or(Path::new(".")))?;
     Ok(kept)
 }
@@ -285,6 +299,30 @@ fn sync_directory(dir: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_be_finished_leaves_the_file_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("00000000.log");
+        std::fs::write(&path, b"as it was").unwrap();
+        let refused = replace(&path, |file| {
+            file.set_len(0).unwrap();
+            Err(Error::other("no"))
+        });
+        assert!(refused.is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"as it was");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_refused_before_anything_is_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (checkpoint, extent) = (dir.path().join("CHECKPOINT"), dir.path().join("00000000.ext"));
+        std::fs::write(&checkpoint, b"").unwrap();
+        let damages = [Damage::new(&extent, 4096, "it cannot be read", Fault::Unreadable)];
+        let error = repair(dir.path(), &damages, &mut Done::default()).unwrap_err().to_string();
+        assert!(error.contains("00000000.ext at offset 4096") && checkpoint.exists(), "{error}");
+    }
 
     #[test]
     fn what_touches_is_left_out_at_once() {

@@ -222,6 +222,28 @@ fn a_key_whose_large_values_are_all_damaged_has_none_after_one_round() {
     assert_eq!(Db::open(options(dir)).unwrap().get(b"large").unwrap(), None);
 }
 
+/// One segment is repaired, the next one cannot be: what became of the first is told beside the error.
+#[test]
+fn a_repair_that_cannot_go_on_tells_what_it_did() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Db::open(options(dir.path())).unwrap();
+    (0..40).for_each(|number| db.put(format!("key-{number}").as_bytes(), &[number; 60_000]).unwrap());
+    drop(db);
+    let segments = [0, 1].map(|number| dir.path().join(format!("{number:08x}.log")));
+    for path in &segments {
+        let mut bytes = fs::read(path).unwrap();
+        bytes[100_000] ^= 1;
+        fs::write(path, bytes).unwrap();
+    }
+    fs::create_dir(segments[1].with_extension("log.new")).unwrap();
+    let Unfinished { error, damages, kept } = repair(dir.path(), &mut quiet()).unwrap_err();
+    assert!(error.to_string().contains("00000001.log.new"), "{error}");
+    let keys: Vec<_> = damages.iter().map(|damage| damage.key.as_deref()).collect();
+    assert_eq!(keys, [Some(&b"key-1"[..])]);
+    assert_eq!(kept, [dir.path().join("00000000.log.damaged")]);
+    assert_eq!(check(dir.path(), &mut quiet()).unwrap().damages.len(), 1);
+}
+
 /// A record whose damaged length ends too early leaves bytes behind it that are too few for another.
 #[test]
 fn a_damaged_length_that_leaves_a_few_bytes_is_repaired() {
