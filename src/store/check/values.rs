@@ -73,22 +73,39 @@ impl Found {
 #[derive(Clone)]
 struct Bad {
     what: String,
-    /// Only a bit is wrong: no crash does that.
-    decayed: bool,
-    /// It may be sound: the system does not let it be read.
-    unreadable: bool,
+    state: State,
     /// No earlier record names the piece: a start looks at it.
     fresh: bool,
     /// Where in which file. `None`: its table makes no sense.
     place: Option<(PathBuf, u64)>,
 }
 
+/// In what state a bad chunk is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Gone, or another: a crash may have left it so.
+    Other,
+    /// Only a bit is wrong: no crash does that.
+    Decayed,
+    /// It may be sound: the system does not let it be read.
+    Unreadable,
+}
+
+impl State {
+    fn of_unread(error: &std::io::Error) -> State {
+        match error.kind() {
+            ErrorKind::NotFound | ErrorKind::UnexpectedEof => State::Other,
+            _ => State::Unreadable,
+        }
+    }
+}
+
 impl Bad {
     /// The damage, given where the record is that names the value.
     fn damage(&self, source: &Source, start: u64, end: u64) -> Damage {
-        let fault = match self.unreadable {
-            true => Fault::Unreadable,
-            false => Fault::Value { number: source.header.number, start, end },
+        let fault = match self.state {
+            State::Unreadable => Fault::Unreadable,
+            State::Other | State::Decayed => Fault::Value { number: source.header.number, start, end },
         };
         match &self.place {
             Some((file, offset)) => Damage::new(file, *offset, &self.what, fault),
@@ -98,11 +115,8 @@ impl Bad {
 
     /// Whether a crash may have left it so.
     fn is_torn(&self, scan: &Scan, source: &Source, start: u64) -> bool {
-        self.fresh
-            && !self.decayed
-            && !self.unreadable
-            && !source.is_compacted()
-            && source.position(start) >= scan.durable
+        let may_be = self.fresh && self.state == State::Other;
+        may_be && !source.is_compacted() && source.position(start) >= scan.durable
     }
 }
 
@@ -150,7 +164,7 @@ impl Values<'_> {
     fn verify(&mut self, body: &[u8]) -> std::result::Result<(), Bad> {
         let Some(pieces) = piece::parse(body) else {
             let what = "the table of a large value makes no sense".into();
-            return Err(Bad { what, decayed: false, unreadable: false, fresh: false, place: None });
+            return Err(Bad { what, state: State::Other, fresh: false, place: None });
         };
         let known = pieces.iter().find_map(|piece| {
             let bad = self.bad.get(&piece.range().place())?;
@@ -170,37 +184,29 @@ impl Values<'_> {
     fn verify_piece(&mut self, piece: &Piece) -> std::result::Result<(), Bad> {
         let path = extent::path_of(&self.scan.survey.dir, piece.file);
         let file = self.open.entry(piece.file).or_insert_with(|| File::open(&path)).as_ref();
-        let bad = |what, (decayed, unreadable), offset| {
+        let bad = |what, state, offset| {
             let place = Some((path.clone(), offset));
-            Bad { what, decayed, unreadable, fresh: piece.fresh, place }
+            Bad { what, state, fresh: piece.fresh, place }
         };
-        let file = file.map_err(|error| bad(error.to_string(), (false, may_be_sound(error)), piece.base))?;
-        let (unreadable, unsound) = (Cell::new(None), Cell::new(None));
+        let file = file.map_err(|error| bad(error.to_string(), State::of_unread(error), piece.base))?;
+        let met = Cell::new((State::Other, piece.base));
         let read = piece.survey(
             &mut |offset, bytes| {
                 self.checked.bytes += bytes.len() as u64;
                 (self.watch)(self.checked.bytes, self.scan.survey.bytes);
                 file.read_exact_at(bytes, offset).map_err(|error| {
-                    unreadable.set(Some((offset, may_be_sound(&error))));
+                    met.set((State::of_unread(&error), offset));
                     Error::other(format!("it cannot be read: {error}"))
                 })
             },
             &mut |offset, decayed| {
-                unsound.set(Some((offset, decayed)));
+                met.set((if decayed { State::Decayed } else { State::Other }, offset));
                 Err(Error::other("a chunk of a large value is damaged"))
             },
         );
-        read.map_err(|error| match (unreadable.get(), unsound.get()) {
-            (Some((offset, unreadable)), _) => bad(error.to_string(), (false, unreadable), offset),
-            (None, at) => {
-                let (offset, decayed) = at.unwrap_or((piece.base, false));
-                bad(error.to_string(), (decayed, false), offset)
-            }
+        read.map_err(|error| {
+            let (state, offset) = met.get();
+            bad(error.to_string(), state, offset)
         })
     }
-}
-
-/// Whether the file, or this part of it, may be there all the same.
-fn may_be_sound(error: &std::io::Error) -> bool {
-    !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof)
 }
