@@ -71,7 +71,10 @@ fn a_sound_store_is_sound_also_while_others_look_at_it() {
     assert!(check(dir.path(), &mut quiet()).unwrap_err().to_string().contains("in use"));
     drop(db);
     assert!(check(&dir.path().join("absent"), &mut quiet()).is_err());
-    assert!(check(tempfile::tempdir().unwrap().path(), &mut quiet()).unwrap_err().to_string().contains("no store"));
+    let empty = tempfile::tempdir().unwrap();
+    assert!(check(empty.path(), &mut quiet()).unwrap_err().to_string().contains("no store"));
+    assert!(repair(empty.path(), &mut quiet()).unwrap_err().to_string().contains("no store"));
+    assert_eq!(fs::read_dir(empty.path()).unwrap().count(), 0, "nothing is made");
 }
 
 #[test]
