@@ -45,7 +45,8 @@ pub struct Checked {
     pub large_values: u64,
     /// What is wrong, in the order of the log.
     pub damages: Vec<Damage>,
-    /// What is no damage, but worth knowing: a torn tail that the next start will cut.
+    /// What is no damage, but worth knowing: a torn tail that the next start will cut, an index checkpoint of another
+    /// version.
     pub notes: Vec<String>,
 }
 
@@ -195,9 +196,13 @@ fn examine(dir: &Path, watch: Watch<'_>) -> Result<(Checked, Scan)> {
     Ok((checked, scan))
 }
 
-/// A start that finds it damaged reads the log instead.
+/// A start that cannot use it reads the log instead.
 fn index_checkpoint(dir: &Path, store: u64, checked: &mut Checked) {
-    if let Err(error) = checkpoint::read(dir, store, &mut |_| ()) {
+    let Err(error) = checkpoint::read(dir, store, &mut |_| ()) else { return };
+    if checkpoint::is_of_another_version(dir) {
+        let dir = dir.display();
+        checked.notes.push(format!("{dir}/CHECKPOINT is of another version; the next start reads the log instead"));
+    } else {
         let what = format!("the index checkpoint is of no use: {error}");
         checked.damages.push(Damage::new(&dir.join("CHECKPOINT"), 0, what, Fault::Checkpoint));
     }

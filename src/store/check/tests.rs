@@ -1,5 +1,5 @@
 use super::*;
-use crate::store::{CHUNK, Db, Options};
+use crate::store::{CHUNK, Db, Options, header};
 use std::collections::HashMap;
 use std::fs;
 
@@ -75,6 +75,29 @@ fn a_sound_store_is_sound_also_while_others_look_at_it() {
     assert!(check(empty.path(), &mut quiet()).unwrap_err().to_string().contains("no store"));
     assert!(repair(empty.path(), &mut quiet()).unwrap_err().to_string().contains("no store"));
     assert_eq!(fs::read_dir(empty.path()).unwrap().count(), 0, "nothing is made");
+}
+
+/// As after a change to a newer or an older release. Had its version merely been damaged, it would not be sound.
+#[test]
+fn an_index_checkpoint_of_another_version_is_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Db::open(options(dir.path())).unwrap();
+    db.put(b"key", b"value").unwrap();
+    db.core().write_checkpoint().unwrap();
+    drop(db);
+    let path = dir.path().join("CHECKPOINT");
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[8] = 2;
+    fs::write(&path, &bytes).unwrap();
+    let checked = check(dir.path(), &mut quiet()).unwrap();
+    assert_eq!((checked.damages.len(), checked.notes.len()), (1, 0), "{:?}", checked.notes);
+    let crc = header::checksum(&bytes[..128]);
+    bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+    fs::write(&path, &bytes).unwrap();
+    let checked = check(dir.path(), &mut quiet()).unwrap();
+    assert_eq!((checked.damages.len(), checked.notes.len()), (0, 1), "{:?}", checked.damages);
+    assert!(checked.notes[0].contains("CHECKPOINT is of another version"), "{:?}", checked.notes);
+    assert_eq!(Db::open(options(dir.path())).unwrap().get(b"key").unwrap().as_deref(), Some(&b"value"[..]));
 }
 
 #[test]
