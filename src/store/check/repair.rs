@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use super::survey::head;
 use super::{Damage, Done, Fault};
 use crate::store::error::{Error, Result};
-use crate::store::header::{FileHeader, HEADER, VERSION, checksum, mend};
+use crate::store::header::{COMPACTED, FileHeader, HEADER, KNOWN, VERSION, checksum, mend};
 use crate::store::home::{self, FILE_MODE};
 use crate::store::record::{self, Fields, Kind, le_u32, le_u64};
 use crate::store::recovery::next_number;
@@ -171,7 +171,7 @@ fn end_with_seal(file: &File, salt: u32, at: u64) -> std::io::Result<()> {
     file.write_all_at(&seal, at)
 }
 
-/// A header that one flipped bit spoiled is set right; else nobody knows the salt, and the segment goes out of the log.
+/// A header that can be known again is set right; else nobody knows the salt, and the segment goes out of the log.
 fn segment_header(dir: &Path, number: u32) -> Result<PathBuf> {
     let path = segment::path_of(dir, number);
     let store = super::Survey::new(dir)?.store;
@@ -181,17 +181,24 @@ fn segment_header(dir: &Path, number: u32) -> Result<PathBuf> {
     }
 }
 
-/// The header as it was, if a single bit of it is wrong, or only what every segment of the store has in common.
+/// The header as it was, if what is wrong is a single bit, or bytes of which it is known what they can be, or both: its
+/// checksum tells.
 fn corrected(bytes: &[u8; HEADER], store: u64, number: u32, path: &Path) -> Option<[u8; HEADER]> {
-    let mut common = *bytes;
-    common[..8].copy_from_slice(&segment::MAGIC);
-    common[16..24].copy_from_slice(&store.to_le_bytes());
-    common[32..36].copy_from_slice(&number.to_le_bytes());
-    let candidates = [*bytes, common].into_iter().map(|mut header| {
+    let known = KNOWN.iter().flat_map(|&version| [0, COMPACTED].map(|flags| (version, flags)));
+    let known = known.map(|(version, flags)| with_known(bytes, store, number, version, flags));
+    let mut candidates = std::iter::once(*bytes).chain(known).map(|mut header| {
         mend(&mut header, segment::MAGIC);
         header
     });
-    candidates.into_iter().find(|header| FileHeader::decode(header, segment::MAGIC, store, number, path).is_ok())
+    candidates.find(|header| FileHeader::decode(header, segment::MAGIC, store, number, path).is_ok())
+}
+
+/// The header with everything in it but order, salt and checksum as it must be in a file of this version.
+fn with_known(bytes: &[u8; HEADER], store: u64, number: u32, version: u32, flags: u32) -> [u8; HEADER] {
+    let (order, salt) = (le_u64(bytes, 24), le_u32(bytes, 36));
+    let mut header = FileHeader { magic: segment::MAGIC, version, store, order, number, salt, flags }.encode();
+    header[12..16].copy_from_slice(&bytes[12..16]);
+    header
 }
 
 /// All that the header of an extent file says is known: it is written anew, in place.

@@ -140,6 +140,9 @@ fn every_damaged_byte_is_found_and_repaired() {
             }
             let repaired = repair(&bad, &mut quiet()).unwrap_or_else(|error| panic!("{where_}: {error}"));
             assert!(repaired.now.damages.is_empty());
+            // Of a header, nobody knows checksum, order and salt, were more than a bit of them wrong.
+            let is_unknown = matches!(at, 12..16 | 24..32 | 36..40) && mask == 0x24;
+            let loses_nothing = at < 64 && !(is_unknown && name.to_str().unwrap().ends_with(".log"));
             for (key, value) in contents(&bad, &keys) {
                 let damages = repaired.damages.iter().filter(|damage| damage.key.as_deref() == Some(key.as_bytes()));
                 let fates: Vec<Fate> = damages.map(|damage| damage.fate).collect();
@@ -152,6 +155,7 @@ fn every_damaged_byte_is_found_and_repaired() {
                 let is_old = value.as_ref() == old.get(&key) || value.is_none();
                 let named = fates.contains(&Fate::Older) || fates.contains(&Fate::Gone);
                 assert!(is_new || (is_old && (named || anonymous)), "{where_}: {key}: {fates:?}");
+                assert!(is_new || !loses_nothing, "{where_}: {key}");
                 assert!(!fates.contains(&Fate::Gone) || value.is_none(), "{where_}: {key}");
             }
         }
