@@ -1,9 +1,9 @@
 //! Puts fresh files in the place of damaged ones.
 //!
 //! A fresh segment has the records of the damaged one, at the same offsets: what is left out becomes *filler*, records
-//! that mean nothing; a deletion or a flush of which one bit is wrong is set right. So every position in the log still means what it meant, and the fresh file has its predecessor's
-//! name, order and salt. It is written beside, synced and renamed, and the damaged file keeps a name of its own: at every
-//! moment the store has one or the other.
+//! that mean nothing; a deletion or a flush of which one bit is wrong is set right. So every position in the log still
+//! means what it meant, and the fresh file has its predecessor's name, order and salt. It is written beside, synced and
+//! renamed, and the damaged file keeps a name of its own: at every moment the store has one or the other.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};

@@ -110,8 +110,8 @@ fn an_old_store_is_checked_too() {
     assert_eq!((checked.keys, checked.large_values), (23, 1));
 }
 
-/// Every byte of the files is damaged twice: by two bits, and by one. Whatever it was: the check finds it; repair leaves a sound store, which has
-/// each key as it was, or, if the key was named, an older version or none.
+/// Every byte of the files is damaged twice: by two bits, and by one. Whatever it was: the check finds it; repair leaves a
+/// sound store, which has each key as it was, or, if the key was named, an older version or none.
 #[test]
 fn every_damaged_byte_is_found_and_repaired() {
     // Memory has no disk to wait for at each of thousands of syncs.
