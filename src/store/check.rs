@@ -1,8 +1,10 @@
 //! Checking a store that no program has open: every header, every record's checksum, every chunk of the large values
-//! that keys still have. `kingserver check` is its caller; it runs on that one thread and keeps 16 bytes per key.
+//! that keys still have. `kingserver check` is its caller; it runs on that one thread and keeps 16 bytes per key, and as
+//! much for each large value in the log that another one replaced.
 //!
 //! [`check`] changes nothing. [`repair`] puts fresh files in the place of damaged ones, from which it leaves out what is
-//! damaged, keeps the damaged ones beside them as `*.damaged`, and checks again until nothing is left to do.
+//! damaged and cannot be set right, keeps the damaged ones beside them as `*.damaged`, and checks again until nothing is
+//! left to do.
 
 mod repair;
 mod scan;
@@ -23,7 +25,7 @@ use super::home::lock_existing;
 /// Told how far the check has come: bytes read, and bytes there are to read, to within what nobody can know before.
 pub type Watch<'a> = &'a mut dyn FnMut(u64, u64);
 
-/// How often a repaired store is checked again: what is left out may bring older versions to light that are damaged too.
+/// How often a damaged store is repaired: what is left out, or set right, may bring other damage to light.
 const ROUNDS: usize = 16;
 
 /// What a check found.
@@ -39,11 +41,12 @@ pub struct Checked {
     pub records: u64,
     /// Keys that have a value.
     pub keys: u64,
-    /// Large values whose chunks were all read.
+    /// Large values whose chunks were all read, and are sound.
     pub large_values: u64,
     /// What is wrong, in the order of the log.
     pub damages: Vec<Damage>,
-    /// What is no damage, but worth knowing: a torn tail that the next start will cut.
+    /// What is no damage, but worth knowing: a torn tail that the next start will cut, an index checkpoint of another
+    /// version.
     pub notes: Vec<String>,
 }
 
@@ -56,6 +59,24 @@ pub struct Repaired {
     pub kept: Vec<PathBuf>,
     /// What the last check found: no damage.
     pub now: Checked,
+}
+
+/// A repair that could not go on. What it had done by then stands.
+#[derive(Debug)]
+pub struct Unfinished {
+    /// Why it could not.
+    pub error: Error,
+    /// What was dealt with before.
+    pub damages: Vec<Damage>,
+    /// As in [`Repaired`].
+    pub kept: Vec<PathBuf>,
+}
+
+/// What a repair has done so far.
+#[derive(Default)]
+struct Done {
+    damages: Vec<Damage>,
+    kept: Vec<PathBuf>,
 }
 
 /// A place where a store is not what was written.
@@ -72,6 +93,8 @@ pub struct Damage {
     /// What is left of the key.
     pub fate: Fate,
     fault: Fault,
+    /// Older records of the key whose values have the same damage.
+    older: Vec<Fault>,
 }
 
 /// What becomes of a key one of whose records is damaged.
@@ -85,6 +108,8 @@ pub enum Fate {
     Older,
     /// Nothing else of it is left.
     Gone,
+    /// It is as it was: the record can be set right.
+    Kept,
 }
 
 /// What is damaged, as repair sees it. Segments go by number.
@@ -98,6 +123,8 @@ enum Fault {
     SegmentHeader { number: u32 },
     /// An extent file's header.
     ExtentHeader { number: u32 },
+    /// A deletion, or a record without a key, of which one bit is wrong.
+    OneBit { number: u32, start: u64, end: u64 },
     /// Bytes between two records.
     Records { number: u32, start: u64, end: u64 },
     /// The end of a segment, up to which it was durable.
@@ -125,18 +152,26 @@ pub fn check(dir: &Path, watch: Watch<'_>) -> Result<Checked> {
 /// # Errors
 /// As [`check`]; what cannot be repaired; what writing meets. Interrupted at any moment it leaves a store that can be
 /// repaired anew.
-pub fn repair(dir: &Path, watch: Watch<'_>) -> Result<Repaired> {
+pub fn repair(dir: &Path, watch: Watch<'_>) -> std::result::Result<Repaired, Unfinished> {
+    let mut done = Done::default();
+    match repair_in_rounds(dir, watch, &mut done) {
+        Ok(now) => Ok(Repaired { damages: done.damages, kept: done.kept, now }),
+        Err(error) => Err(Unfinished { error, damages: done.damages, kept: done.kept }),
+    }
+}
+
+fn repair_in_rounds(dir: &Path, watch: Watch<'_>, done: &mut Done) -> Result<Checked> {
     let _lock = lock_existing(dir, true)?;
     repair::give_to_owner_of(dir, &dir.join("LOCK"))?;
-    let (mut damages, mut kept) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
+    for round in 0..=ROUNDS {
         let (checked, scan) = examine(dir, watch)?;
         if checked.damages.is_empty() {
-            damages.iter_mut().for_each(|damage| scan.settle(damage));
-            return Ok(Repaired { damages, kept, now: checked });
+            done.damages.iter_mut().for_each(|damage| scan.settle(damage));
+            return Ok(checked);
         }
-        kept.extend(repair::repair(dir, &checked.damages)?);
-        damages.extend(checked.damages);
+        if round < ROUNDS {
+            repair::repair(dir, &checked.damages, done)?;
+        }
     }
     let dir = dir.display();
     Err(Error::other(format!("{dir} is still damaged after {ROUNDS} rounds of repair: restore it from a backup")))
@@ -161,9 +196,13 @@ fn examine(dir: &Path, watch: Watch<'_>) -> Result<(Checked, Scan)> {
     Ok((checked, scan))
 }
 
-/// A start that finds it damaged reads the log instead.
+/// A start that cannot use it reads the log instead.
 fn index_checkpoint(dir: &Path, store: u64, checked: &mut Checked) {
-    if let Err(error) = checkpoint::read(dir, store, &mut |_| ()) {
+    let Err(error) = checkpoint::read(dir, store, &mut |_| ()) else { return };
+    if checkpoint::is_of_another_version(dir) {
+        let dir = dir.display();
+        checked.notes.push(format!("{dir}/CHECKPOINT is of another version; the next start reads the log instead"));
+    } else {
         let what = format!("the index checkpoint is of no use: {error}");
         checked.damages.push(Damage::new(&dir.join("CHECKPOINT"), 0, what, Fault::Checkpoint));
     }
@@ -172,9 +211,17 @@ fn index_checkpoint(dir: &Path, store: u64, checked: &mut Checked) {
 impl Damage {
     fn new(file: &Path, offset: u64, what: impl Into<String>, fault: Fault) -> Damage {
         let (file, what) = (file.to_owned(), what.into());
-        Damage { file, offset, what, key: None, fate: Fate::Unknown, fault }
+        Damage { file, offset, what, key: None, fate: Fate::Unknown, fault, older: Vec::new() }
     }
 }
+
+impl fmt::Display for Unfinished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for Unfinished {}
 
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -185,6 +232,7 @@ impl fmt::Display for Damage {
             Fate::Superseded => ", which was changed again later",
             Fate::Older => ", of which an older version is left",
             Fate::Gone => ", of which nothing else is left",
+            Fate::Kept => ", of which nothing is lost",
         };
         write!(f, "; key \"{}\"{fate}", key.escape_ascii())
     }

@@ -329,6 +329,15 @@ pub(crate) fn read(dir: &Path, store: u64, watch: &mut dyn FnMut(usize)) -> Resu
     Ok(Some((head, index)))
 }
 
+/// Whether the index checkpoint in `dir` is another version's: then it is not damaged, though of no use either. The version
+/// is part of the checksum, so a flipped bit does not look like it.
+pub(crate) fn is_of_another_version(dir: &Path) -> bool {
+    let mut header = [0; HEADER];
+    let read = File::open(dir.join(NAME)).and_then(|file| file.read_exact_at(&mut header, 0));
+    let is_whole = read.is_ok() && header[..8] == MAGIC && checksum(&header) == le_u32(&header, 12);
+    is_whole && le_u32(&header, 8) != VERSION
+}
+
 /// The file while it is read.
 struct Input {
     file: File,

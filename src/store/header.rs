@@ -12,10 +12,12 @@ pub(crate) const HEADER: usize = 64;
 /// Version of the file format. Files of earlier versions are read as what they are.
 pub(crate) const VERSION: u32 = 4;
 
-/// There is no version 3: by a single bit it would be taken for version 1, or a flipped bit of the store's identity for
-/// that.
+/// Versions that can be read. There is no version 3: by a single bit it would be taken for version 1, or a flipped bit of
+/// the store's identity for that.
+pub(crate) const KNOWN: [u32; 3] = [1, 2, VERSION];
+
 fn is_known(version: u32) -> bool {
-    matches!(version, 1 | 2 | VERSION)
+    KNOWN.contains(&version)
 }
 
 /// The segment holds what compaction kept of others.

@@ -57,13 +57,17 @@ pub(crate) fn read(dir: &Path) -> Result<Option<(bool, (u64, Seed))>> {
 }
 
 /// Keeps servers out of a directory that is there, as long as the file is open: for reading beside others that read,
-/// or, `alone`, for changing it. Nothing is made for reading only: where there is no lock file, nobody can hold it.
+/// or, `alone`, for changing it. Nothing is made for reading only: where there is no lock file, nobody can hold it; nor
+/// where there is no store.
 pub(crate) fn lock_existing(dir: &Path, alone: bool) -> Result<Option<File>> {
     let found = std::fs::metadata(dir).map_err(|error| Error::io("look at", dir, &error))?;
     if !found.is_dir() {
         return Err(Error::other(format!("{} is not a directory: give a --db.path", dir.display())));
     }
     if alone {
+        if !dir.join("STORE").exists() && numbers(dir)?.is_empty() {
+            return Err(no_store(dir));
+        }
         return lock(dir).map(Some);
     }
     let path = dir.join("LOCK");
@@ -77,6 +81,10 @@ pub(crate) fn lock_existing(dir: &Path, alone: bool) -> Result<Option<File>> {
         Err(TryLockError::WouldBlock) => Err(in_use(dir)),
         Err(TryLockError::Error(error)) => Err(Error::io("lock", &path, &error)),
     }
+}
+
+pub(crate) fn no_store(dir: &Path) -> Error {
+    Error::other(format!("there is no store in {}: give its --db.path", dir.display()))
 }
 
 fn in_use(dir: &Path) -> Error {

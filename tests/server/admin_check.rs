@@ -191,6 +191,21 @@ fn damaged_headers_are_set_right() {
     expect("no STORE", plant, None, &[]);
 }
 
+/// What was left out before it could not go on, nobody can find out later.
+#[test]
+fn a_repair_that_cannot_go_on_tells_what_it_did() {
+    let plan = filled();
+    let (first, at) = place(&plan, &random_bytes(7, 5000));
+    flip(&first, at + 100);
+    let second = files(&plan, "log").remove(1);
+    flip(&second, 100_000);
+    fs::create_dir(second.with_extension("log.new")).expect("be in the way");
+    let (status, out, err) = check(&plan, &["--repair"]);
+    assert!(status == 2 && err.contains("log.new") && err.lines().count() == 1, "{status} {err}");
+    assert!(out.contains("key \"small-7\"") && out.contains(&format!("kept as it was: {}", first.display())), "{out}");
+    assert!(out.ends_with("1 place repaired; then it could not go on\n"), "{out}");
+}
+
 /// Root repairs a store of another user's: that user can still use all of it.
 #[test]
 fn files_stay_those_of_the_store_s_owner() {

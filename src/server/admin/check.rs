@@ -1,41 +1,61 @@
 //! `kingserver check`: what the library found, told to a person.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
-use kingdb::store::check::{self, Checked, Damage};
+use kingdb::store::check::{self, Checked, Damage, Repaired, Unfinished};
 
 use super::bar::{Bar, size};
 use super::{Order, Outcome, show};
 
 pub fn check(order: &Order) -> Outcome {
-    let mut bar = Bar::new("checking");
-    let mut watch = |done, total| bar.show(done, total);
     if order.has("repair") {
-        let repaired = check::repair(&order.settings.db_path, &mut watch).map_err(|error| error.to_string())?;
-        drop(bar);
-        let mut text = told(&repaired.damages, &repaired.now);
-        repaired.kept.iter().for_each(|file| line(&mut text, format_args!("kept as it was: {}", file.display())));
-        line(
-            &mut text,
-            format_args!("{}; what is left: {}", verdict(&repaired.damages, "repaired"), scope(&repaired.now)),
-        );
-        return show(&text).map(|_| status(&repaired.damages));
+        return repair(order);
     }
-    let checked = check::check(&order.settings.db_path, &mut watch).map_err(|error| error.to_string())?;
+    let mut bar = Bar::new("checking");
+    let checked = check::check(&order.settings.db_path, &mut |done, total| bar.show(done, total));
     drop(bar);
-    let mut text = told(&checked.damages, &checked);
+    let checked = checked.map_err(|error| error.to_string())?;
+    let mut text = told(&checked.damages, &checked.notes);
     line(&mut text, format_args!("{}: {}", verdict(&checked.damages, "damaged"), scope(&checked)));
     show(&text).map(|_| status(&checked.damages))
+}
+
+/// Whether it comes to its end or not, what it did is told: nobody can find out later.
+fn repair(order: &Order) -> Outcome {
+    let mut bar = Bar::new("checking");
+    let repaired = check::repair(&order.settings.db_path, &mut |done, total| bar.show(done, total));
+    drop(bar);
+    match repaired {
+        Ok(Repaired { damages, kept, now }) => {
+            let mut text = told(&damages, &now.notes) + &names(&kept);
+            line(&mut text, format_args!("{}; what is left: {}", verdict(&damages, "repaired"), scope(&now)));
+            show(&text).map(|_| status(&damages))
+        }
+        Err(Unfinished { error, damages, kept }) => {
+            let mut text = told(&damages, &[]) + &names(&kept);
+            if !damages.is_empty() {
+                line(&mut text, format_args!("{}; then it could not go on", verdict(&damages, "repaired")));
+            }
+            show(&text).and(Err(error.to_string()))
+        }
+    }
 }
 
 fn status(damages: &[Damage]) -> u8 {
     u8::from(!damages.is_empty())
 }
 
-fn told(damages: &[Damage], checked: &Checked) -> String {
+fn told(damages: &[Damage], notes: &[String]) -> String {
     let mut text = String::new();
     damages.iter().for_each(|damage| line(&mut text, format_args!("{damage}")));
-    checked.notes.iter().for_each(|note| line(&mut text, format_args!("note: {note}")));
+    notes.iter().for_each(|note| line(&mut text, format_args!("note: {note}")));
+    text
+}
+
+fn names(kept: &[PathBuf]) -> String {
+    let mut text = String::new();
+    kept.iter().for_each(|file| line(&mut text, format_args!("kept as it was: {}", file.display())));
     text
 }
 

@@ -82,7 +82,8 @@ const COMMANDS: &[Command] = &[
         usage: "[--repair] [DIR]",
         summary: "look for damage in a data directory that no server uses",
         help: "Reads all of the data and compares all checksums. What is damaged is told with its file and offset, and with\n\
-               its key where that can be known. Exit status: 0, all is sound; 1, damage was found; 2, it could not be checked.",
+               its key where that can be known. Exit status: 0, all is sound; 1, damage was found; 2, it could not be checked,\n\
+               or not be repaired to the end.",
         flags: &[("repair", "leave out what is damaged; files as they were are kept as *.damaged")],
         word: Word::Data,
         run: check::check,

@@ -1,9 +1,9 @@
 //! Puts fresh files in the place of damaged ones.
 //!
 //! A fresh segment has the records of the damaged one, at the same offsets: what is left out becomes *filler*, records
-//! that mean nothing. So every position in the log still means what it meant, and the fresh file has its predecessor's
-//! name, order and salt. It is written beside, synced and renamed, and the damaged file keeps a name of its own: at every
-//! moment the store has one or the other.
+//! that mean nothing; a deletion or a flush of which one bit is wrong is set right. So every position in the log still
+//! means what it meant, and the fresh file has its predecessor's name, order and salt. It is written beside, synced and
+//! renamed, and the damaged file keeps a name of its own: at every moment the store has one or the other.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -12,9 +12,9 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use super::survey::head;
-use super::{Damage, Fault};
+use super::{Damage, Done, Fault};
 use crate::store::error::{Error, Result};
-use crate::store::header::{FileHeader, HEADER, VERSION, checksum, mend};
+use crate::store::header::{COMPACTED, FileHeader, HEADER, KNOWN, VERSION, checksum, mend};
 use crate::store::home::{self, FILE_MODE};
 use crate::store::record::{self, Fields, Kind, le_u32, le_u64};
 use crate::store::recovery::next_number;
@@ -27,29 +27,43 @@ const SHORTEST: u64 = record::HEADER as u64;
 /// Filler records are at most so long. Bytes.
 const LONGEST: u64 = SHORTEST + CHUNK as u64;
 
-/// Isolates what is damaged, as far as these damages tell. Returns the damaged files under their new names.
-pub(super) fn repair(dir: &Path, damages: &[Damage]) -> Result<Vec<PathBuf>> {
+/// Isolates what is damaged, as far as these damages tell.
+pub(super) fn repair(dir: &Path, damages: &[Damage], done: &mut Done) -> Result<()> {
+    if let Some((damage, _)) = damages.iter().flat_map(faults).find(|(_, fault)| *fault == Fault::Unreadable) {
+        return Err(Error::other(format!("{damage}: copy the store to a sound disk first")));
+    }
     forget_what_was_derived(dir)?;
-    let mut kept = Vec::new();
-    let mut segments: BTreeMap<u32, Vec<Fault>> = BTreeMap::new();
-    for damage in damages {
-        match damage.fault {
-            Fault::Store => kept.extend(store(dir, damage)?),
-            Fault::SegmentHeader { number } => kept.push(segment_header(dir, number)?),
-            Fault::ExtentHeader { number } => kept.extend(extent_header(dir, number)?),
-            Fault::Records { number, .. } | Fault::Tail { number, .. } | Fault::Value { number, .. } => {
-                segments.entry(number).or_default().push(damage.fault);
+    let mut segments: BTreeMap<u32, Vec<(&Damage, Fault)>> = BTreeMap::new();
+    for (damage, fault) in damages.iter().flat_map(faults) {
+        match fault {
+            Fault::OneBit { number, .. }
+            | Fault::Records { number, .. }
+            | Fault::Tail { number, .. }
+            | Fault::Value { number, .. } => {
+                segments.entry(number).or_default().push((damage, fault));
+                continue;
             }
-            // It went with what was derived.
-            Fault::Checkpoint => {}
+            Fault::Store => store(dir, damage, &mut done.kept)?,
+            Fault::SegmentHeader { number } => done.kept.push(segment_header(dir, number)?),
+            Fault::ExtentHeader { number } => done.kept.extend(extent_header(dir, number)?),
             Fault::Missing { from, to } => (from..to).try_for_each(|order| empty_segment(dir, order))?,
-            Fault::Unreadable => return Err(Error::other(format!("{damage}: copy the store to a sound disk first"))),
+            // It went with what was derived; that was refused.
+            Fault::Checkpoint | Fault::Unreadable => {}
         }
+        done.damages.push(damage.clone());
     }
-    for (number, faults) in segments {
-        kept.push(segment(dir, number, &faults)?);
+    for (number, found) in segments {
+        let faults: Vec<Fault> = found.iter().map(|(_, fault)| *fault).collect();
+        done.kept.push(segment(dir, number, &faults)?);
+        let newest = found.iter().filter(|(damage, fault)| damage.fault == *fault);
+        done.damages.extend(newest.map(|(damage, _)| (*damage).clone()));
     }
-    Ok(kept)
+    Ok(())
+}
+
+/// A damage, once for each record that goes with it.
+fn faults(damage: &Damage) -> impl Iterator<Item = (&Damage, Fault)> {
+    std::iter::once(damage.fault).chain(damage.older.iter().copied()).map(move |fault| (damage, fault))
 }
 
 /// Files that are made from others, and would be made anew, go first: they must not speak of what is no more.
@@ -65,15 +79,13 @@ fn forget_what_was_derived(dir: &Path) -> Result<()> {
 }
 
 /// A new `STORE` for the segments that are there. If its seed is not the old one, the index is built anew with it.
-fn store(dir: &Path, damage: &Damage) -> Result<Option<PathBuf>> {
+fn store(dir: &Path, damage: &Damage, kept: &mut Vec<PathBuf>) -> Result<()> {
     let identity = super::Survey::new(dir).map(|survey| (survey.store, survey.seed))?;
-    let kept = match damage.file.exists() {
-        true => Some(keep(&damage.file)?),
-        false => None,
-    };
+    if damage.file.exists() {
+        kept.push(keep(&damage.file)?);
+    }
     home::write(dir, identity.0, identity.1)?;
-    give_to_owner_of(dir, &damage.file)?;
-    Ok(kept)
+    give_to_owner_of(dir, &damage.file)
 }
 
 /// What is left out of a segment, and how the rest goes on.
@@ -84,17 +96,45 @@ fn segment(dir: &Path, number: u32, faults: &[Fault]) -> Result<PathBuf> {
         let failed = |error| Error::io("write to the repaired copy of", &path, &error);
         for fault in faults {
             match *fault {
-                Fault::Records { start, end, .. } | Fault::Value { start, end, .. } => fill(file, salt, start, end),
+                Fault::OneBit { start, end, .. } => set_right(file, salt, start, end),
                 Fault::Tail { start, last: false, .. } => end_with_seal(file, salt, start),
-                Fault::Tail { start, durable, .. } => {
-                    file.set_len(start).and_then(|()| fill(file, salt, start, durable.max(start)))
-                }
+                Fault::Tail { start, .. } => file.set_len(start),
                 _ => Ok(()),
             }
             .map_err(failed)?;
         }
-        Ok(())
+        left_out(faults).into_iter().try_for_each(|(start, end)| fill(file, salt, start, end)).map_err(failed)
     })
+}
+
+/// The ranges that these faults leave out, as few as can be: where a damaged length parts two of them, one may be too short
+/// for a record.
+fn left_out(faults: &[Fault]) -> Vec<(u64, u64)> {
+    let range = |fault: &Fault| match *fault {
+        Fault::Records { start, end, .. } | Fault::Value { start, end, .. } => Some((start, end)),
+        Fault::Tail { start, durable, last: true, .. } => Some((start, durable.max(start))),
+        _ => None,
+    };
+    let mut sorted: Vec<_> = faults.iter().filter_map(range).collect();
+    sorted.sort_unstable();
+    let mut merged: Vec<(u64, u64)> = Vec::new();
+    for (start, end) in sorted {
+        match merged.last_mut() {
+            Some(last) if start <= last.1 => last.1 = last.1.max(end),
+            _ => merged.push((start, end)),
+        }
+    }
+    merged
+}
+
+/// What a flipped bit undid is done again: a flush or a deletion must not be forgotten where it is known.
+fn set_right(file: &File, salt: u32, start: u64, end: u64) -> std::io::Result<()> {
+    let mut record = vec![0; (end - start) as usize];
+    file.read_exact_at(&mut record, start)?;
+    match Fields::mended(&record, salt) {
+        Some(mended) => file.write_all_at(&mended, start),
+        None => Err(std::io::Error::other(format!("the record at offset {start} has changed since it was checked"))),
+    }
 }
 
 /// Overwrites `[start, end)` with records that mean nothing.
@@ -131,7 +171,7 @@ fn end_with_seal(file: &File, salt: u32, at: u64) -> std::io::Result<()> {
     file.write_all_at(&seal, at)
 }
 
-/// A header that one flipped bit spoiled is set right; else nobody knows the salt, and the segment goes out of the log.
+/// A header that can be known again is set right; else nobody knows the salt, and the segment goes out of the log.
 fn segment_header(dir: &Path, number: u32) -> Result<PathBuf> {
     let path = segment::path_of(dir, number);
     let store = super::Survey::new(dir)?.store;
@@ -141,17 +181,24 @@ fn segment_header(dir: &Path, number: u32) -> Result<PathBuf> {
     }
 }
 
-/// The header as it was, if a single bit of it is wrong, or only what every segment of the store has in common.
+/// The header as it was, if what is wrong is a single bit, or bytes of which it is known what they can be, or both: its
+/// checksum tells.
 fn corrected(bytes: &[u8; HEADER], store: u64, number: u32, path: &Path) -> Option<[u8; HEADER]> {
-    let mut common = *bytes;
-    common[..8].copy_from_slice(&segment::MAGIC);
-    common[16..24].copy_from_slice(&store.to_le_bytes());
-    common[32..36].copy_from_slice(&number.to_le_bytes());
-    let candidates = [*bytes, common].into_iter().map(|mut header| {
+    let known = KNOWN.iter().flat_map(|&version| [0, COMPACTED].map(|flags| (version, flags)));
+    let known = known.map(|(version, flags)| with_known(bytes, store, number, version, flags));
+    let mut candidates = std::iter::once(*bytes).chain(known).map(|mut header| {
         mend(&mut header, segment::MAGIC);
         header
     });
-    candidates.into_iter().find(|header| FileHeader::decode(header, segment::MAGIC, store, number, path).is_ok())
+    candidates.find(|header| FileHeader::decode(header, segment::MAGIC, store, number, path).is_ok())
+}
+
+/// The header with everything in it but order, salt and checksum as it must be in a file of this version.
+fn with_known(bytes: &[u8; HEADER], store: u64, number: u32, version: u32, flags: u32) -> [u8; HEADER] {
+    let (order, salt) = (le_u64(bytes, 24), le_u32(bytes, 36));
+    let mut header = FileHeader { magic: segment::MAGIC, version, store, order, number, salt, flags }.encode();
+    header[12..16].copy_from_slice(&bytes[12..16]);
+    header
 }
 
 /// All that the header of an extent file says is known: it is written anew, in place.
@@ -190,16 +237,25 @@ fn write_header(file: &File, header: &[u8; HEADER], path: &Path) -> Result<()> {
 /// Puts a copy of the file that `change` has changed in its place. Returns the name that the old one has now.
 fn replace(path: &Path, change: impl FnOnce(&File) -> Result<()>) -> Result<PathBuf> {
     let fresh = path.with_extension("log.new");
-    let failed = |error: std::io::Error| Error::io("copy to", &fresh, &error);
+    let replaced = copy(path, &fresh, change).and_then(|()| exchange(path, &fresh));
+    replaced.inspect_err(|_| drop(std::fs::remove_file(&fresh)))
+}
+
+fn copy(path: &Path, fresh: &Path, change: impl FnOnce(&File) -> Result<()>) -> Result<()> {
+    let failed = |error: std::io::Error| Error::io("copy to", fresh, &error);
     let mut from = File::open(path).map_err(|error| Error::io("open", path, &error))?;
-    let open = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(FILE_MODE).open(&fresh);
+    let open = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(FILE_MODE).open(fresh);
     let mut file = open.map_err(failed)?;
-    give_to_owner_of(path, &fresh)?;
+    give_to_owner_of(path, fresh)?;
     std::io::copy(&mut from, &mut file).map_err(failed)?;
     change(&file)?;
-    file.sync_all().map_err(failed)?;
+    file.sync_all().map_err(failed)
+}
+
+fn exchange(path: &Path, fresh: &Path) -> Result<PathBuf> {
     let kept = keep(path)?;
-    std::fs::rename(&fresh, path).map_err(|error| Error::io("rename to", path, &error))?;
+    let renamed = std::fs::rename(fresh, path).inspect_err(|_| drop(std::fs::remove_file(&kept)));
+    renamed.map_err(|error| Error::io("rename to", path, &error))?;
     sync_directory(path.parent().unwrap_or(Path::new(".")))?;
     Ok(kept)
 }
@@ -245,4 +301,44 @@ fn free_name(path: &Path) -> PathBuf {
 
 fn sync_directory(dir: &Path) -> Result<()> {
     sys::file::sync_directory(dir).map_err(|error| Error::io("sync directory", dir, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_finished_leaves_the_file_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("00000000.log");
+        std::fs::write(&path, b"as it was").unwrap();
+        let refused = replace(&path, |file| {
+            file.set_len(0).unwrap();
+            Err(Error::other("no"))
+        });
+        assert!(refused.is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"as it was");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_refused_before_anything_is_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (checkpoint, extent) = (dir.path().join("CHECKPOINT"), dir.path().join("00000000.ext"));
+        std::fs::write(&checkpoint, b"").unwrap();
+        let damages = [Damage::new(&extent, 4096, "it cannot be read", Fault::Unreadable)];
+        let error = repair(dir.path(), &damages, &mut Done::default()).unwrap_err().to_string();
+        assert!(error.contains("00000000.ext at offset 4096") && checkpoint.exists(), "{error}");
+    }
+
+    #[test]
+    fn what_touches_is_left_out_at_once() {
+        let records = |start, end| Fault::Records { number: 0, start, end };
+        let tail = |start, last| Fault::Tail { number: 0, start, durable: 400, last };
+        let value = Fault::Value { number: 0, start: 64, end: 112 };
+        let bit = Fault::OneBit { number: 0, start: 112, end: 136 };
+        assert_eq!(left_out(&[records(384, 392), records(136, 384), bit, value]), [(64, 112), (136, 392)]);
+        assert_eq!(left_out(&[records(136, 392), tail(392, true)]), [(136, 400)]);
+        assert_eq!(left_out(&[records(136, 392), tail(392, false)]), [(136, 392)]);
+    }
 }

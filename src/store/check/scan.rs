@@ -24,8 +24,8 @@ pub(super) struct Scan {
     pub durable: Position,
     /// The greatest store time on record.
     pub time: u64,
-    /// Offsets of the records of large values, by handle.
-    pub large: HashMap<u32, Vec<u64>>,
+    /// From a large value's record to that of the large value it replaced.
+    pub replaced: HashMap<Location, Location>,
     index: Index,
     /// Segments up to this order may be missing because compaction removed them.
     removed: u64,
@@ -55,7 +55,7 @@ impl Scan {
             survey,
             durable: Position(0),
             time: 0,
-            large: HashMap::new(),
+            replaced: HashMap::new(),
             index: Index::new(),
             removed: 0,
             hurt: HashMap::new(),
@@ -99,12 +99,15 @@ impl Scan {
         self.index.len()
     }
 
-    /// Whether the key's newest record is at `location`.
-    pub fn is_newest(&self, key: &[u8], location: Location) -> bool {
-        self.newest(self.hash(key)) == Some(location)
+    /// The records of large values that are their keys' newest, in the order of the log.
+    pub fn large(&self) -> Vec<Location> {
+        let mut found = Vec::new();
+        self.index.each(&mut |entry| found.extend(entry.large.then_some(entry.location)));
+        found.sort_unstable_by_key(|location| location.bits());
+        found
     }
 
-    pub fn hash(&self, key: &[u8]) -> Hash {
+    fn hash(&self, key: &[u8]) -> Hash {
         self.survey.seed.hash(key)
     }
 
@@ -178,7 +181,7 @@ impl Scan {
             return Ok(false);
         }
         let end = found.map_or_else(|| reader.content_end(offset), Ok)?;
-        let rest = self.claims(source, reader, (offset, end), checked)?;
+        let rest = self.claims(segment, reader, (offset, end), checked)?;
         match found {
             Some(found) if rest < found => self.anonymous(source, rest, found, checked),
             None => self.tail(segment, rest, checked),
@@ -191,29 +194,50 @@ impl Scan {
     /// where they no longer do.
     fn claims(
         &mut self,
-        source: &Source,
+        segment: &Segment<'_>,
         reader: &mut Reader<'_>,
         (mut start, end): (u64, u64),
         checked: &mut Checked,
     ) -> Result<u64> {
+        let salt = segment.source.header.salt;
         while start < end {
             let bytes = reader.bytes(start)?;
-            let mended = Fields::mended(bytes, source.header.salt).filter(|record| start + record.len() as u64 <= end);
+            let mended = Fields::mended(bytes, salt).filter(|record| start + record.len() as u64 <= end);
             let claim = Fields::claimed(mended.as_deref().unwrap_or(bytes));
             let Some((fields, len)) = claim.filter(|(_, len)| start + *len as u64 <= end) else { return Ok(start) };
-            let what = match &mended {
-                Some(_) => format!("one bit of a record of {len} bytes is wrong"),
-                None => format!("{len} bytes are no sound record"),
-            };
-            let fault = Fault::Records { number: source.header.number, start, end: start + len as u64 };
-            let mut damage = Damage::new(&source.path, start, what, fault);
-            if matches!(fields.kind, Kind::Value | Kind::Large | Kind::Tombstone) {
-                self.note_key(&mut damage, fields.key.to_vec());
-            }
-            checked.damages.push(damage);
+            checked.damages.push(match &mended {
+                Some(_) => self.one_bit(segment, &fields, start, len),
+                None => self.claim(segment.source, &fields, start, len),
+            });
             start += len as u64;
         }
         Ok(start)
+    }
+
+    /// A record of which one bit is wrong. Only a value could not be trusted then.
+    fn one_bit(&mut self, segment: &Segment<'_>, fields: &Fields<'_>, start: u64, len: usize) -> Damage {
+        let Segment { source, handle, .. } = *segment;
+        let (number, end) = (source.header.number, start + len as u64);
+        let damage =
+            |fault| Damage::new(&source.path, start, format!("one bit of a record of {len} bytes is wrong"), fault);
+        if matches!(fields.kind, Kind::Value | Kind::Large) {
+            let mut damage = damage(Fault::Records { number, start, end });
+            self.note_key(&mut damage, fields.key.to_vec());
+            return damage;
+        }
+        self.apply(fields, handle, start, len);
+        let key = (fields.kind == Kind::Tombstone).then(|| fields.key.to_vec());
+        Damage { key, fate: Fate::Kept, ..damage(Fault::OneBit { number, start, end }) }
+    }
+
+    /// What stands where a record should. What it says of its key is believed.
+    fn claim(&mut self, source: &Source, fields: &Fields<'_>, start: u64, len: usize) -> Damage {
+        let fault = Fault::Records { number: source.header.number, start, end: start + len as u64 };
+        let mut damage = Damage::new(&source.path, start, format!("{len} bytes are no sound record"), fault);
+        if matches!(fields.kind, Kind::Value | Kind::Large | Kind::Tombstone) {
+            self.note_key(&mut damage, fields.key.to_vec());
+        }
+        damage
     }
 
     fn anonymous(&mut self, source: &Source, start: u64, end: u64, checked: &mut Checked) {
@@ -247,9 +271,9 @@ impl Scan {
             Kind::Value | Kind::Large => {
                 let (location, large) = (Location::new(handle, offset), fields.kind == Kind::Large);
                 let entry = Entry { location, size_class: size_class(len), expires: fields.expires != 0, large };
-                self.index.stripe(hash).insert(hash.tag, entry);
-                if large {
-                    self.large.entry(handle).or_default().push(offset);
+                let old = self.index.stripe(hash).insert(hash.tag, entry);
+                if let Some(old) = old.filter(|old| large && old.large) {
+                    self.replaced.insert(location, old.location);
                 }
             }
             Kind::Tombstone => {

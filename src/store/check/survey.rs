@@ -124,9 +124,7 @@ fn identity(dir: &Path, numbers: &[u32]) -> Result<((u64, Seed), Vec<Damage>)> {
         Ok(Some((true, identity))) => {
             return Ok((identity, vec![Damage::new(&path, 0, "one bit of the file is wrong", Fault::Store)]));
         }
-        Ok(None) if numbers.is_empty() => {
-            return Err(Error::other(format!("there is no store in {}: give its --db.path", dir.display())));
-        }
+        Ok(None) if numbers.is_empty() => return Err(home::no_store(dir)),
         Ok(None) => "the file is missing".to_string(),
         Err(Error::Damaged(_)) => "the file is damaged".to_string(),
         Err(error) => return Err(error),

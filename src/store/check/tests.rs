@@ -1,5 +1,5 @@
 use super::*;
-use crate::store::{CHUNK, Db, Options};
+use crate::store::{CHUNK, Db, Options, header};
 use std::collections::HashMap;
 use std::fs;
 
@@ -71,7 +71,33 @@ fn a_sound_store_is_sound_also_while_others_look_at_it() {
     assert!(check(dir.path(), &mut quiet()).unwrap_err().to_string().contains("in use"));
     drop(db);
     assert!(check(&dir.path().join("absent"), &mut quiet()).is_err());
-    assert!(check(tempfile::tempdir().unwrap().path(), &mut quiet()).unwrap_err().to_string().contains("no store"));
+    let empty = tempfile::tempdir().unwrap();
+    assert!(check(empty.path(), &mut quiet()).unwrap_err().to_string().contains("no store"));
+    assert!(repair(empty.path(), &mut quiet()).unwrap_err().to_string().contains("no store"));
+    assert_eq!(fs::read_dir(empty.path()).unwrap().count(), 0, "nothing is made");
+}
+
+/// As after a change to a newer or an older release. Had its version merely been damaged, it would not be sound.
+#[test]
+fn an_index_checkpoint_of_another_version_is_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Db::open(options(dir.path())).unwrap();
+    db.put(b"key", b"value").unwrap();
+    db.core().write_checkpoint().unwrap();
+    drop(db);
+    let path = dir.path().join("CHECKPOINT");
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[8] = 2;
+    fs::write(&path, &bytes).unwrap();
+    let checked = check(dir.path(), &mut quiet()).unwrap();
+    assert_eq!((checked.damages.len(), checked.notes.len()), (1, 0), "{:?}", checked.notes);
+    let crc = header::checksum(&bytes[..128]);
+    bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+    fs::write(&path, &bytes).unwrap();
+    let checked = check(dir.path(), &mut quiet()).unwrap();
+    assert_eq!((checked.damages.len(), checked.notes.len()), (0, 1), "{:?}", checked.damages);
+    assert!(checked.notes[0].contains("CHECKPOINT is of another version"), "{:?}", checked.notes);
+    assert_eq!(Db::open(options(dir.path())).unwrap().get(b"key").unwrap().as_deref(), Some(&b"value"[..]));
 }
 
 #[test]
@@ -84,8 +110,8 @@ fn an_old_store_is_checked_too() {
     assert_eq!((checked.keys, checked.large_values), (23, 1));
 }
 
-/// Every byte of the files is damaged once. Whatever it was: the check finds it; repair leaves a sound store, which has
-/// each key as it was, or, if the key was named, an older version or none.
+/// Every byte of the files is damaged twice: by two bits, and by one. Whatever it was: the check finds it; repair leaves a
+/// sound store, which has each key as it was, or, if the key was named, an older version or none.
 #[test]
 fn every_damaged_byte_is_found_and_repaired() {
     // Memory has no disk to wait for at each of thousands of syncs.
@@ -99,12 +125,12 @@ fn every_damaged_byte_is_found_and_repaired() {
         // Of the extent file: its header, and some of the chunks, which are long and alike.
         let is_log = !name.to_str().unwrap().ends_with(".ext");
         let offsets = (0..len).filter(|&at| is_log || at < 64 || (at >= CHUNK as u64 && at % 4099 == 0));
-        for at in offsets {
+        for (at, mask) in offsets.flat_map(|at| [(at, 0x24), (at, 0x04)]) {
             copy(&good, &bad);
             let mut bytes = fs::read(bad.join(&name)).unwrap();
-            bytes[at as usize] ^= 0x24;
+            bytes[at as usize] ^= mask;
             fs::write(bad.join(&name), bytes).unwrap();
-            let where_ = format!("{name:?} at {at}");
+            let where_ = format!("{name:?} at {at}, {mask:#x}");
             tried += 1;
             let checked = check(&bad, &mut quiet()).unwrap_or_else(|error| panic!("{where_}: {error}"));
             match (checked.damages.is_empty(), checked.notes.is_empty()) {
@@ -114,6 +140,9 @@ fn every_damaged_byte_is_found_and_repaired() {
             }
             let repaired = repair(&bad, &mut quiet()).unwrap_or_else(|error| panic!("{where_}: {error}"));
             assert!(repaired.now.damages.is_empty());
+            // Of a header, nobody knows checksum, order and salt, were more than a bit of them wrong.
+            let is_unknown = matches!(at, 12..16 | 24..32 | 36..40) && mask == 0x24;
+            let loses_nothing = at < 64 && !(is_unknown && name.to_str().unwrap().ends_with(".log"));
             for (key, value) in contents(&bad, &keys) {
                 let damages = repaired.damages.iter().filter(|damage| damage.key.as_deref() == Some(key.as_bytes()));
                 let fates: Vec<Fate> = damages.map(|damage| damage.fate).collect();
@@ -126,12 +155,13 @@ fn every_damaged_byte_is_found_and_repaired() {
                 let is_old = value.as_ref() == old.get(&key) || value.is_none();
                 let named = fates.contains(&Fate::Older) || fates.contains(&Fate::Gone);
                 assert!(is_new || (is_old && (named || anonymous)), "{where_}: {key}: {fates:?}");
+                assert!(is_new || !loses_nothing, "{where_}: {key}");
                 assert!(!fates.contains(&Fate::Gone) || value.is_none(), "{where_}: {key}");
             }
         }
     }
     println!("bytes damaged: {tried}, found: {found}, torn tails: {torn}");
-    assert!(found > 800 && torn < 100, "{found} of {tried} found, {torn} torn");
+    assert!(found > 1600 && torn < 100, "{found} of {tried} found, {torn} torn");
 }
 
 #[test]
@@ -177,4 +207,128 @@ fn missing_files_are_told_and_the_rest_opens_after_repair() {
     let db = Db::open(options(dir.path())).unwrap();
     assert_eq!((db.stats().damaged_records, db.get(b"large").unwrap()), (0, None));
     assert_eq!(db.get(b"key-59").unwrap().map(|value| value.len()), Some(60_000));
+}
+
+/// The store that is left where `dir` is copied to: its key had so many large values, none of which was given back.
+fn make_versions(dir: &Path, values: impl Iterator<Item = Vec<u8>>) {
+    let made = tempfile::tempdir().unwrap();
+    let db = Db::open(options(made.path())).unwrap();
+    let _none_is_given_back = db.core().hold_rounds();
+    values.for_each(|value| db.put(b"large", &value).unwrap());
+    db.core().settle_log().unwrap();
+    copy(made.path(), dir);
+}
+
+#[test]
+fn a_large_value_with_many_damaged_versions_is_repaired_in_one_round() {
+    let end = |number: u8| format!("end of version {number} of 20");
+    let value = |number: u8| [&[number; 200_000][..], end(number).as_bytes()].concat();
+    let dir = tempfile::tempdir().unwrap();
+    let dir = &dir.path().join("store");
+    make_versions(dir, (0..20).map(value));
+    let extent = dir.join("00000000.ext");
+    let mut bytes = fs::read(&extent).unwrap();
+    for text in (1..20).map(end) {
+        let at = bytes.windows(text.len()).position(|window| window == text.as_bytes()).unwrap();
+        bytes[at..at + 3].fill(b'?');
+    }
+    fs::write(&extent, &bytes).unwrap();
+    let repaired = repair(dir, &mut quiet()).unwrap();
+    assert_eq!(repaired.kept, [dir.join("00000000.log.damaged")]);
+    let is_older = |damage: &Damage| damage.key.as_deref() == Some(b"large") && damage.fate == Fate::Older;
+    assert!(repaired.damages.len() == 19 && repaired.damages.iter().all(is_older), "{:?}", repaired.damages);
+    assert!(Db::open(options(dir)).unwrap().get(b"large").unwrap() == Some(value(0)));
+}
+
+#[test]
+fn a_key_whose_large_values_are_all_damaged_has_none_after_one_round() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = &dir.path().join("store");
+    make_versions(dir, (0..20).map(|number| vec![number; 200_000]));
+    fs::remove_file(dir.join("00000000.ext")).unwrap();
+    let repaired = repair(dir, &mut quiet()).unwrap();
+    assert_eq!(repaired.kept, [dir.join("00000000.log.damaged")]);
+    assert!(repaired.damages.iter().any(|damage| damage.fate == Fate::Gone), "{:?}", repaired.damages);
+    assert_eq!(Db::open(options(dir)).unwrap().get(b"large").unwrap(), None);
+}
+
+/// One segment is repaired, the next one cannot be: what became of the first is told beside the error.
+#[test]
+fn a_repair_that_cannot_go_on_tells_what_it_did() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Db::open(options(dir.path())).unwrap();
+    (0..40).for_each(|number| db.put(format!("key-{number}").as_bytes(), &[number; 60_000]).unwrap());
+    drop(db);
+    let segments = [0, 1].map(|number| dir.path().join(format!("{number:08x}.log")));
+    for path in &segments {
+        let mut bytes = fs::read(path).unwrap();
+        bytes[100_000] ^= 1;
+        fs::write(path, bytes).unwrap();
+    }
+    fs::create_dir(segments[1].with_extension("log.new")).unwrap();
+    let Unfinished { error, damages, kept } = repair(dir.path(), &mut quiet()).unwrap_err();
+    assert!(error.to_string().contains("00000001.log.new"), "{error}");
+    let keys: Vec<_> = damages.iter().map(|damage| damage.key.as_deref()).collect();
+    assert_eq!(keys, [Some(&b"key-1"[..])]);
+    assert_eq!(kept, [dir.path().join("00000000.log.damaged")]);
+    assert_eq!(check(dir.path(), &mut quiet()).unwrap().damages.len(), 1);
+}
+
+/// A record whose damaged length ends too early leaves bytes behind it that are too few for another.
+#[test]
+fn a_damaged_length_that_leaves_a_few_bytes_is_repaired() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Db::open(options(dir.path())).unwrap();
+    db.put(b"first", b"value").unwrap();
+    let start = db.core().log.end().parts().1 as usize;
+    db.put(b"short", &[b'x'; 33]).unwrap();
+    db.put(b"last", b"value").unwrap();
+    drop(db);
+    let segment = dir.path().join("00000000.log");
+    let mut bytes = fs::read(&segment).unwrap();
+    assert_eq!(std::mem::replace(&mut bytes[start + 8], 16), 33);
+    fs::write(&segment, bytes).unwrap();
+    let repaired = repair(dir.path(), &mut quiet()).unwrap();
+    assert_eq!(repaired.damages.len(), 2, "{:?}", repaired.damages);
+    let db = Db::open(options(dir.path())).unwrap();
+    let found = [&b"first"[..], b"short", b"last"].map(|key| db.get(key).unwrap());
+    assert_eq!(found, [Some(b"value".to_vec()), None, Some(b"value".to_vec())]);
+}
+
+/// A deletion, a flush and one that is still to come hold, whichever bit of their records flips.
+#[test]
+#[cfg(not(feature = "tiny-tags"))]
+fn flushes_and_deletions_with_a_flipped_bit_are_set_right() {
+    let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let (good, bad) = (dir.path().join("good"), dir.path().join("bad"));
+    let db = Db::open(options(&good)).unwrap();
+    let due = db.now() + 1_000_000;
+    let place = |act: &dyn Fn()| {
+        let start = db.core().log.end().parts().1;
+        act();
+        start..db.core().log.end().parts().1
+    };
+    db.put(b"flushed", b"value").unwrap();
+    let flush = place(&|| assert!(db.flush_all(None).is_ok()));
+    db.put(b"deleted", b"value").unwrap();
+    let deletion = place(&|| assert!(db.delete(b"deleted").unwrap()));
+    let pending = place(&|| assert!(db.flush_all(Some(due)).is_ok()));
+    db.put(b"last", b"value").unwrap();
+    db.close().unwrap();
+    for bit in [flush, deletion, pending].into_iter().flat_map(|place| place.start * 8..place.end * 8) {
+        copy(&good, &bad);
+        let segment = bad.join("00000000.log");
+        let sound = fs::read(&segment).unwrap();
+        let mut bytes = sound.clone();
+        bytes[bit as usize / 8] ^= 1 << (bit % 8);
+        fs::write(&segment, bytes).unwrap();
+        let checked = check(&bad, &mut quiet()).unwrap();
+        assert_eq!((checked.damages.len(), checked.keys, checked.damages[0].fate), (1, 1, Fate::Kept), "bit {bit}");
+        repair(&bad, &mut quiet()).unwrap();
+        assert!(fs::read(&segment).unwrap() == sound, "bit {bit}");
+        let db = Db::open(options(&bad)).unwrap();
+        assert_eq!((db.core().facts().1.flush_due, db.stats().damaged_records), (due, 0), "bit {bit}");
+        let found = [&b"flushed"[..], b"deleted", b"last"].map(|key| db.get(key).unwrap());
+        assert_eq!(found, [None, None, Some(b"value".to_vec())], "bit {bit}");
+    }
 }
