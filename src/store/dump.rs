@@ -51,7 +51,8 @@ pub fn dump(snapshot: &Snapshot, out: &mut dyn Write, tell: &mut dyn FnMut(Tally
 }
 
 /// Writes all records in the text `input` to `db`, over what it has under the same keys; those that have expired are
-/// passed over. `tell` is called after each. When it returns, everything is on the disk.
+/// passed over. `tell` is called after each. When it returns, be it with an error, everything that was loaded is on the
+/// disk.
 ///
 /// # Errors
 /// [`Error::Invalid`] names the line and the offset where the text is not as it should be; the records before it are
@@ -59,14 +60,9 @@ pub fn dump(snapshot: &Snapshot, out: &mut dyn Write, tell: &mut dyn FnMut(Tally
 /// meets, and [`Error::Other`] if `input` cannot be read.
 pub fn load(db: &Db, input: &mut dyn BufRead, tell: &mut dyn FnMut(Tally)) -> Result<Tally> {
     let mut source = Source { input, crc: 0, before_line: 0, line: 0, lines: 0, tally: Tally::default() };
-    source.first_line()?;
-    while let Entry::Record(head) = source.entry()? {
-        source.record(db, &head)?;
-        source.tally.records += 1;
-        tell(source.tally);
-    }
-    db.flush()?;
-    Ok(source.tally)
+    let done = source.all(db, tell);
+    // Whatever ended it, what was loaded stays.
+    done.and(db.flush()).map(|()| source.tally)
 }
 
 struct Sink<'a> {
@@ -167,6 +163,16 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
+    fn all(&mut self, db: &Db, tell: &mut dyn FnMut(Tally)) -> Result<()> {
+        self.first_line()?;
+        while let Entry::Record(head) = self.entry()? {
+            self.record(db, &head)?;
+            self.tally.records += 1;
+            tell(self.tally);
+        }
+        Ok(())
+    }
+
     fn first_line(&mut self) -> Result<()> {
         match &self.line()?[..] {
             FIRST_LINE => Ok(()),

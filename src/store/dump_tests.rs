@@ -120,6 +120,20 @@ fn what_has_expired_is_not_loaded() {
     assert_eq!(loaded.into_keys().collect::<Vec<_>>(), [b"b"]);
 }
 
+/// The records before what is bad are there also if the process is killed at once.
+#[test]
+#[cfg(not(feature = "tiny-tags"))]
+fn a_load_that_ends_in_an_error_keeps_what_it_loaded() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = open(&dir);
+    let large = "x".repeat(3 * CHUNK);
+    let text = format!("kingdb-dump 1\nset a 0 0 1\nx\nset b 0 0 {}\n{large}\nset c 0 0 1\n", large.len());
+    assert!(load(&db, &mut text.as_bytes(), &mut |_| ()).is_err());
+    let killed = crate::store::recovery::tests::copy(dir.path());
+    let loaded = contents(&open(&killed));
+    assert_eq!(loaded.into_keys().collect::<Vec<_>>(), [b"a", b"b"]);
+}
+
 #[test]
 fn a_pipe_that_closes_is_an_error() {
     struct Closed;
