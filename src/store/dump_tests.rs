@@ -190,6 +190,29 @@ fn what_could_be_read_leaves_although_something_is_damaged() {
     assert!(told.unwrap_err().contains("cut"));
 }
 
+/// Its line would announce what does not come.
+#[test]
+#[cfg(not(feature = "tiny-tags"))]
+fn a_large_value_with_a_damaged_chunk_is_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Db::open(Options::new(dir.path()).compression(false)).unwrap();
+    let large: Vec<u8> = (0..3 * CHUNK + 77).map(|at| (at / 7) as u8 ^ (at >> 10) as u8).collect();
+    for key in ["one", "two", "three"] {
+        db.put(key.as_bytes(), &large).unwrap();
+    }
+    db.flush().unwrap();
+    let file = std::fs::File::options().read(true).write(true).open(dir.path().join("00000000.ext")).unwrap();
+    let (at, mut byte) = ((7 * CHUNK) as u64, [0]);
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut byte, at).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[byte[0] ^ 1], at).unwrap();
+    let mut text = Vec::new();
+    let outcome = dump(&db.snapshot().unwrap(), &mut text, &mut |_| ());
+    assert!(matches!(&outcome, Err(crate::Error::Damaged(why)) if why.contains("00000000.ext")), "{outcome:?}");
+    let (loaded, told) = load_text(&text);
+    assert_eq!(loaded.into_keys().collect::<Vec<_>>(), [&b"one"[..], b"three"]);
+    assert!(told.unwrap_err().contains("the last line"));
+}
+
 /// The one in `kingdb.5`.
 #[test]
 fn the_documented_example_is_a_sound_dump() {
