@@ -107,6 +107,8 @@ pub(crate) struct ExtentFile {
     making: Mutex<()>,
     /// Starts of the ranges that are in use; `None` in a file of an earlier life that was not swept yet.
     live: Mutex<Option<HashSet<u64>>>,
+    /// Ranges, as base and length, that nothing names any more and that could not become holes yet.
+    owed: Mutex<Vec<(u64, u64)>>,
     /// A bit of its header had flipped.
     mended: bool,
     /// How many are at work on it who may keep writers waiting.
@@ -318,6 +320,7 @@ impl ExtentFile {
             file: OnceLock::new(),
             making: Mutex::default(),
             live: Mutex::new(Some(HashSet::new())),
+            owed: Mutex::default(),
             mended: false,
             busy: AtomicUsize::new(0),
             reserved: AtomicUsize::new(0),

@@ -30,11 +30,17 @@ impl Extents {
             None => return Ok(true),
         };
         if was_live {
-            file.punch(range.base, range.len)?;
+            let punched = file.punch(range.base, range.len);
             drop(file);
             self.remove_if_empty(range.file)?;
+            punched?;
         }
         Ok(true)
+    }
+
+    /// Files that were to give back more than they could.
+    pub fn owing(&self) -> Vec<Arc<ExtentFile>> {
+        read(&self.files).values().filter(|file| !lock(&file.owed).is_empty()).cloned().collect()
     }
 
     /// In the files of earlier lives, only the ranges `named` are in use: gives back what else there is.
@@ -49,10 +55,10 @@ impl Extents {
             let is_read = self.leases.of_file(file.number).iter().any(|base| !live.contains(base));
             *lock(&file.live) = Some(live);
             if !is_read {
-                file.punch_around(&ranges)?;
-                let number = file.number;
+                let (punched, number) = (file.punch_around(&ranges), file.number);
                 drop(file);
                 self.remove_if_empty(number)?;
+                punched?;
             }
         }
         Ok(())
@@ -108,14 +114,30 @@ impl ExtentFile {
         !self.is_reserved() && lock(&self.live).as_ref().is_some_and(HashSet::is_empty)
     }
 
-    /// Makes a range a hole, unless the file has another name by which somebody keeps it as it is.
+    /// Makes a range a hole. While the file has another name, by which somebody keeps it as it is, and where it fails, the
+    /// range is owed.
     fn punch(&self, base: u64, len: u64) -> Result<()> {
         let file = self.get()?;
-        let failed = |error| Error::io(format!("give back {len} bytes at offset {base} of"), &self.path, &error);
-        if len == 0 || file.metadata().map_err(failed)?.nlink() > 1 {
+        if len == 0 {
             return Ok(());
         }
-        self.make_hole(file, base, len).map_err(failed)
+        let punched = match is_shared(file) {
+            Ok(false) => self.make_hole(file, base, len).map(|()| true),
+            shared => shared.map(|_| false),
+        };
+        if !matches!(punched, Ok(true)) {
+            lock(&self.owed).push((base, len));
+        }
+        let failed = |error| Error::io(format!("give back {len} bytes at offset {base} of"), &self.path, &error);
+        punched.map(drop).map_err(failed)
+    }
+
+    /// Tries again what is owed. That it fails was told when it did first.
+    pub fn punch_owed(&self) {
+        if self.file.get().is_some_and(|file| is_shared(file).is_ok_and(|shared| !shared)) {
+            let owed = std::mem::take(&mut *lock(&self.owed));
+            owed.into_iter().for_each(|(base, len)| drop(self.punch(base, len)));
+        }
     }
 
     pub(super) fn make_hole(&self, file: &File, base: u64, len: u64) -> std::io::Result<()> {
@@ -126,11 +148,20 @@ impl ExtentFile {
     /// Makes everything a hole but the header and these ranges, which are sorted.
     fn punch_around(&self, ranges: &[Range]) -> Result<()> {
         let end = self.get()?.metadata().map_or(0, |file| file.len());
-        let mut free = BLOCK;
+        let (mut free, mut punched) = (BLOCK, Ok(()));
         for range in ranges {
-            self.punch(free, range.base.saturating_sub(free))?;
+            punched = punched.and(self.punch(free, range.base.saturating_sub(free)));
             free = free.max(range.base + range.len);
         }
-        self.punch(free, end.saturating_sub(free))
+        punched.and(self.punch(free, end.saturating_sub(free)))
     }
 }
+
+/// Whether a file has another name.
+fn is_shared(file: &File) -> std::io::Result<bool> {
+    Ok(file.metadata()?.nlink() > 1)
+}
+
+#[cfg(test)]
+#[path = "holes_tests.rs"]
+mod tests;

@@ -8,7 +8,7 @@
 //! - a note in the log, itself on the disk, says that everything which made this so is on the disk;
 //! - no snapshot is open, and nobody holds the value. Who looks a value up takes a lease on its range first and then
 //!   looks again whether the slot still names it;
-//! - the file has one name: what a backup has linked is never changed.
+//! - the file has one name: what a backup has linked is never changed. The range is owed until the backup is gone.
 //!
 //! Ranges that were dead before the store was opened are found by a walk over the index, once.
 
@@ -67,6 +67,7 @@ impl Core {
             self.reclaim.swept.store(swept, SeqCst);
         }
         if all {
+            self.punch_owed();
             self.extents.remove_empty()?;
         }
         if super::lock(&self.reclaim.queue).len() < if all { 1 } else { FEW } {
@@ -103,6 +104,16 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Gives back what a backup that is gone by now had linked, or what could not be given back for another reason.
+    fn punch_owed(&self) {
+        for file in self.extents.owing() {
+            let _files = super::lock(&self.maintenance);
+            if !self.is_pinned() {
+                file.punch_owed();
+            }
+        }
     }
 
     /// Remembers what records in the segments with these handles named, before they go.

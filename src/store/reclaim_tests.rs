@@ -182,6 +182,24 @@ fn a_new_life_gives_back_what_the_one_before_had_no_time_for() {
     assert_eq!(db.get(b"another").unwrap().unwrap(), noise(LARGE, 7));
 }
 
+#[test]
+fn what_earlier_lives_left_in_a_linked_file_comes_back_with_the_other_name() {
+    let dir = scratch();
+    let db = open(dir.path());
+    (0..4).for_each(|number| db.put(b"key", &noise(LARGE, number)).unwrap());
+    db.close().unwrap();
+    drop(db);
+    let backup = dir.path().join("backup");
+    std::fs::hard_link(dir.path().join("00000000.ext"), &backup).unwrap();
+    let db = open(dir.path());
+    db.compact().unwrap();
+    assert!(on_disk(dir.path(), ".ext") >= 4 * LARGE as u64, "a file with two names is not changed");
+    std::fs::remove_file(&backup).unwrap();
+    db.compact().unwrap();
+    assert!(on_disk(dir.path(), ".ext") < 2 * LARGE as u64, "{} bytes", on_disk(dir.path(), ".ext"));
+    assert_eq!(db.get(b"key").unwrap(), Some(noise(LARGE, 3)));
+}
+
 /// The log still names a value that expired, was looked at and gave its space back: the next life must not miss it.
 #[test]
 fn an_expired_value_that_gave_its_file_back_stays_absent() {
@@ -232,6 +250,9 @@ fn what_a_reader_a_snapshot_or_a_backup_has_is_not_given_back() {
     db.delete(b"linked").unwrap();
     db.compact().unwrap();
     assert_eq!(on_disk(dir.path(), ".ext") / CHUNK as u64, 15, "a file with two names is not changed");
+    std::fs::remove_file(dir.path().join("backup")).unwrap();
+    db.compact().unwrap();
+    assert_eq!(on_disk(dir.path(), ".ext") / CHUNK as u64, 0, "with one name it is");
 }
 
 #[test]
