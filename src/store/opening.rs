@@ -88,7 +88,7 @@ pub(super) fn open_core(options: Options, home: Home, lane: &Lane) -> Result<Arc
     let extents = Arc::new(Extents::open(&options, home.store, lane.clone(), limits)?);
     let recovered = recover(&options, &home, &extents)?;
     let (active, offset) = first_segment(&recovered, &options, home.store)?;
-    let Recovered { segments, index, facts, damaged, replayed, .. } = recovered;
+    let Recovered { segments, index, facts, damaged, incomplete, replayed, .. } = recovered;
     index.copies.limit(options.snapshot_bytes);
     extents.sync_all()?;
     let cache = Cache::new(options.cache_bytes).map_err(|error| {
@@ -117,7 +117,7 @@ pub(super) fn open_core(options: Options, home: Home, lane: &Lane) -> Result<Arc
         counters,
         evicted: std::sync::OnceLock::new(),
         compaction: Compaction::default(),
-        reclaim: Reclaim::default(),
+        reclaim: Reclaim::new(incomplete),
         snapshots: AtomicUsize::new(0),
         removed: AtomicU64::new(facts.removed),
         maintenance: Mutex::default(),

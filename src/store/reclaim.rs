@@ -11,7 +11,7 @@
 //! - the file has one name: what a backup has linked is never changed. The range is owed until the backup is gone.
 //!
 //! Ranges that were dead before the store was opened are found by a walk over the index, once; not while a damaged record
-//! might name them.
+//! might name them, nor in a life whose recovery missed records.
 
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::FileExt;
@@ -32,7 +32,6 @@ use super::record::{Fields, Kind};
 const FEW: usize = 16;
 
 /// What is to be given back, as far as this life of the store made it so.
-#[derive(Default)]
 pub(crate) struct Reclaim {
     queue: Mutex<Vec<Item>>,
     sweep: Mutex<Sweep>,
@@ -41,12 +40,12 @@ pub(crate) struct Reclaim {
 }
 
 /// What becomes of the ranges that were dead before the store was opened.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 enum Sweep {
-    #[default]
     Due,
     /// It could not be done; each attempt is a walk over the index.
     NotBefore(Instant),
+    /// They were given back, or are left to a later life.
     Over,
 }
 
@@ -56,6 +55,14 @@ enum Item {
     /// The record that named it; it may be the range's next record that counts.
     Record(Entry),
     Range(Hash, Range),
+}
+
+impl Reclaim {
+    /// `incomplete`: recovery did not find all records. Those that are missing may name anything.
+    pub fn new(incomplete: bool) -> Reclaim {
+        let sweep = Mutex::new(if incomplete { Sweep::Over } else { Sweep::Due });
+        Reclaim { queue: Mutex::default(), sweep, told: AtomicBool::new(false) }
+    }
 }
 
 impl Core {
