@@ -8,6 +8,8 @@ use common::server::Plan;
 use common::strace::Tracer;
 use common::util::{Random, counted, random_bytes, tier, wait_until};
 use common::{Client, Server};
+use kingdb::{Db, Options};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -22,10 +24,16 @@ fn start(mount: &str, args: &[&str]) -> (Server, Small) {
     let plan = Plan::new(args);
     let path = plan.data();
     std::fs::create_dir(&path).expect("make the mount point");
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", mount, "tmpfs"]).arg(&path).status();
-    assert!(mounted.expect("run mount").success(), "mount a tmpfs: this test needs root");
-    let small = Small(path);
+    let small = Small::mount(mount, path);
     (plan.start(), small)
+}
+
+impl Small {
+    fn mount(options: &str, path: PathBuf) -> Small {
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&path).status();
+        assert!(mounted.expect("run mount").success(), "mount a tmpfs: this test needs root");
+        Small(path)
+    }
 }
 
 impl Drop for Small {
@@ -90,6 +98,30 @@ fn a_full_disk_recovers_by_itself() {
         let server = server.kill().start();
         assert_eq!(server.client().get("key1"), None);
     }
+}
+
+/// Records that just miss a size class: by classes they would take half as much again as they do.
+#[test]
+fn a_round_takes_the_room_that_its_records_do() {
+    let dir = tempfile::tempdir().expect("make a directory");
+    let _small = Small::mount("size=12m", dir.path().into());
+    let options = Options::new(dir.path())
+        .segment_bytes(1 << 20)
+        .compression(false)
+        .free_space_floor(Some(0))
+        .survival_threshold(Some(1200 << 10))
+        .polling_interval(Duration::from_millis(20));
+    let db = Db::open(options).expect("open the store");
+    let put = |key: usize| db.put(format!("{key:08}").as_bytes(), &random_bytes(key as u64, 1450)).expect("put");
+    (0..3000).for_each(put);
+    (0..3000).step_by(10).for_each(put);
+    db.flush().expect("flush");
+    assert_eq!(db.stats().compactions, 0, "while there is room, a tenth is not worth it");
+    let mut filler = std::fs::File::create(dir.path().join("filler")).expect("make a file");
+    while filler.write_all(&[1; 4096]).is_ok() {}
+    let full = filler.metadata().expect("ask for the length").len();
+    filler.set_len(full - (840 << 10)).expect("leave a little room");
+    wait_until("a round finds room", || db.stats().compactions > 0);
 }
 
 /// Cache mode: nothing is refused, the newest values are there, and those that are read stay.

@@ -323,6 +323,36 @@ fn what_was_compacted_outlives_the_loss_of_the_newest_segment() {
     }
 }
 
+/// A crash before the sources of a round were removed, and then the newest segment is lost: the last one of the log is a
+/// source, and what is appended must not stand before the copies.
+#[test]
+#[cfg(not(feature = "tiny-tags"))]
+fn what_is_written_beside_a_copy_of_the_last_segment_is_newer() {
+    let dir = scratch();
+    let db = tame(dir.path());
+    db.put(b"key", b"old").unwrap();
+    db.put(b"other", b"other").unwrap();
+    let source = rotate(&db);
+    let states = RefCell::new(Vec::new());
+    let see = |step| states.borrow_mut().push((step, copied(dir.path())));
+    db.core.compact_segments(&[source], &see).unwrap();
+    let states = states.into_inner();
+    let (_, crashed) = states.iter().find(|(step, _)| *step == Step::Settled).unwrap();
+    let active = db.core.log.active_order();
+    for segment in db.core.log.segments.all().iter().filter(|segment| segment.order >= active) {
+        std::fs::remove_file(crashed.path().join(segment.path.file_name().unwrap())).unwrap();
+    }
+    let again = tame(crashed.path());
+    again.put(b"key", b"new").unwrap();
+    again.delete(b"other").unwrap();
+    again.flush().unwrap();
+    let replayed = open(copied(crashed.path()).path());
+    for db in [&again, &replayed] {
+        assert_eq!(db.get(b"key").unwrap().as_deref(), Some(&b"new"[..]));
+        assert_eq!(db.get(b"other").unwrap(), None);
+    }
+}
+
 #[test]
 #[cfg(not(feature = "tiny-tags"))] // Of 300 keys, two may be taken for one another.
 fn a_crash_at_any_step_of_a_round_loses_nothing_and_brings_nothing_back() {

@@ -5,7 +5,7 @@ use std::io::{BufRead, Write};
 
 use super::db::Db;
 use super::error::{Error, Result};
-use super::item::{Item, Reader};
+use super::item::{Item, Reader, Value};
 use super::snapshot::{Snapshot, View};
 use super::{CHUNK, MAX_KEY};
 
@@ -40,8 +40,7 @@ pub struct Tally {
 ///
 /// # Errors
 /// What reading the snapshot meets, and [`Error::Other`] if `out` refuses. After [`Error::Damaged`] all that could be
-/// read was written, but not the last line: loading it ends in an error then, with all of it loaded. (A large value of
-/// which a chunk is damaged ends the text where that is met.)
+/// read was written, but not the last line: loading it ends in an error then, with all of it loaded.
 pub fn dump(snapshot: &Snapshot, out: &mut dyn Write, tell: &mut dyn FnMut(Tally)) -> Result<Tally> {
     let mut sink = Sink { out, crc: 0, tally: Tally::default() };
     let done = sink.all(snapshot, tell);
@@ -51,7 +50,8 @@ pub fn dump(snapshot: &Snapshot, out: &mut dyn Write, tell: &mut dyn FnMut(Tally
 }
 
 /// Writes all records in the text `input` to `db`, over what it has under the same keys; those that have expired are
-/// passed over. `tell` is called after each. When it returns, everything is on the disk.
+/// passed over. `tell` is called after each. When it returns, be it with an error, everything that was loaded is on the
+/// disk.
 ///
 /// # Errors
 /// [`Error::Invalid`] names the line and the offset where the text is not as it should be; the records before it are
@@ -59,14 +59,9 @@ pub fn dump(snapshot: &Snapshot, out: &mut dyn Write, tell: &mut dyn FnMut(Tally
 /// meets, and [`Error::Other`] if `input` cannot be read.
 pub fn load(db: &Db, input: &mut dyn BufRead, tell: &mut dyn FnMut(Tally)) -> Result<Tally> {
     let mut source = Source { input, crc: 0, before_line: 0, line: 0, lines: 0, tally: Tally::default() };
-    source.first_line()?;
-    while let Entry::Record(head) = source.entry()? {
-        source.record(db, &head)?;
-        source.tally.records += 1;
-        tell(source.tally);
-    }
-    db.flush()?;
-    Ok(source.tally)
+    let done = source.all(db, tell);
+    // Whatever ended it, what was loaded stays.
+    done.and(db.flush()).map(|()| source.tally)
 }
 
 struct Sink<'a> {
@@ -78,10 +73,21 @@ struct Sink<'a> {
 impl Sink<'_> {
     fn all(&mut self, snapshot: &Snapshot, tell: &mut dyn FnMut(Tally)) -> Result<()> {
         self.put(FIRST_LINE)?;
+        let mut damaged = None;
         for item in snapshot.iter()? {
-            self.item(item?)?;
+            match item.and_then(whole) {
+                Ok(item) => self.item(item)?,
+                Err(Error::Damaged(why)) => {
+                    damaged.get_or_insert(why);
+                    continue;
+                }
+                Err(other) => return Err(other),
+            }
             self.tally.records += 1;
             tell(self.tally);
+        }
+        if let Some(why) = damaged {
+            return Err(Error::Damaged(why));
         }
         let last = format!("end {} {:08x}\n", self.tally.records, self.crc);
         self.put(last.as_bytes())
@@ -99,20 +105,28 @@ impl Sink<'_> {
         escape(&item.key, &mut line);
         line.extend_from_slice(format!(" {} {} {}\n", item.flags, item.expires, item.value.len()).as_bytes());
         self.put(&line)?;
-        self.value(item.value.into_reader())?;
+        each_part(item.value.into_reader(), &mut |part| self.put(part))?;
         self.put(b"\n")
     }
+}
 
-    fn value(&mut self, mut reader: Reader) -> Result<()> {
-        let (mut offset, mut part) = (0, vec![0; reader.len().min(CHUNK as u64) as usize]);
-        loop {
-            let count = reader.read_at(offset, &mut part)?;
-            if count == 0 {
-                return Ok(());
-            }
-            self.put(&part[..count])?;
-            offset += count as u64;
+/// Reads a large value for nothing: behind its line all of it must come.
+fn whole(item: Item) -> Result<Item> {
+    if let Value::Large(_) = item.value {
+        each_part(item.value.clone().into_reader(), &mut |_| Ok(()))?;
+    }
+    Ok(item)
+}
+
+fn each_part(mut reader: Reader, take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    let (mut offset, mut part) = (0, vec![0; reader.len().min(CHUNK as u64) as usize]);
+    loop {
+        let count = reader.read_at(offset, &mut part)?;
+        if count == 0 {
+            return Ok(());
         }
+        take(&part[..count])?;
+        offset += count as u64;
     }
 }
 
@@ -167,6 +181,16 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
+    fn all(&mut self, db: &Db, tell: &mut dyn FnMut(Tally)) -> Result<()> {
+        self.first_line()?;
+        while let Entry::Record(head) = self.entry()? {
+            self.record(db, &head)?;
+            self.tally.records += 1;
+            tell(self.tally);
+        }
+        Ok(())
+    }
+
     fn first_line(&mut self) -> Result<()> {
         match &self.line()?[..] {
             FIRST_LINE => Ok(()),

@@ -120,6 +120,20 @@ fn what_has_expired_is_not_loaded() {
     assert_eq!(loaded.into_keys().collect::<Vec<_>>(), [b"b"]);
 }
 
+/// The records before what is bad are there also if the process is killed at once.
+#[test]
+#[cfg(not(feature = "tiny-tags"))]
+fn a_load_that_ends_in_an_error_keeps_what_it_loaded() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = open(&dir);
+    let large = "x".repeat(3 * CHUNK);
+    let text = format!("kingdb-dump 1\nset a 0 0 1\nx\nset b 0 0 {}\n{large}\nset c 0 0 1\n", large.len());
+    assert!(load(&db, &mut text.as_bytes(), &mut |_| ()).is_err());
+    let killed = crate::store::recovery::tests::copy(dir.path());
+    let loaded = contents(&open(&killed));
+    assert_eq!(loaded.into_keys().collect::<Vec<_>>(), [b"a", b"b"]);
+}
+
 #[test]
 fn a_pipe_that_closes_is_an_error() {
     struct Closed;
@@ -174,6 +188,29 @@ fn what_could_be_read_leaves_although_something_is_damaged() {
     let (loaded, told) = load_text(&out.left);
     assert_eq!(loaded.into_keys().collect::<Vec<_>>(), [&b"one"[..], b"three"]);
     assert!(told.unwrap_err().contains("cut"));
+}
+
+/// Its line would announce what does not come.
+#[test]
+#[cfg(not(feature = "tiny-tags"))]
+fn a_large_value_with_a_damaged_chunk_is_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Db::open(Options::new(dir.path()).compression(false)).unwrap();
+    let large: Vec<u8> = (0..3 * CHUNK + 77).map(|at| (at / 7) as u8 ^ (at >> 10) as u8).collect();
+    for key in ["one", "two", "three"] {
+        db.put(key.as_bytes(), &large).unwrap();
+    }
+    db.flush().unwrap();
+    let file = std::fs::File::options().read(true).write(true).open(dir.path().join("00000000.ext")).unwrap();
+    let (at, mut byte) = ((7 * CHUNK) as u64, [0]);
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut byte, at).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[byte[0] ^ 1], at).unwrap();
+    let mut text = Vec::new();
+    let outcome = dump(&db.snapshot().unwrap(), &mut text, &mut |_| ());
+    assert!(matches!(&outcome, Err(crate::Error::Damaged(why)) if why.contains("00000000.ext")), "{outcome:?}");
+    let (loaded, told) = load_text(&text);
+    assert_eq!(loaded.into_keys().collect::<Vec<_>>(), [&b"one"[..], b"three"]);
+    assert!(told.unwrap_err().contains("the last line"));
 }
 
 /// The one in `kingdb.5`.

@@ -8,7 +8,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
@@ -21,7 +21,6 @@ use super::home::FILE_MODE;
 use super::lane::Lane;
 use super::lease::{Lease, Leases};
 use super::options::Options;
-use super::piece::Range;
 use super::run::Direct;
 use super::segment::{files, numbered};
 use super::space::{Level, Space, Taken};
@@ -29,6 +28,9 @@ use super::speed::Speed;
 use super::steps::{STEP, by_steps};
 use super::throttle::Throttle;
 use crate::sys;
+
+#[path = "holes.rs"]
+mod holes;
 
 /// Ranges start at multiples of this, the usual block of a file system, and the first is kept for the header; those of more
 /// than a chunk start at multiples of a chunk, so that the page cache can hold each in one folio: it is read and written
@@ -105,6 +107,8 @@ pub(crate) struct ExtentFile {
     making: Mutex<()>,
     /// Starts of the ranges that are in use; `None` in a file of an earlier life that was not swept yet.
     live: Mutex<Option<HashSet<u64>>>,
+    /// Ranges, as base and length, that nothing names any more and that could not become holes yet.
+    owed: Mutex<Vec<(u64, u64)>>,
     /// A bit of its header had flipped.
     mended: bool,
     /// How many are at work on it who may keep writers waiting.
@@ -304,93 +308,6 @@ impl Extents {
     pub fn lease(&self, number: u32, base: u64) -> Lease {
         self.leases.take((number, base))
     }
-
-    /// Whether there are files of which it is not known what in them is in use.
-    pub fn has_unknown(&self) -> bool {
-        super::read(&self.files).values().any(|file| super::lock(&file.live).is_none())
-    }
-
-    /// Makes a range that no record names any more a hole. `false`: somebody reads it, try again.
-    pub fn give_back(&self, range: Range) -> Result<bool> {
-        let Ok(file) = self.file(range.file) else { return Ok(true) };
-        if self.leases.is_taken(range.place()) {
-            return Ok(false);
-        }
-        let was_live = match &mut *super::lock(&file.live) {
-            Some(live) => live.remove(&range.base),
-            None => return Ok(true),
-        };
-        if was_live {
-            file.punch(range.base, range.len)?;
-            drop(file);
-            self.remove_if_empty(range.file)?;
-        }
-        Ok(true)
-    }
-
-    /// In the files of earlier lives, only the ranges `named` are in use: gives back what else there is.
-    pub fn sweep(&self, named: &HashMap<u32, HashSet<Range>>) -> Result<()> {
-        let unknown = |file: &&Arc<ExtentFile>| super::lock(&file.live).is_none();
-        let files: Vec<_> = super::read(&self.files).values().filter(unknown).cloned().collect();
-        for file in files {
-            let mut ranges: Vec<Range> = named.get(&file.number).into_iter().flatten().copied().collect();
-            ranges.sort_unstable();
-            let live: HashSet<u64> = ranges.iter().map(|range| range.base).collect();
-            // Superseded since the opening, and still read by somebody: the next life's sweep will find it.
-            let is_read = self.leases.of_file(file.number).iter().any(|base| !live.contains(base));
-            *super::lock(&file.live) = Some(live);
-            if !is_read {
-                file.punch_around(&ranges)?;
-                let number = file.number;
-                drop(file);
-                self.remove_if_empty(number)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes the files of which nothing is in use: what kept one when its last range went may be over.
-    pub fn remove_empty(&self) -> Result<()> {
-        let empty: Vec<u32> =
-            super::read(&self.files).values().filter(|file| file.is_empty()).map(|file| file.number).collect();
-        empty.into_iter().try_for_each(|number| self.remove_if_empty(number))
-    }
-
-    /// Removes a file of which nothing is in use, unless it is the newest: numbers of files are never used again.
-    fn remove_if_empty(&self, number: u32) -> Result<()> {
-        let next = super::lock(&self.next);
-        let mut files = super::write(&self.files);
-        let Some(file) = files.get(&number) else { return Ok(()) };
-        let is_current = next.file.as_ref().is_some_and(|current| current.number == number);
-        if !file.is_empty() || is_current {
-            return Ok(());
-        }
-        if file.file.get().is_some() {
-            // Of those that are on the disk: by them the next life finds the next number.
-            let is_newest = !files.values().any(|other| other.number > number && other.file.get().is_some());
-            if is_newest {
-                return Ok(());
-            }
-            // Nobody writes to it again, but somebody may read it.
-            super::lock(&self.dirty).retain(|dirty| dirty.file.number != number);
-            if Arc::strong_count(file) > 1 {
-                return Ok(());
-            }
-        }
-        let Some(file) = files.remove(&number).filter(|file| file.file.get().is_some()) else { return Ok(()) };
-        // Event loops take these.
-        drop((next, files));
-        std::fs::remove_file(&file.path).map_err(|error| Error::io("remove", &file.path, &error))
-    }
-
-    /// Removes the files that no record names.
-    pub fn remove_unnamed(&self, named: impl Fn(u32) -> bool) -> Result<()> {
-        let mut files = super::write(&self.files);
-        for (_, file) in files.extract_if(|&number, _| !named(number)) {
-            std::fs::remove_file(&file.path).map_err(|error| Error::io("remove", &file.path, &error))?;
-        }
-        Ok(())
-    }
 }
 
 impl ExtentFile {
@@ -403,6 +320,7 @@ impl ExtentFile {
             file: OnceLock::new(),
             making: Mutex::default(),
             live: Mutex::new(Some(HashSet::new())),
+            owed: Mutex::default(),
             mended: false,
             busy: AtomicUsize::new(0),
             reserved: AtomicUsize::new(0),
@@ -437,11 +355,6 @@ impl ExtentFile {
     /// Whether it may change.
     pub fn is_reserved(&self) -> bool {
         self.reserved.load(SeqCst) > 0
-    }
-
-    /// Whether it is known that nothing in it is in use.
-    fn is_empty(&self) -> bool {
-        !self.is_reserved() && super::lock(&self.live).as_ref().is_some_and(HashSet::is_empty)
     }
 
     fn get_or_make(&self, extents: &Extents) -> Result<&File> {
@@ -489,34 +402,6 @@ impl Busy<'_> {
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
         self.0.busy.fetch_sub(1, SeqCst);
-    }
-}
-
-impl ExtentFile {
-    /// Makes a range a hole, unless the file has another name by which somebody keeps it as it is.
-    fn punch(&self, base: u64, len: u64) -> Result<()> {
-        let file = self.get()?;
-        let failed = |error| Error::io(format!("give back {len} bytes at offset {base} of"), &self.path, &error);
-        if len == 0 || file.metadata().map_err(failed)?.nlink() > 1 {
-            return Ok(());
-        }
-        self.make_hole(file, base, len).map_err(failed)
-    }
-
-    fn make_hole(&self, file: &File, base: u64, len: u64) -> std::io::Result<()> {
-        let _busy = Busy::begin(self);
-        by_steps(base, len, &|offset, len| sys::file::punch_hole(file, offset, len))
-    }
-
-    /// Makes everything a hole but the header and these ranges, which are sorted.
-    fn punch_around(&self, ranges: &[Range]) -> Result<()> {
-        let end = self.get()?.metadata().map_or(0, |file| file.len());
-        let mut free = BLOCK;
-        for range in ranges {
-            self.punch(free, range.base.saturating_sub(free))?;
-            free = free.max(range.base + range.len);
-        }
-        self.punch(free, end.saturating_sub(free))
     }
 }
 

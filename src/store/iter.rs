@@ -29,7 +29,7 @@ pub struct Iter {
     scan: Option<Scan>,
     /// Slots of the index that were met.
     met: u64,
-    /// The first place where bytes are no records.
+    /// The first place where bytes are no records, or where nothing can be made of one.
     damage: Option<String>,
     ended: bool,
     /// Memory for a decompressed value.
@@ -47,7 +47,7 @@ impl Iter {
 
     /// Shows the next record to `visit`, which gets its key and the record and copies what it needs: without a copy that
     /// it does not make by itself.
-    pub fn next_with<R>(&mut self, visit: impl FnOnce(&[u8], Record<'_>) -> R) -> Option<Result<R>> {
+    pub fn next_with<R>(&mut self, visit: impl FnMut(&[u8], Record<'_>) -> R) -> Option<Result<R>> {
         if self.ended {
             return None;
         }
@@ -56,7 +56,7 @@ impl Iter {
         shown.transpose()
     }
 
-    fn show_next<R>(&mut self, visit: impl FnOnce(&[u8], Record<'_>) -> R) -> Result<Option<R>> {
+    fn show_next<R>(&mut self, mut visit: impl FnMut(&[u8], Record<'_>) -> R) -> Result<Option<R>> {
         loop {
             let Some(scan) = &mut self.scan else {
                 let Some(segment) = self.segments.pop() else { return self.check_end().map(|()| None) };
@@ -67,10 +67,16 @@ impl Iter {
             match scan.next_named(&self.snapshot)? {
                 Some(at) => {
                     self.met += 1;
-                    if let Some((offset, fields)) = scan.live(at, &self.snapshot) {
-                        let visit = |record: Record<'_>| visit(fields.key, record);
-                        let extents = &self.snapshot.core.extents;
-                        return item::show(&fields, &scan.segment, offset, extents, &mut self.raw, visit).map(Some);
+                    let Some((offset, fields)) = scan.live(at, &self.snapshot) else { continue };
+                    let (extents, raw) = (&self.snapshot.core.extents, &mut self.raw);
+                    let visit = |record: Record<'_>| visit(fields.key, record);
+                    match item::show(&fields, &scan.segment, offset, extents, raw, visit) {
+                        // It counts as one that is missing, and that is told at the end.
+                        Err(Error::Damaged(why)) => {
+                            self.met -= 1;
+                            self.damage.get_or_insert_with(|| why.to_string());
+                        }
+                        shown => return shown.map(Some),
                     }
                 }
                 None if scan.is_over() => {
@@ -89,7 +95,7 @@ impl Iter {
             return Ok(());
         }
         let place = self.damage.take().unwrap_or_else(|| "the log's files".into());
-        Err(Error::Damaged(format!("{place}: {missing} records that the index names are not to be found").into()))
+        Err(Error::Damaged(format!("{place}: {missing} records that the index names cannot be read").into()))
     }
 }
 

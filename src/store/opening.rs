@@ -88,7 +88,7 @@ pub(super) fn open_core(options: Options, home: Home, lane: &Lane) -> Result<Arc
     let extents = Arc::new(Extents::open(&options, home.store, lane.clone(), limits)?);
     let recovered = recover(&options, &home, &extents)?;
     let (active, offset) = first_segment(&recovered, &options, home.store)?;
-    let Recovered { segments, index, facts, damaged, replayed, .. } = recovered;
+    let Recovered { segments, index, facts, damaged, incomplete, replayed, .. } = recovered;
     index.copies.limit(options.snapshot_bytes);
     extents.sync_all()?;
     let cache = Cache::new(options.cache_bytes).map_err(|error| {
@@ -118,7 +118,7 @@ pub(super) fn open_core(options: Options, home: Home, lane: &Lane) -> Result<Arc
         evicted: std::sync::OnceLock::new(),
         evicting: AtomicBool::new(false),
         compaction: Compaction::default(),
-        reclaim: Reclaim::default(),
+        reclaim: Reclaim::new(incomplete),
         snapshots: AtomicUsize::new(0),
         removed: AtomicU64::new(facts.removed),
         maintenance: Mutex::default(),
@@ -127,19 +127,22 @@ pub(super) fn open_core(options: Options, home: Home, lane: &Lane) -> Result<Arc
     }))
 }
 
-/// The segment to go on with, and where: the newest one, or, if there is none or it is full, another.
+/// The segment to go on with, and where: the newest one, or, if there is none or it is full, another. Also if a compacted
+/// one stands behind it: what is appended would then be older than the copies there.
 fn first_segment(recovered: &Recovered, options: &Options, store: u64) -> Result<(Arc<Segment>, u64)> {
-    let last = recovered.segments.all().last().map_or(0, |segment| segment.order);
+    let all = recovered.segments.all();
+    let last = all.last().map_or(0, |segment| segment.order);
     let Some((newest, end)) = &recovered.newest else { return begin(recovered, options, store, last + 1) };
+    let is_last = all.last().is_some_and(|last| last.handle == newest.handle);
     let size = options.segment_size(recovered.index.bytes());
     newest.size.store(size, Relaxed);
-    if *end < newest.soft_limit() && newest.order == last {
+    if *end < newest.soft_limit() && is_last {
         resume(newest, *end, options)?;
         return Ok((newest.clone(), *end));
     }
     let begun = match begin(recovered, options, store, last + 1) {
         // Not even for a new segment: what is left of this one is for removals.
-        Err(Error::Full(why)) if newest.order == last => {
+        Err(Error::Full(why)) if is_last => {
             (options.report)(Severity::Warning, &format!("no new log segment: {why}"));
             newest.size.store(last_size(newest, *end, size).min(MAX_SEGMENT), Relaxed);
             resume(newest, *end, options)?;

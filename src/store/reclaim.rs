@@ -8,20 +8,23 @@
 //! - a note in the log, itself on the disk, says that everything which made this so is on the disk;
 //! - no snapshot is open, and nobody holds the value. Who looks a value up takes a lease on its range first and then
 //!   looks again whether the slot still names it;
-//! - the file has one name: what a backup has linked is never changed.
+//! - the file has one name: what a backup has linked is never changed. The range is owed until the backup is gone.
 //!
-//! Ranges that were dead before the store was opened are found by a walk over the index, once.
+//! Ranges that were dead before the store was opened are found by a walk over the index, once; not while a damaged record
+//! might name them, nor in a life whose recovery missed records.
 
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::Instant;
 
 use super::core::Core;
 use super::error::Result;
 use super::hash::Hash;
 use super::index::{Entry, size_bound};
+use super::options::Severity;
 use super::piece::{self, Piece, Range};
 use super::record::{Fields, Kind};
 
@@ -29,11 +32,21 @@ use super::record::{Fields, Kind};
 const FEW: usize = 16;
 
 /// What is to be given back, as far as this life of the store made it so.
-#[derive(Default)]
 pub(crate) struct Reclaim {
     queue: Mutex<Vec<Item>>,
-    /// What earlier lives left was given back.
-    swept: AtomicBool,
+    sweep: Mutex<Sweep>,
+    /// That a damaged record keeps the sweep from being done was told.
+    told: AtomicBool,
+}
+
+/// What becomes of the ranges that were dead before the store was opened.
+#[derive(Clone, Copy)]
+enum Sweep {
+    Due,
+    /// It could not be done; each attempt is a walk over the index.
+    NotBefore(Instant),
+    /// They were given back, or are left to a later life.
+    Over,
 }
 
 /// A large value that its key has no more.
@@ -42,6 +55,14 @@ enum Item {
     /// The record that named it; it may be the range's next record that counts.
     Record(Entry),
     Range(Hash, Range),
+}
+
+impl Reclaim {
+    /// `incomplete`: recovery did not find all records. Those that are missing may name anything.
+    pub fn new(incomplete: bool) -> Reclaim {
+        let sweep = Mutex::new(if incomplete { Sweep::Over } else { Sweep::Due });
+        Reclaim { queue: Mutex::default(), sweep, told: AtomicBool::new(false) }
+    }
 }
 
 impl Core {
@@ -62,11 +83,9 @@ impl Core {
         if self.is_pinned() {
             return Ok(());
         }
-        if !self.reclaim.swept.load(SeqCst) {
-            let swept = !self.extents.has_unknown() || self.sweep_extents()?;
-            self.reclaim.swept.store(swept, SeqCst);
-        }
+        self.sweep_if_due()?;
         if all {
+            self.punch_owed();
             self.extents.remove_empty()?;
         }
         if super::lock(&self.reclaim.queue).len() < if all { 1 } else { FEW } {
@@ -103,6 +122,16 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Gives back what a backup that is gone by now had linked, or what could not be given back for another reason.
+    fn punch_owed(&self) {
+        for file in self.extents.owing() {
+            let _files = super::lock(&self.maintenance);
+            if !self.is_pinned() {
+                file.punch_owed();
+            }
+        }
     }
 
     /// Remembers what records in the segments with these handles named, before they go.
@@ -175,21 +204,57 @@ impl Core {
         self.sync_all()
     }
 
+    fn sweep_if_due(&self) -> Result<()> {
+        let mut sweep = super::lock(&self.reclaim.sweep);
+        let is_due = match *sweep {
+            Sweep::Due => true,
+            Sweep::NotBefore(when) => Instant::now() >= when,
+            Sweep::Over => false,
+        };
+        if is_due {
+            *sweep = match !self.extents.has_unknown() || self.sweep_extents()? {
+                true => Sweep::Over,
+                false => Sweep::NotBefore(Instant::now() + self.options.compaction_interval),
+            };
+        }
+        Ok(())
+    }
+
     /// Finds out which ranges of earlier lives are in use, and gives back the others. `false`: not yet.
     fn sweep_extents(&self) -> Result<bool> {
         let mut entries = Vec::new();
         self.index.each(&mut |entry| entries.extend(Some(*entry).filter(|entry| entry.large)));
         let mut named: HashMap<u32, HashSet<Range>> = HashMap::new();
         for entry in &entries {
-            // A damaged record may name any range: nothing is given back.
-            let Some(Some((_, ranges))) = self.read_ranges(entry) else { return Ok(false) };
-            for range in ranges {
-                named.entry(range.file).or_default().insert(range);
+            match self.read_ranges(entry) {
+                Some(Some((_, ranges))) => {
+                    for range in ranges {
+                        named.entry(range.file).or_default().insert(range);
+                    }
+                }
+                // It may name any range, and so may an older record of its key, which repair would bring back.
+                Some(None) => {
+                    self.tell_doubt(entry);
+                    return Ok(false);
+                }
+                None => return Ok(false),
             }
         }
         self.settle_log()?;
         let _files = super::lock(&self.maintenance);
         if self.is_pinned() { Ok(false) } else { self.extents.sweep(&named).map(|()| true) }
+    }
+
+    fn tell_doubt(&self, entry: &Entry) {
+        let Some(segment) = self.log.segments.get(entry.location) else { return };
+        if !self.reclaim.told.swap(true, SeqCst) {
+            let place = format_args!("{} at offset {}", segment.path.display(), entry.location.offset());
+            let text = format!(
+                "{place}: the record of a large value is damaged. What earlier lives of the store left of large values is \
+                 not given back until its key is written anew or kingserver check --repair has isolated it"
+            );
+            (self.options.report)(Severity::Warning, &text);
+        }
     }
 
     /// Whether a snapshot or a backup may look at what is dead by now.

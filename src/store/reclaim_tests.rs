@@ -4,6 +4,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
 
 use super::super::options::Options;
 use super::{CHUNK, Db};
@@ -182,6 +183,69 @@ fn a_new_life_gives_back_what_the_one_before_had_no_time_for() {
     assert_eq!(db.get(b"another").unwrap().unwrap(), noise(LARGE, 7));
 }
 
+#[test]
+fn what_earlier_lives_left_in_a_linked_file_comes_back_with_the_other_name() {
+    let dir = scratch();
+    let db = open(dir.path());
+    (0..4).for_each(|number| db.put(b"key", &noise(LARGE, number)).unwrap());
+    db.close().unwrap();
+    drop(db);
+    let backup = dir.path().join("backup");
+    std::fs::hard_link(dir.path().join("00000000.ext"), &backup).unwrap();
+    let db = open(dir.path());
+    db.compact().unwrap();
+    assert!(on_disk(dir.path(), ".ext") >= 4 * LARGE as u64, "a file with two names is not changed");
+    std::fs::remove_file(&backup).unwrap();
+    db.compact().unwrap();
+    assert!(on_disk(dir.path(), ".ext") < 2 * LARGE as u64, "{} bytes", on_disk(dir.path(), ".ext"));
+    assert_eq!(db.get(b"key").unwrap(), Some(noise(LARGE, 3)));
+}
+
+/// As it might name any range, what earlier lives left stays; what is overwritten now does not.
+#[test]
+#[cfg(not(feature = "tiny-tags"))]
+fn a_damaged_record_keeps_only_what_nobody_can_judge() {
+    for (millis, tries_again) in [(3_600_000, false), (1, true)] {
+        let dir = scratch();
+        let db = open(dir.path());
+        for (key, seed) in [(&b"damaged"[..], 1), (b"other", 2), (b"other", 3)] {
+            db.put(key, &noise(LARGE, seed)).unwrap();
+        }
+        // A start with that does not look at the record.
+        db.core.write_checkpoint().unwrap();
+        db.close().unwrap();
+        drop(db);
+        let (path, told) = (dir.path().join("00000000.log"), Arc::new(Mutex::new(Vec::new())));
+        let mut log = std::fs::read(&path).unwrap();
+        let at = log.windows(7).position(|key| key == b"damaged").unwrap();
+        log[at..at + 7].copy_from_slice(b"DAMAGED");
+        std::fs::write(&path, log).unwrap();
+        let hear = told.clone();
+        let report = Arc::new(move |_, text: &str| hear.lock().unwrap().push(text.to_owned()));
+        let compaction_interval = std::time::Duration::from_millis(millis);
+        let db = Db::open(Options { compaction_interval, report, ..options(dir.path()) }).unwrap();
+        let before = on_disk(dir.path(), ".ext");
+        db.put(b"other", b"small").unwrap();
+        let reclaim = || {
+            let _no_round = db.core.hold_rounds();
+            db.core.reclaim(true).unwrap();
+        };
+        (0..3).for_each(|_| reclaim());
+        let after = on_disk(dir.path(), ".ext");
+        assert!(after + LARGE as u64 == before, "{after} of {before} bytes");
+        let is_warning = |text: &&String| text.contains("00000000.log at offset ") && text.contains("check --repair");
+        let warnings = told.lock().unwrap().iter().filter(is_warning).count();
+        assert_eq!(warnings, 1, "{:?}", told.lock().unwrap());
+        db.put(b"damaged", b"small").unwrap();
+        reclaim();
+        let is_all_back = || on_disk(dir.path(), ".ext") < CHUNK as u64;
+        match tries_again {
+            true => eventually("all comes back", is_all_back),
+            false => assert!(!is_all_back()),
+        }
+    }
+}
+
 /// The log still names a value that expired, was looked at and gave its space back: the next life must not miss it.
 #[test]
 fn an_expired_value_that_gave_its_file_back_stays_absent() {
@@ -232,6 +296,9 @@ fn what_a_reader_a_snapshot_or_a_backup_has_is_not_given_back() {
     db.delete(b"linked").unwrap();
     db.compact().unwrap();
     assert_eq!(on_disk(dir.path(), ".ext") / CHUNK as u64, 15, "a file with two names is not changed");
+    std::fs::remove_file(dir.path().join("backup")).unwrap();
+    db.compact().unwrap();
+    assert_eq!(on_disk(dir.path(), ".ext") / CHUNK as u64, 0, "with one name it is");
 }
 
 #[test]

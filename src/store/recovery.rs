@@ -33,6 +33,8 @@ pub(crate) struct Recovered {
     pub index: Index,
     pub facts: Facts,
     pub damaged: u64,
+    /// There are records that could not be read. They may be mended, or put back, and name what no other one does.
+    pub incomplete: bool,
     /// How much of the log was read. Bytes.
     pub replayed: u64,
 }
@@ -60,10 +62,10 @@ pub(crate) fn recover(options: &Options, home: &Home, extents: &Extents) -> Resu
         make_durable(segment, replay.marked, end)?;
         table.add(segment);
     }
-    if start.is_beginning() {
+    if start.is_beginning() && !replay.incomplete {
         extents.remove_unnamed(|number| replay.named.contains(&number))?;
     }
-    let Replay { bulk, facts, damaged, .. } = replay;
+    let Replay { bulk, facts, damaged, incomplete, .. } = replay;
     let index = bulk.finish()?;
     table.recount(|each| index.each(each));
     if !segments.is_empty() {
@@ -71,7 +73,7 @@ pub(crate) fn recover(options: &Options, home: &Home, extents: &Extents) -> Resu
         let text = format!("recovered {keys} keys in {count} segments from {mib} MiB of log in {:?}", began.elapsed());
         (options.report)(Severity::Info, &text);
     }
-    Ok(Recovered { segments: table, newest, index, facts, damaged, replayed: total })
+    Ok(Recovered { segments: table, newest, index, facts, damaged, incomplete, replayed: total })
 }
 
 /// Reads what `start` does not know; tells which segment the log ends in, and where.

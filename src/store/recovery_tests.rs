@@ -494,6 +494,70 @@ fn a_checkpoint_of_another_future_of_the_log_is_never_used() {
     assert_eq!((found, db.stats().items), (400, 410));
 }
 
+/// Three segments, of which the second one alone names a large value; its file, and the durable end of the log.
+fn with_a_value_in_the_middle(alone: bool) -> tempfile::TempDir {
+    let dir = scratch();
+    let db = open(dir.path());
+    for (key, len) in [(&b"first"[..], 100), (b"middle", 3 * CHUNK), (b"last", 3 * CHUNK)] {
+        db.put(key, &noise(len, len as u64)).unwrap();
+        db.flush().unwrap();
+        db.core().settle_log().unwrap();
+        if key != b"last" {
+            db.core().seal_active().unwrap();
+        }
+        if alone {
+            db.core().extents.begin_next();
+        }
+    }
+    db.core().log.write_all();
+    copy(dir.path())
+}
+
+/// Damaged or moved away, it may be mended or put back, and all that it names must be there then.
+#[test]
+#[cfg(not(feature = "tiny-tags"))]
+fn what_a_missing_segment_may_name_is_not_given_back() {
+    for (alone, gone) in [(false, false), (false, true), (true, false), (true, true)] {
+        let dir = with_a_value_in_the_middle(alone);
+        let path = dir.path().join("00000001.log");
+        let sound = std::fs::read(&path).unwrap();
+        let at = sound.windows(6).position(|key| key == b"middle").unwrap();
+        let mut damaged = sound.clone();
+        damaged[at - 32..at + 32].fill(0x55);
+        match gone {
+            true => std::fs::remove_file(&path).unwrap(),
+            false => std::fs::write(&path, damaged).unwrap(),
+        }
+        let db = open(dir.path());
+        assert!(db.get(b"middle").unwrap().is_none() && db.stats().damaged_records > 0);
+        db.compact().unwrap();
+        drop(db);
+        std::fs::write(&path, sound).unwrap();
+        // As a repair does: else only what is new in the log would be read.
+        let _ = std::fs::remove_file(dir.path().join("CHECKPOINT"));
+        let db = open(dir.path());
+        for key in [&b"middle"[..], b"last"] {
+            let found = db.get(key).map_err(|error| error.to_string());
+            assert!(found == Ok(Some(noise(3 * CHUNK, 3 * CHUNK as u64))), "{alone} {gone}: {:?}", found.err());
+        }
+    }
+}
+
+/// The end of a log that a crash tore names nothing that could come back.
+#[test]
+fn what_no_record_names_goes_though_the_tail_is_torn() {
+    let dir = with_a_value_in_the_middle(false);
+    let (log, unnamed) = (dir.path().join("00000002.log"), dir.path().join("000000ff.ext"));
+    let mut bytes = std::fs::read(&log).unwrap();
+    let end = bytes.iter().rposition(|&byte| byte != 0).unwrap().next_multiple_of(8);
+    bytes[end + 8..end + 100].fill(0x55);
+    std::fs::write(&log, bytes).unwrap();
+    std::fs::write(&unnamed, [0; 100]).unwrap();
+    let db = open(dir.path());
+    assert!(!unnamed.exists());
+    assert_eq!((db.stats().damaged_records, db.stats().items), (0, 3));
+}
+
 /// What recovery gives the kernel once more is what was there, and no more than that.
 #[test]
 fn what_is_written_again_is_what_was_there() {

@@ -58,6 +58,8 @@ pub(crate) struct Replay<'a> {
     pub named: HashSet<u32>,
     pub facts: Facts,
     pub damaged: u64,
+    /// There are records that could not be read, or a segment is missing: what they name is not known.
+    pub incomplete: bool,
     records: u64,
     progress: Progress,
 }
@@ -117,6 +119,7 @@ impl<'a> Replay<'a> {
             named: HashSet::new(),
             facts: Facts::default(),
             damaged: 0,
+            incomplete: false,
             records: 0,
             progress: Progress { total, done: 0, look: LOOK, said: Instant::now() },
         }
@@ -144,6 +147,7 @@ impl<'a> Replay<'a> {
     pub fn report_gaps(&mut self) {
         for segment in std::mem::take(&mut self.gaps).iter().filter(|segment| segment.order > self.facts.removed + 1) {
             self.damaged += 1;
+            self.incomplete = true;
             self.warn(format_args!("{}: a segment before this one is missing", segment.path.display()));
         }
     }
@@ -228,6 +232,7 @@ impl<'a> Replay<'a> {
         }
         let to = found.map_or_else(|| reader.content_end(offset), Ok)?;
         self.damaged += 1;
+        self.incomplete = true;
         segment.note_damage();
         self.warn(format_args!("{path}: damaged from offset {offset} to {to}; passed over"));
         self.isolate(segment, reader, offset, to)?;

@@ -30,6 +30,7 @@ use super::record::{Fields, Kind};
 use super::segment::{SEGMENT_HEADER, Segment};
 use super::segments::in_order;
 use super::tags;
+use super::victims::Holding;
 use crate::sys;
 
 /// Pointing the index at the copies costs as much as reading one in so many of their bytes.
@@ -315,7 +316,18 @@ impl<'a> Round<'a> {
     fn begin_output(&self) -> Result<Output> {
         let newest = self.sources.last().map_or(0, |source| source.order);
         let figures = self.sources.iter().map(|source| self.core.log.segments.usage(source.handle).figures());
-        Output::begin(self.core, newest, figures.map(|figures| figures.live() + figures.graves).sum())
+        let most = figures.map(|figures| figures.live() + figures.graves).sum();
+        match Output::begin(self.core, newest, most) {
+            // Size classes make more of records than they take; a round is admitted by what they do.
+            Err(Error::Full(_)) => Output::begin(self.core, newest, self.estimate()),
+            begun => begun,
+        }
+    }
+
+    /// Bytes that are likely to be copied.
+    fn estimate(&self) -> u64 {
+        let needed = |source: &Arc<Segment>| Holding::of(self.core, source.clone(), self.now, true).needed();
+        self.sources.iter().map(needed).sum()
     }
 
     fn leave(&self, source: &Segment, why: std::fmt::Arguments<'_>) -> bool {

@@ -171,6 +171,25 @@ fn records_that_damage_has_taken_are_missed_and_all_others_come() {
 }
 
 #[test]
+#[cfg(not(feature = "tiny-tags"))]
+fn a_record_of_which_nothing_can_be_made_does_not_end_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = open(&dir);
+    let large = vec![7; 3 * crate::store::CHUNK];
+    for key in [&b"lost"[..], b"kept"] {
+        db.put(key, &large).unwrap();
+        db.core.extents.begin_next();
+    }
+    db.put(b"small", b"value").unwrap();
+    drop(db);
+    std::fs::remove_file(dir.path().join("00000000.ext")).unwrap();
+    let (sound, bad): (Vec<_>, Vec<_>) = open(&dir).iter().unwrap().partition(|item| item.is_ok());
+    assert_eq!(sound.into_iter().map(|item| item.unwrap().key).collect::<Vec<_>>(), [&b"kept"[..], b"small"]);
+    let error = bad[0].as_ref().err().unwrap().to_string();
+    assert!(bad.len() == 1 && error.contains("00000000.ext") && error.contains(" 1 record"), "{error}");
+}
+
+#[test]
 fn what_expired_is_judged_at_the_time_of_the_snapshot() {
     use crate::store::{Expect, NewBody, Scratch, Write};
     let dir = tempfile::tempdir().unwrap();

@@ -97,7 +97,7 @@ impl Survey {
     fn fill<'a>(&self, ranked: impl Iterator<Item = &'a Holding>, most: u64) -> Vec<Arc<Segment>> {
         let (mut picked, mut room): (Vec<&Holding>, u64) = (Vec::new(), most);
         for holding in ranked {
-            let needed = holding.live + holding.figures.graves;
+            let needed = holding.needed();
             // A segment may be larger than those that are made now.
             if needed <= room || (picked.is_empty() && needed <= self.room) {
                 room = room.saturating_sub(needed);
@@ -124,7 +124,8 @@ impl Survey {
 }
 
 impl Holding {
-    fn of(core: &Core, segment: Arc<Segment>, now: u64, ask_graves: bool) -> Holding {
+    /// `ask_graves`: its tombstones may be spent.
+    pub fn of(core: &Core, segment: Arc<Segment>, now: u64, ask_graves: bool) -> Holding {
         let figures = core.log.segments.usage(segment.handle).figures();
         let len = segment.file.metadata().map_or(0, |file| file.len());
         let records = len.saturating_sub(SEGMENT_HEADER + figures.graves);
@@ -136,6 +137,11 @@ impl Holding {
         let graves = if ask_graves { figures.graves } else { 0 };
         let reclaimable = records.saturating_sub(live) + graves;
         Holding { eligible: core.is_eligible(&segment), segment, figures, len, live, reclaimable }
+    }
+
+    /// What a round copies of it, at most. Bytes.
+    pub fn needed(&self) -> u64 {
+        self.live + self.figures.graves
     }
 
     fn is_worth_it(&self) -> bool {
