@@ -147,14 +147,18 @@ impl Work {
                 self.db.iter()?
             }
         };
-        let mut found = Vec::new();
+        let (mut found, mut damage) = (Vec::new(), Ok(()));
         for _ in 0..RECORDS {
             if self.text.len() + found.len() * 64 >= PIECE {
                 break;
             }
-            let Some(item) = records.next().transpose()? else {
-                self.over = true;
-                break;
+            let item = match records.next() {
+                Some(Ok(item)) => item,
+                end => {
+                    self.over = true;
+                    damage = end.transpose().map(drop);
+                    break;
+                }
             };
             match &mut self.kind {
                 _ if !item.key.starts_with(&self.prefix) => {}
@@ -178,6 +182,7 @@ impl Work {
                 self.depends = self.depends.max(depends);
             }
         }
+        damage?;
         match (self.over, self.kind) {
             (false, _) => self.records = Some(records),
             (true, Kind::Metadump | Kind::Cachedump { .. }) => self.text.extend_from_slice(reply::END),
