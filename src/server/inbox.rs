@@ -3,6 +3,7 @@
 //! already is not rung again.
 
 use super::errand::Work;
+use super::proto::text::scan::number;
 use super::shared::Shared;
 use super::table::Token;
 use super::verdict::Basis;
@@ -67,20 +68,16 @@ impl Census {
 
 /// The lines in the order of their descriptors, as memcached has them; a listening socket that workers share stands there once.
 fn by_descriptor(text: &[u8]) -> Vec<u8> {
-    let mut lines: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
-    // `STAT 17` before `STAT 104`: numbers of more digits are greater.
-    let descriptor = |line: &&[u8]| {
-        let head = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
-        (head, line[..head].to_vec())
-    };
-    lines.sort_by_cached_key(descriptor);
-    let mut sorted: Vec<&[u8]> = Vec::with_capacity(lines.len());
-    for line in lines {
-        if !sorted.iter().rev().take(8).any(|other| *other == line) {
-            sorted.push(line);
+    let mut sorted: Vec<Vec<&[u8]>> = Vec::new();
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
+        let head = line.iter().position(|byte| *byte == b':').unwrap_or(0);
+        let descriptor = line[..head].strip_prefix(b"STAT ").and_then(number).unwrap_or(0) as usize;
+        sorted.resize_with(sorted.len().max(descriptor + 1), Vec::new);
+        if !sorted[descriptor].contains(&line) {
+            sorted[descriptor].push(line);
         }
     }
-    sorted.concat()
+    sorted.concat().concat()
 }
 
 /// A joined value and what it was joined from.

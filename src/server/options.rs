@@ -105,18 +105,21 @@ fn parser() -> getopts::Options {
 
 /// The options of the command line in their order.
 fn command_line(matches: &getopts::Matches) -> Vec<Given> {
-    let mut found = Vec::new();
+    // By their places on the line.
+    let mut found: Vec<Option<Given>> = Vec::new();
     for row in rows().filter(|row| !row.is_command()) {
         for name in row.names {
-            let given = |value| Given { row, origin: row.label(), value };
-            match row.is_flag() {
-                true => found.extend(matches.opt_positions(name).into_iter().map(|at| (at, given("yes".into())))),
-                false => found.extend(matches.opt_strs_pos(name).into_iter().map(|(at, value)| (at, given(value)))),
+            let values = match row.is_flag() {
+                true => matches.opt_positions(name).into_iter().map(|at| (at, "yes".into())).collect(),
+                false => matches.opt_strs_pos(name),
+            };
+            for (at, value) in values {
+                found.resize_with(found.len().max(at + 1), || None);
+                found[at] = Some(Given { row, origin: row.label(), value });
             }
         }
     }
-    found.sort_by_key(|(at, _)| *at);
-    found.into_iter().map(|(_, given)| given).collect()
+    found.into_iter().flatten().collect()
 }
 
 /// The options of a configuration file in their order.
