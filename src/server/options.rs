@@ -105,8 +105,8 @@ fn parser() -> getopts::Options {
 
 /// The options of the command line in their order.
 fn command_line(matches: &getopts::Matches) -> Vec<Given> {
-    // By their places on the line.
-    let mut found: Vec<Option<Given>> = Vec::new();
+    // By the words in which they stand: in one of flags there can be several.
+    let mut found: Vec<Vec<Given>> = Vec::new();
     for row in rows().filter(|row| !row.is_command()) {
         for name in row.names {
             let values = match row.is_flag() {
@@ -114,8 +114,8 @@ fn command_line(matches: &getopts::Matches) -> Vec<Given> {
                 false => matches.opt_strs_pos(name),
             };
             for (at, value) in values {
-                found.resize_with(found.len().max(at + 1), || None);
-                found[at] = Some(Given { row, origin: row.label(), value });
+                found.resize_with(found.len().max(at + 1), Vec::new);
+                found[at].push(Given { row, origin: row.label(), value });
             }
         }
     }

@@ -21,6 +21,7 @@ use self::survey::Survey;
 use super::checkpoint;
 use super::error::{Error, Result};
 use super::home::lock_existing;
+use super::segment;
 
 /// Told how far the check has come: bytes read, and bytes there are to read, to within what nobody can know before.
 pub type Watch<'a> = &'a mut dyn FnMut(u64, u64);
@@ -196,15 +197,32 @@ fn examine(dir: &Path, watch: Watch<'_>) -> Result<(Checked, Scan)> {
     Ok((checked, scan))
 }
 
-/// A start that cannot use it reads the log instead.
+/// A start that cannot use it reads the log instead; one that is told of damage gives back nothing that this could name.
 fn index_checkpoint(dir: &Path, store: u64, checked: &mut Checked) {
-    let Err(error) = checkpoint::read(dir, store, &mut |_| ()) else { return };
-    if checkpoint::is_of_another_version(dir) {
-        let dir = dir.display();
-        checked.notes.push(format!("{dir}/CHECKPOINT is of another version; the next start reads the log instead"));
-    } else {
-        let what = format!("the index checkpoint is of no use: {error}");
-        checked.damages.push(Damage::new(&dir.join("CHECKPOINT"), 0, what, Fault::Checkpoint));
+    let what = match checkpoint::read(dir, store, &mut |_| ()) {
+        Ok(None) => return,
+        Ok(Some((head, _))) => {
+            match head.rows.iter().find(|row| row.damaged && !checked.has_damage_in(dir, row.number)) {
+                Some(row) => {
+                    format!("the index checkpoint knows of damage in segment {:08x} that is not there", row.number)
+                }
+                None => return,
+            }
+        }
+        Err(_) if checkpoint::is_of_another_version(dir) => {
+            let dir = dir.display();
+            checked.notes.push(format!("{dir}/CHECKPOINT is of another version; the next start reads the log instead"));
+            return;
+        }
+        Err(error) => format!("the index checkpoint is of no use: {error}"),
+    };
+    checked.damages.push(Damage::new(&dir.join("CHECKPOINT"), 0, what, Fault::Checkpoint));
+}
+
+impl Checked {
+    fn has_damage_in(&self, dir: &Path, segment: u32) -> bool {
+        let path = segment::path_of(dir, segment);
+        self.damages.iter().any(|damage| damage.file == path)
     }
 }
 

@@ -72,13 +72,15 @@ pub(crate) struct Row {
     pub order: u64,
     pub salt: u32,
     pub compacted: bool,
+    /// Not all its records could be read.
+    pub damaged: bool,
     pub figures: Figures,
 }
 
 impl Row {
     fn of(segment: &Segment, figures: Figures) -> Row {
         let Segment { handle, number, order, salt, compacted, .. } = *segment;
-        Row { handle, number, order, salt, compacted, figures }
+        Row { handle, number, order, salt, compacted, damaged: segment.is_damaged(), figures }
     }
 
     /// Whether `segment` is the one that was listed, not another that got its number.
@@ -90,7 +92,7 @@ impl Row {
     fn encode(&self) -> [u8; ROW] {
         let Figures { total, dead, graves, expiring, latest_expiry, has_flush } = self.figures;
         let mut out = [0; ROW];
-        let flags = u32::from(self.compacted) | u32::from(has_flush) << 1;
+        let flags = u32::from(self.compacted) | u32::from(has_flush) << 1 | u32::from(self.damaged) << 2;
         for (at, word) in [(0, self.handle), (4, self.number), (16, self.salt), (20, flags)] {
             out[at..at + 4].copy_from_slice(&word.to_le_bytes());
         }
@@ -117,6 +119,7 @@ impl Row {
             order: le_u64(bytes, 8),
             salt: le_u32(bytes, 16),
             compacted: flags & 1 != 0,
+            damaged: flags & 4 != 0,
             figures,
         }
     }

@@ -73,6 +73,7 @@ pub(crate) fn recover(options: &Options, home: &Home, extents: &Extents) -> Resu
         let text = format!("recovered {keys} keys in {count} segments from {mib} MiB of log in {:?}", began.elapsed());
         (options.report)(Severity::Info, &text);
     }
+    let incomplete = incomplete || start.incomplete;
     Ok(Recovered { segments: table, newest, index, facts, damaged, incomplete, replayed: total })
 }
 

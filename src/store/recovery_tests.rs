@@ -528,10 +528,13 @@ fn what_a_missing_segment_may_name_is_not_given_back() {
             true => std::fs::remove_file(&path).unwrap(),
             false => std::fs::write(&path, damaged).unwrap(),
         }
-        let db = open(dir.path());
-        assert!(db.get(b"middle").unwrap().is_none() && db.stats().damaged_records > 0);
-        db.compact().unwrap();
-        drop(db);
+        // The second life begins with what the first one knew.
+        for life in 0..2 {
+            let db = open(dir.path());
+            assert!(db.get(b"middle").unwrap().is_none() && (life > 0 || db.stats().damaged_records > 0));
+            db.compact().unwrap();
+            db.core().write_checkpoint().unwrap();
+        }
         std::fs::write(&path, sound).unwrap();
         // As a repair does: else only what is new in the log would be read.
         let _ = std::fs::remove_file(dir.path().join("CHECKPOINT"));

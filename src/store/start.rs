@@ -18,6 +18,8 @@ pub(crate) struct Start {
     pub facts: Facts,
     /// The log before this was durable.
     pub durable: Position,
+    /// Some of what the index should know could not be read, and was not repaired since.
+    pub incomplete: bool,
     /// The index and the facts are those that the log came to up to here.
     position: Position,
     /// Handles of the compacted segments that the index knows.
@@ -57,7 +59,7 @@ impl Start {
     fn beginning(segments: &mut [Segment]) -> (Index, Start) {
         segments.iter_mut().zip(0..).for_each(|(segment, handle)| segment.handle = handle);
         let (facts, position) = (Facts::default(), Position(0));
-        (Index::new(), Start { facts, durable: position, position, compacted: HashSet::new() })
+        (Index::new(), Start { facts, durable: position, incomplete: false, position, compacted: HashSet::new() })
     }
 
     fn at(
@@ -71,11 +73,15 @@ impl Start {
         doubt(&head, segments, &listed)?;
         let taken: HashSet<u32> = head.rows.iter().map(|row| row.handle).collect();
         let mut fresh = (0..).filter(|handle| !taken.contains(handle));
-        let mut compacted = HashSet::new();
+        let (mut compacted, mut incomplete) = (HashSet::new(), false);
         for segment in &mut *segments {
             match listed(segment) {
                 Some(row) => {
                     segment.handle = row.handle;
+                    if row.damaged {
+                        segment.note_damage();
+                        incomplete = true;
+                    }
                     if segment.compacted {
                         compacted.insert(row.handle);
                     }
@@ -88,7 +94,7 @@ impl Start {
         }
         drop_gone(&index, &head, segments);
         let Head { position, durable, facts, .. } = head;
-        Ok((index, Start { facts, durable, position, compacted }))
+        Ok((index, Start { facts, durable, incomplete, position, compacted }))
     }
 
     /// Whether nothing is known yet.

@@ -1,7 +1,7 @@
 //! The command line: what `--help` and the man page say is the same, and what the start says is what it does.
 
 use crate::common::server::{Plan, binary};
-use crate::common::util::wait_until;
+use crate::common::util::{proc_status, wait_until};
 use crate::common::{Client, Server};
 use std::collections::BTreeSet;
 use std::fs;
@@ -341,7 +341,7 @@ fn another_user_finds_everything_his() {
     let [data, socket, _] = paths(directory.path());
     let data = format!("{data}/of/all");
     let server = Plan::new(&["-u", "nobody", "--db.path", &data, "-t1"]).listen(&["-s", &socket, "-a", "770"]).start();
-    let owner = fs::metadata(format!("/proc/{}", server.pid())).expect("look at the process").uid();
+    let owner = u32::try_from(proc_status(server.pid(), "Uid")).expect("a user id");
     for path in [&socket, &data] {
         let found = fs::symlink_metadata(path).expect("look at it");
         assert_eq!((found.uid(), found.mode() & 0o7777), (owner, if path == &data { 0o750 } else { 0o770 }), "{path}");

@@ -332,3 +332,18 @@ fn flushes_and_deletions_with_a_flipped_bit_are_set_right() {
         assert_eq!(found, [None, None, Some(b"value".to_vec())], "bit {bit}");
     }
 }
+
+/// A read that failed once is remembered by the index checkpoint. Whoever finds no damage there has it forgotten.
+#[test]
+fn an_index_checkpoint_that_knows_of_damage_that_is_not_there_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    make(dir.path());
+    let db = Db::open(options(dir.path())).unwrap();
+    db.core().log.segments.all()[0].note_damage();
+    db.core().write_checkpoint().unwrap();
+    drop(db);
+    let found = check(dir.path(), &mut quiet()).unwrap();
+    assert!(found.damages.len() == 1 && found.damages[0].what.contains("damage in segment 00000000"), "{found:?}");
+    let left = repair(dir.path(), &mut quiet()).unwrap().now;
+    assert!(left.damages.is_empty() && !dir.path().join("CHECKPOINT").exists());
+}
