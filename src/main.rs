@@ -10,7 +10,7 @@ mod server;
 use std::fmt::Display;
 use std::fs::{self, DirBuilder, File};
 use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, lchown};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, lchown};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -68,7 +68,7 @@ fn start(launch: Launch) -> Result<(), String> {
     };
     let pid_file = launch.pid_file.map(PidFile::write).transpose()?;
     if let Some(identity) = &identity {
-        listeners.give_to(identity)?;
+        listeners.give_to(identity);
         take_identity(identity, &settings.db_path)?;
         users.iter().for_each(warn_of_users);
     }
@@ -93,12 +93,16 @@ fn start(launch: Launch) -> Result<(), String> {
     Ok(())
 }
 
-/// A daemon's messages go to the system log if nothing else was said; where there is none, nobody reads them.
+/// A daemon's messages go to the system log if nothing else was said; where there is none, whoever starts it is told.
 fn start_messages(level: log::Level, target: Option<Target>, daemon: bool, verbosity: u8) -> Result<(), String> {
     log::set_verbosity(verbosity);
     match target {
         Some(target) => log::init(level, &target),
-        None if daemon => log::init(level, &Target::Syslog).or_else(|_| log::init(level, &Target::Stderr)),
+        None if daemon => log::init(level, &Target::Syslog).or_else(|why| {
+            log::init(level, &Target::Stderr)?;
+            log::warn(format_args!("in the background there will be no messages: {why}"));
+            Ok(())
+        }),
         None => log::init(level, &Target::Stderr),
     }
 }
@@ -197,23 +201,41 @@ fn warn_of_users(users: &Users) {
 /// The file with the process id, which no other server can have at the same time; goes when the server does.
 struct PidFile {
     path: PathBuf,
-    _held: File,
+    held: File,
 }
 
 impl PidFile {
     fn write(path: PathBuf) -> Result<PidFile, String> {
         let fail = |why: &dyn Display| format!("cannot write the pid file {}: {why}", path.display());
-        let held = file::hold(&path).map_err(|error| fail(&error))?;
-        let held = held.ok_or_else(|| fail(&"a server that runs has it; stop that or choose another (-P)"))?;
+        let held = loop {
+            let held = file::hold(&path).map_err(|error| fail(&error))?;
+            let held = held.ok_or_else(|| fail(&"a server that runs has it; stop that or choose another (-P)"))?;
+            // One that ended meanwhile may have removed it.
+            if is_at(&held, &path) {
+                break held;
+            }
+        };
+        if held.metadata().is_ok_and(|found| found.is_file()) {
+            held.set_len(0).map_err(|error| fail(&error))?;
+        }
         let id = format!("{}\n", std::process::id());
-        held.set_len(0).and_then(|()| (&held).write_all(id.as_bytes())).map_err(|error| fail(&error))?;
-        Ok(PidFile { path, _held: held })
+        (&held).write_all(id.as_bytes()).map_err(|error| fail(&error))?;
+        Ok(PidFile { path, held })
     }
+}
+
+/// Whether the open file is the one of that name.
+fn is_at(held: &File, path: &Path) -> bool {
+    let id = |found: fs::Metadata| (found.dev(), found.ino());
+    held.metadata().is_ok_and(|own| fs::symlink_metadata(path).is_ok_and(|found| id(found) == id(own)))
 }
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        // A warning at the start told whoever cannot.
-        let _ = fs::remove_file(&self.path);
+        let is_file = self.held.metadata().is_ok_and(|found| found.is_file());
+        if is_file && is_at(&self.held, &self.path) {
+            // A warning at the start told whoever cannot.
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }

@@ -128,6 +128,8 @@ pub struct Ledger {
     pub midway: bool,
     /// Second in which that began, or last got on. Until the peer has said who he is: in which he came.
     pub since: u32,
+    /// What the peer had not taken when that was looked at last. Bytes.
+    pub untaken: usize,
 }
 
 /// Memory of a command that waits for the disk lane, roughly. Bytes.
@@ -215,6 +217,17 @@ impl Connection {
             Waiting::Peer => !self.corked && matches!(self.state, State::Errand(_)),
             _ => false,
         }
+    }
+
+    /// Whether its peer has taken something of a dump since that was asked last: the kernel says that there is room only when
+    /// there is much. `second`: now.
+    pub fn has_taken_more(&mut self, second: u32) -> bool {
+        let untaken = self.output.len() + self.stream.untaken() as usize;
+        let more = self.waiting == Waiting::Peer && untaken != self.ledger.untaken;
+        if more {
+            (self.ledger.untaken, self.ledger.since) = (untaken, second);
+        }
+        more
     }
 
     /// Whether a large value is on its way in or out.

@@ -67,11 +67,14 @@ impl Listeners {
         Ok(listeners)
     }
 
-    /// The Unix socket's file becomes `identity`'s, so that its mode means that user and group. The error is one sentence.
-    pub fn give_to(&self, identity: &Identity) -> Result<(), String> {
-        let Some(path) = &self.unix_path else { return Ok(()) };
-        lchown(path, Some(identity.user), Some(identity.group))
-            .map_err(|error| format!("cannot give the socket {} to user {}: {error}", path.display(), identity.user))
+    /// The Unix socket's file becomes `identity`'s, so that its mode means that user and group. That is not for every root to do, nor for
+    /// every file system.
+    pub fn give_to(&self, identity: &Identity) {
+        let Some(path) = &self.unix_path else { return };
+        if let Err(error) = lchown(path, Some(identity.user), Some(identity.group)) {
+            let (path, user) = (path.display(), identity.user);
+            log::warn(format_args!("the socket {path} stays root's: cannot give it to user {user}: {error}"));
+        }
     }
 
     /// Where it listens, with real ports: `127.0.0.1:11211 (and [::1]:11211, /run/kingserver.sock)`.

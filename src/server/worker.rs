@@ -433,7 +433,7 @@ impl Worker {
         }
         self.midway = self.midway + usize::from(midway) - usize::from(before.midway);
         let since = if midway && !before.midway { self.second } else { before.since };
-        connection.ledger = Ledger { holds, midway, since };
+        connection.ledger = Ledger { holds, midway, since, ..before };
     }
 
     /// Asks the store to wake this worker when its mark gets to `nearest`, unless it was asked for less already.

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use self::scan::Scan;
 use self::survey::Survey;
-use super::checkpoint;
+use super::checkpoint::{self, Row};
 use super::error::{Error, Result};
 use super::home::lock_existing;
 use super::segment;
@@ -189,7 +189,11 @@ fn examine(dir: &Path, watch: Watch<'_>) -> Result<(Checked, Scan)> {
     let total = survey.bytes;
     let mut scan = Scan::new(survey);
     scan.log(&mut checked, watch)?;
-    index_checkpoint(dir, scan.survey.store, &mut checked);
+    index_checkpoint(&scan.survey, &mut checked);
+    if scan.survey.segments.is_empty() && checked.extents > 0 && checked.damages.is_empty() {
+        let what = "there are large values and no log: its segments are missing";
+        checked.damages.push(Damage::new(dir, 0, what, Fault::Missing { from: 1, to: 2 }));
+    }
     values::verify(&mut scan, &mut checked, watch)?;
     checked.keys = scan.keys();
     checked.damages.iter_mut().for_each(|damage| scan.settle(damage));
@@ -198,16 +202,17 @@ fn examine(dir: &Path, watch: Watch<'_>) -> Result<(Checked, Scan)> {
 }
 
 /// A start that cannot use it reads the log instead; one that is told of damage gives back nothing that this could name.
-fn index_checkpoint(dir: &Path, store: u64, checked: &mut Checked) {
-    let what = match checkpoint::read(dir, store, &mut |_| ()) {
+fn index_checkpoint(survey: &Survey, checked: &mut Checked) {
+    let dir = &survey.dir;
+    let what = match checkpoint::read(dir, survey.store, &mut |_| ()) {
         Ok(None) => return,
+        Ok(Some((head, _))) if checked.damages.is_empty() && survey.lacks(&[head.position, head.durable]) => {
+            "the index checkpoint knows more than the log does: segments are missing or were cut".into()
+        }
         Ok(Some((head, _))) => {
-            match head.rows.iter().find(|row| row.damaged && !checked.has_damage_in(dir, row.number)) {
-                Some(row) => {
-                    format!("the index checkpoint knows of damage in segment {:08x} that is not there", row.number)
-                }
-                None => return,
-            }
+            let is_sound = |row: &&Row| row.damaged && !checked.has_damage_in(dir, row.number);
+            let Some(row) = head.rows.iter().find(is_sound) else { return };
+            format!("the index checkpoint knows of damage in segment {:08x} that is not there", row.number)
         }
         Err(_) if checkpoint::is_of_another_version(dir) => {
             let dir = dir.display();

@@ -261,7 +261,7 @@ impl Core {
 
     /// Whether the oldest segment had better not be given up: it would stay on the disk, or so would the large values that
     /// are most of what it names.
-    fn evicts_in_vain(&self) -> bool {
+    pub(super) fn evicts_in_vain(&self) -> bool {
         let own = self.space.is_own_limit();
         let Some(oldest) = self.log.segments.all().into_iter().next() else { return false };
         let Ok(file) = oldest.file.metadata() else { return false };
@@ -272,8 +272,15 @@ impl Core {
         let few = !self.is_sealed(&oldest) || end < self.options.segment_size(self.index.bytes()) / FEW;
         match self.is_pinned() {
             true => !own || few,
-            false => !own && file.nlink() > 1,
+            false => !own && self.is_all_linked(),
         }
+    }
+
+    /// Whether a backup names every segment too, so that none gives room.
+    fn is_all_linked(&self) -> bool {
+        let is_linked = |segment: &Arc<Segment>| segment.file.metadata().is_ok_and(|file| file.nlink() > 1);
+        let is_active = |segment: &Arc<Segment>| !segment.compacted && segment.order >= self.log.active_order();
+        self.log.segments.all().iter().filter(|segment| !is_active(segment)).all(is_linked)
     }
 
     /// Keeps rounds from being carried out, and so nobody waiting for one.

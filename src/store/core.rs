@@ -1,7 +1,7 @@
 //! The parts of an open store, shared by its users, the syncer and jobs on the lane.
 
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -47,8 +47,6 @@ pub(crate) struct Core {
     pub counters: Counters,
     /// Is told each record that is given up for want of room.
     pub evicted: std::sync::OnceLock<Evicted>,
-    /// A segment is being given up: what the index does not name any more may be on the disk still.
-    pub evicting: AtomicBool,
     pub compaction: Compaction,
     pub reclaim: Reclaim,
     /// Backups under way: what extents have stays as it is.

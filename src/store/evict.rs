@@ -5,7 +5,7 @@
 //! no tombstone is needed for what goes, and those in it are spent.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::core::Core;
 use super::error::{Error, Result};
@@ -51,61 +51,75 @@ impl Core {
         }
         let live = self.log.segments.usage(oldest.handle).figures().live();
         let most = live / KEPT;
-        // Until its file is gone for good, a crash would bring its records back: who removes one leaves word of that.
-        self.evicting.store(true, SeqCst);
-        Eviction { core: self, segment: oldest.clone(), most, unwritten: 0, now: self.time.now() }.run()?;
+        let mut eviction = Eviction { core: self, segment: oldest.clone(), most, unwritten: 0, now: self.time.now() };
+        eviction.each(&mut Eviction::spare)?;
+        self.log.write_all();
+        let mut pace = Pace::start(self, None);
+        let outcome = Round::new(self, vec![oldest], &mut pace, &|_| ()).give_up(&mut || eviction.forget())?;
         self.counters.evicted_segments.fetch_add(1, Relaxed);
-        let outcome = Round::new(self, vec![oldest], &mut Pace::start(self, None), &|_| ()).give_up()?;
-        self.evicting.store(false, SeqCst);
         Ok(Some(outcome))
     }
 }
 
 impl Eviction<'_> {
-    /// Takes all of the segment's records off the index. Afterwards nothing names it.
-    fn run(mut self) -> Result<()> {
+    /// Shows all of the segment's values, and where they are, as far as they are sound: what is damaged, or cannot be read, is
+    /// given up all the same.
+    fn each(&mut self, visit: &mut dyn FnMut(&mut Self, &Fields<'_>, Location)) -> Result<()> {
         self.core.index.settle();
         let segment = self.segment.clone();
         let (mut reader, mut offset) = (Reader::new(&segment), SEGMENT_HEADER);
-        // What is damaged, or cannot be read, is given up all the same.
         while matches!(reader.next_sound(offset), Ok(Some(found)) if found == offset) {
             let (fields, len) = reader.record(offset)?;
             match fields.kind {
-                Kind::Value | Kind::Large => self.judge(&fields, offset)?,
+                Kind::Value | Kind::Large => visit(self, &fields, Location::new(segment.handle, offset)),
                 Kind::Seal => break,
                 Kind::Tombstone | Kind::FlushPending | Kind::FlushFired | Kind::Checkpoint => {}
             }
             offset += len as u64;
         }
-        self.core.log.write_all();
-        self.drop_the_rest()
+        Ok(())
     }
 
-    fn judge(&mut self, fields: &Fields<'_>, offset: u64) -> Result<()> {
-        let core = self.core;
-        let (hash, here) = (core.home.seed.hash(fields.key), Location::new(self.segment.handle, offset));
+    /// Appends a value anew that is read again and again.
+    fn spare(&mut self, fields: &Fields<'_>, here: Location) {
+        let (core, hash) = (self.core, self.core.home.seed.hash(fields.key));
         // What is appended anew must not get behind a flush that it was subject to.
         let _no_flush = core.flushes.hold();
         let mut stripe = core.index.stripe(hash);
-        let Some(entry) = stripe.find(hash.tag).filter(|entry| entry.location == here) else { return Ok(()) };
-        let gone = core.is_flushed(here) || (fields.expires != 0 && fields.expires <= self.now);
-        if !gone && self.append_hot(&mut stripe, hash, fields, &entry) {
+        let Some(entry) = stripe.find(hash.tag).filter(|entry| entry.location == here) else { return };
+        if !self.is_gone(fields, here) && self.append_hot(&mut stripe, hash, fields, &entry) {
             core.counters.spared.fetch_add(1, Relaxed);
-        } else {
-            stripe.remove(hash.tag);
-            core.cache.remove(hash);
-            core.counters.evicted.fetch_add(u64::from(!gone), Relaxed);
-            if let Some(tell) = core.evicted.get().filter(|_| !gone) {
-                tell(fields.key, fields.body.len() as u64);
-            }
+            core.note_dead(&entry);
         }
-        core.note_dead(&entry);
         drop(stripe);
         if self.unwritten >= PIECE {
             self.unwritten = 0;
             core.log.write_all();
         }
-        Ok(())
+    }
+
+    fn is_gone(&self, fields: &Fields<'_>, here: Location) -> bool {
+        self.core.is_flushed(here) || (fields.expires != 0 && fields.expires <= self.now)
+    }
+
+    /// Takes all that is left of the segment's records off the index. Afterwards nothing names it.
+    fn forget(&mut self) -> Result<()> {
+        self.each(&mut Eviction::drop_value)?;
+        self.drop_the_rest()
+    }
+
+    fn drop_value(&mut self, fields: &Fields<'_>, here: Location) {
+        let (core, hash) = (self.core, self.core.home.seed.hash(fields.key));
+        let mut stripe = core.index.stripe(hash);
+        let Some(entry) = stripe.find(hash.tag).filter(|entry| entry.location == here) else { return };
+        let gone = self.is_gone(fields, here);
+        stripe.remove(hash.tag);
+        core.cache.remove(hash);
+        core.counters.evicted.fetch_add(u64::from(!gone), Relaxed);
+        if let Some(tell) = core.evicted.get().filter(|_| !gone) {
+            tell(fields.key, fields.body.len() as u64);
+        }
+        core.note_dead(&entry);
     }
 
     /// Appends a record that is read again and again. `false`: it is not, or there is no room for it.

@@ -239,6 +239,11 @@ impl Extents {
         self.reserved.load(Relaxed)
     }
 
+    /// Whether there is any file.
+    pub fn any(&self) -> bool {
+        !super::read(&self.files).is_empty()
+    }
+
     /// Files that there are, on the disk or planned.
     #[cfg(test)]
     pub fn known(&self) -> usize {

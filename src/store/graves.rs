@@ -43,7 +43,7 @@ impl Graves {
     }
 
     /// Finds out which are held by any of the segments `older`.
-    pub fn ask(&mut self, core: &Core, older: &[Arc<Segment>], pace: &mut Pace) {
+    pub fn ask(&mut self, core: &Core, older: &[Arc<Segment>], pace: &Pace) {
         self.keep_last_of_each_key();
         for segment in older {
             if self.found.iter().all(|grave| grave.held) {

@@ -63,7 +63,7 @@ impl FileHeader {
         }
         check_version(le_u32(bytes, 8), path)?;
         if checksum(bytes) != le_u32(bytes, 12) {
-            return Err(Error::damaged(path, 0, "the header's checksum is wrong"));
+            return Err(Error::damaged(path, 0, "the header's checksum is wrong; see 'kingserver check'"));
         }
         let header = FileHeader {
             magic,

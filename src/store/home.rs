@@ -132,7 +132,7 @@ fn create_where_empty(dir: &Path) -> Result<(u64, Seed)> {
     }
     let dir = dir.display();
     Err(Error::other(format!(
-        "{dir} has log segments but no STORE file, without which they cannot be read: restore it from a backup"
+        "{dir} has log segments but no STORE file, without which they cannot be read: restore it from a backup, or have 'kingserver check --repair' make it anew"
     )))
 }
 
@@ -169,7 +169,11 @@ fn decode(bytes: &[u8], path: &Path) -> Result<(u64, Seed)> {
     }
     check_version(le_u32(bytes, 8), path)?;
     if bytes.len() != LEN || checksum(bytes) != le_u32(bytes, 12) {
-        return Err(Error::damaged(path, 0, "the checksum is wrong; restore the file from a backup"));
+        return Err(Error::damaged(
+            path,
+            0,
+            "the checksum is wrong; restore the file from a backup, or have 'kingserver check --repair' make it anew",
+        ));
     }
     Ok((le_u64(bytes, 16), Seed([le_u64(bytes, 24), le_u64(bytes, 32)])))
 }

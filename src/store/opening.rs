@@ -3,7 +3,7 @@
 
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -116,7 +116,6 @@ pub(super) fn open_core(options: Options, home: Home, lane: &Lane) -> Result<Arc
         sequence: AtomicU64::new(facts.sequence),
         counters,
         evicted: std::sync::OnceLock::new(),
-        evicting: AtomicBool::new(false),
         compaction: Compaction::default(),
         reclaim: Reclaim::new(incomplete),
         snapshots: AtomicUsize::new(0),

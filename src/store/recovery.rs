@@ -62,18 +62,24 @@ pub(crate) fn recover(options: &Options, home: &Home, extents: &Extents) -> Resu
         make_durable(segment, replay.marked, end)?;
         table.add(segment);
     }
-    if start.is_beginning() && !replay.incomplete {
+    // Extents without any log are not for the next writer to take away.
+    let incomplete = start.incomplete || (segments.is_empty() && extents.any());
+    if start.is_beginning() && !replay.incomplete && !incomplete {
         extents.remove_unnamed(|number| replay.named.contains(&number))?;
     }
-    let Replay { bulk, facts, damaged, incomplete, .. } = replay;
+    let incomplete = incomplete || replay.incomplete;
+    let Replay { bulk, facts, damaged, .. } = replay;
     let index = bulk.finish()?;
     table.recount(|each| index.each(each));
+    if segments.is_empty() && incomplete {
+        let text = "there are large values and no log: its segments are missing; put them back, or restore a backup";
+        (options.report)(Severity::Warning, text);
+    }
     if !segments.is_empty() {
         let (keys, count, mib) = (index.len(), segments.len(), total >> 20);
         let text = format!("recovered {keys} keys in {count} segments from {mib} MiB of log in {:?}", began.elapsed());
         (options.report)(Severity::Info, &text);
     }
-    let incomplete = incomplete || start.incomplete;
     Ok(Recovered { segments: table, newest, index, facts, damaged, incomplete, replayed: total })
 }
 

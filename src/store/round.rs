@@ -176,13 +176,17 @@ impl<'a> Round<'a> {
         Ok(self.outcome)
     }
 
-    /// Removes the sources, which must be the oldest segments there are, and of which the index names nothing any more:
-    /// whatever tombstones are in them, nothing is left for them to hide.
-    pub fn give_up(mut self) -> Result<Outcome> {
+    /// Removes the sources, which must be the oldest segments there are: whatever tombstones are in them, nothing is left for
+    /// them to hide. Once their files are gone for good, `forget` is to take what is in them off the index: before, a
+    /// removal that found a key missing would be undone by a crash.
+    pub fn give_up(mut self, forget: &mut dyn FnMut() -> Result<()>) -> Result<Outcome> {
         self.consumed = self.sources.len();
-        self.any_order = false;
         self.settle()?;
-        self.remove_sources()?;
+        let sources = std::mem::take(&mut self.sources);
+        self.remove_files(&sources)?;
+        forget()?;
+        self.remember_ranges(&sources);
+        self.drop_segments(&sources);
         Ok(self.outcome)
     }
 
@@ -409,24 +413,33 @@ impl<'a> Round<'a> {
 
     fn remove_sources(&mut self) -> Result<()> {
         let sources: Vec<_> = self.sources[..self.consumed].to_vec();
-        self.core.remember_ranges(&sources.iter().map(|source| source.handle).collect::<Vec<_>>());
+        self.remember_ranges(&sources);
         let together = if self.any_order { sources.len() } else { 1 };
-        sources.chunks(together).try_for_each(|sources| self.remove_for_good(sources))
+        sources.chunks(together).try_for_each(|sources| {
+            self.remove_files(sources)?;
+            self.drop_segments(sources);
+            Ok(())
+        })
     }
 
-    fn remove_for_good(&mut self, sources: &[Arc<Segment>]) -> Result<()> {
+    /// What large values had that died in the sources is known from these alone.
+    fn remember_ranges(&self, sources: &[Arc<Segment>]) {
+        self.core.remember_ranges(&sources.iter().map(|source| source.handle).collect::<Vec<_>>());
+    }
+
+    fn remove_files(&mut self, sources: &[Arc<Segment>]) -> Result<()> {
         let lens = sources.iter().map(|source| source.file.metadata().map_or(0, |file| file.len()));
         self.outcome.removed += lens.sum::<u64>();
-        {
-            let _files = super::lock(&self.core.maintenance);
-            sources.iter().try_for_each(|source| remove(source))?;
-            let dir = &self.core.options.path;
-            sys::file::sync_directory(dir).map_err(|error| Error::io("sync directory", dir, &error))?;
-        }
+        let _files = super::lock(&self.core.maintenance);
+        sources.iter().try_for_each(|source| remove(source))?;
+        let dir = &self.core.options.path;
+        sys::file::sync_directory(dir).map_err(|error| Error::io("sync directory", dir, &error))
+    }
+
+    fn drop_segments(&mut self, sources: &[Arc<Segment>]) {
         sources.iter().for_each(|source| self.core.log.segments.remove(source));
         self.outcome.segments += sources.len() as u64;
         (self.step)(Step::Removed);
-        Ok(())
     }
 }
 

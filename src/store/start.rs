@@ -41,25 +41,26 @@ impl Start {
                 (options.report)(Severity::Info, &format!("reading the index checkpoint: {percent} %"));
             }
         };
-        let read = checkpoint::read(&options.path, store, &mut watch).map_err(|error| error.to_string());
+        let read =
+            checkpoint::read(&options.path, store, &mut watch).map_err(|error| Doubt::Useless(error.to_string()));
         let found = read.and_then(|read| read.map(|(head, index)| Start::at(head, index, segments, table)).transpose());
-        match found {
-            Ok(Some(start)) => Ok(start),
-            Ok(None) => Ok(Start::beginning(segments)),
-            Err(why) => {
-                let text = format!("the index checkpoint is of no use, so the whole log is read: {why}");
-                (options.report)(Severity::Warning, &text);
-                // Where it knew more than the log does, the log may reach as far one day, with other records.
-                checkpoint::remove(&options.path)?;
-                Ok(Start::beginning(segments))
-            }
-        }
+        let (why, incomplete) = match found {
+            Ok(Some(start)) => return Ok(start),
+            Ok(None) => return Ok(Start::beginning(segments, false)),
+            Err(Doubt::Useless(why)) => (why, false),
+            Err(Doubt::Lost(why)) => (why, true),
+        };
+        let text = format!("the index checkpoint is of no use, so the whole log is read: {why}");
+        (options.report)(Severity::Warning, &text);
+        // Where it knew more than the log does, the log may reach as far one day, with other records.
+        checkpoint::remove(&options.path)?;
+        Ok(Start::beginning(segments, incomplete))
     }
 
-    fn beginning(segments: &mut [Segment]) -> (Index, Start) {
+    fn beginning(segments: &mut [Segment], incomplete: bool) -> (Index, Start) {
         segments.iter_mut().zip(0..).for_each(|(segment, handle)| segment.handle = handle);
         let (facts, position) = (Facts::default(), Position(0));
-        (Index::new(), Start { facts, durable: position, incomplete: false, position, compacted: HashSet::new() })
+        (Index::new(), Start { facts, durable: position, incomplete, position, compacted: HashSet::new() })
     }
 
     fn at(
@@ -67,7 +68,7 @@ impl Start {
         index: Index,
         segments: &mut [Segment],
         table: &Segments,
-    ) -> std::result::Result<(Index, Start), String> {
+    ) -> std::result::Result<(Index, Start), Doubt> {
         let rows: HashMap<u32, &Row> = head.rows.iter().map(|row| (row.number, row)).collect();
         let listed = |segment: &Segment| rows.get(&segment.number).copied().filter(|row| row.is(segment));
         doubt(&head, segments, &listed)?;
@@ -119,23 +120,32 @@ impl Start {
     }
 }
 
+/// Why an index checkpoint is not used.
+enum Doubt {
+    Useless(String),
+    /// The log lacks what it had when the checkpoint was written.
+    Lost(String),
+}
+
 /// Why these cannot be the files of the store that the checkpoint is of, or of a later state of it.
 fn doubt<'a>(
     head: &Head,
     segments: &[Segment],
     listed: &impl Fn(&Segment) -> Option<&'a Row>,
-) -> std::result::Result<(), String> {
+) -> std::result::Result<(), Doubt> {
     let log = || segments.iter().filter(|segment| !segment.compacted);
     let (first, _) = head.position.parts();
     if let Some(unknown) = log().find(|segment| segment.order <= first && listed(segment).is_none()) {
-        return Err(format!("it does not know {}", unknown.path.display()));
+        return Err(Doubt::Useless(format!("it does not know {}", unknown.path.display())));
     }
     let newest = log().map(|segment| segment.order).max();
     for (order, offset) in [head.position.parts(), head.durable.parts()] {
         let len = |segment: &Segment| segment.file.metadata().map_or(0, |file| file.len());
         let is_short = log().any(|segment| segment.order == order && len(segment) < offset);
         if is_short || newest.is_none_or(|newest| newest < order) {
-            return Err("it knows more than the log does".into());
+            let why =
+                "it knows more than the log does: segments are missing or were cut; put them back, or restore a backup";
+            return Err(Doubt::Lost(why.into()));
         }
     }
     Ok(())

@@ -27,7 +27,7 @@ pub(crate) fn fingerprint(tag: u64) -> u32 {
 ///
 /// # Errors
 /// [`Error::Damaged`] if the segment is, so that it may hold any key; the store is being closed.
-pub(crate) fn of(segment: &Segment, core: &Core, pace: &mut Pace) -> Result<Vec<u32>> {
+pub(crate) fn of(segment: &Segment, core: &Core, pace: &Pace) -> Result<Vec<u32>> {
     if segment.is_damaged() {
         return Err(Error::damaged(&segment.path, 0, "it is damaged"));
     }
@@ -65,7 +65,7 @@ fn path(segment: &Segment) -> PathBuf {
     segment.path.with_extension(SUFFIX)
 }
 
-fn scan(segment: &Segment, core: &Core, pace: &mut Pace) -> Result<Vec<u32>> {
+fn scan(segment: &Segment, core: &Core, pace: &Pace) -> Result<Vec<u32>> {
     let (mut reader, mut offset, mut tags) = (Reader::new(segment), SEGMENT_HEADER, Vec::new());
     loop {
         if reader.next_sound(offset)? != Some(offset) {
@@ -79,7 +79,8 @@ fn scan(segment: &Segment, core: &Core, pace: &mut Pace) -> Result<Vec<u32>> {
             Kind::Tombstone | Kind::FlushPending | Kind::FlushFired | Kind::Checkpoint => {}
         }
         offset += len as u64;
-        pace.spend(core, len as u64)?;
+        // No slower than the disk: a round waits for it. But not beyond the store's end.
+        pace.check(core)?;
     }
     tags.sort_unstable();
     tags.dedup();

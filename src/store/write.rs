@@ -2,8 +2,6 @@
 //! lock, so that the order of the log and the state of the index agree for every key. No system call is made here;
 //! the log is written out later.
 
-use std::sync::atomic::Ordering::SeqCst;
-
 use super::cache::Facts;
 use super::core::Core;
 use super::error::{Error, Result};
@@ -182,10 +180,7 @@ impl Core {
         let mut stripe = self.index.stripe(key.hash);
         let depends = stripe.last_removal.max(self.flushes.fired());
         let Some(entry) = stripe.find(key.hash.tag) else {
-            if self.evicting.load(SeqCst) {
-                stripe.last_removal = self.append_tombstone(key)?;
-            }
-            return Ok(Removed::Absent { depends: depends.max(stripe.last_removal) });
+            return Ok(Removed::Absent { depends });
         };
         match expect {
             Expect::Anything if self.is_flushed(entry.location) => {

@@ -143,6 +143,14 @@ impl Stream {
         ManuallyDrop::new(unsafe { TcpStream::from_raw_fd(self.0.as_raw_fd()) })
     }
 
+    /// Bytes that were sent and that the peer has not taken yet (`SIOCOUTQ`). 0 where that cannot be told.
+    pub fn untaken(&self) -> u32 {
+        let mut count: c_int = 0;
+        // SAFETY: the kernel writes one int.
+        unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCOUTQ, &mut count) };
+        count.cast_unsigned()
+    }
+
     /// Reads what there is, at most the buffer's length. 0: the peer has shut down. `WouldBlock`: nothing yet.
     pub fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
         retry(|| {

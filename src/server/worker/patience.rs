@@ -41,7 +41,8 @@ impl Worker {
         let is_slow = |ledger: Ledger| ledger.midway && second.wrapping_sub(ledger.since) > timeout;
         let tokens: Vec<Token> = self.table.tokens().collect();
         for token in tokens {
-            if self.table.get(token).is_some_and(|connection| is_slow(connection.ledger)) {
+            let Some(connection) = self.table.get(token) else { continue };
+            if is_slow(connection.ledger) && !connection.has_taken_more(second) {
                 log::debug(format_args!("connection {}/{token}: no whole request in {timeout} s", self.ctx.worker));
                 self.ctx.count(Counter::IdleKicks);
                 self.close(token);

@@ -347,3 +347,47 @@ fn an_index_checkpoint_that_knows_of_damage_that_is_not_there_goes() {
     let left = repair(dir.path(), &mut quiet()).unwrap().now;
     assert!(left.damages.is_empty() && !dir.path().join("CHECKPOINT").exists());
 }
+
+/// What the index checkpoint knows of was in the log once. A start keeps the large values that it may name until it is back.
+#[test]
+fn a_log_that_has_lost_its_end_is_not_sound() {
+    let dir = tempfile::tempdir().unwrap();
+    make(dir.path());
+    let (log, extent) = (dir.path().join("00000000.log"), dir.path().join("00000000.ext"));
+    {
+        let db = Db::open(options(dir.path())).unwrap();
+        db.core().write_checkpoint().unwrap();
+    }
+    let whole = fs::read(&log).unwrap();
+    for cut in [None, Some(500), Some(64)] {
+        match cut {
+            None => fs::remove_file(&log).unwrap(),
+            Some(len) => fs::write(&log, &whole[..len]).unwrap(),
+        }
+        let found = check(dir.path(), &mut quiet()).unwrap();
+        assert!(found.damages.iter().any(|damage| damage.what.contains("missing or were cut")), "{cut:?}: {found:?}");
+        let checkpoint = fs::read(dir.path().join("CHECKPOINT")).unwrap();
+        drop(Db::open(options(dir.path())).unwrap());
+        assert!(extent.exists(), "{cut:?}");
+        fs::read_dir(dir.path()).unwrap().flatten().map(|entry| entry.path()).for_each(|path| {
+            let is_log = path.extension().is_some_and(|suffix| suffix == "log");
+            is_log.then(|| fs::remove_file(path).unwrap());
+        });
+        fs::write(dir.path().join("CHECKPOINT"), checkpoint).unwrap();
+        fs::write(&log, &whole).unwrap();
+    }
+    let db = Db::open(options(dir.path())).unwrap();
+    assert_eq!(db.get(b"large").unwrap().map(|value| value.len()), Some(150_000));
+}
+
+#[test]
+fn large_values_without_a_log_are_no_sound_store() {
+    let dir = tempfile::tempdir().unwrap();
+    make(dir.path());
+    let _ = fs::remove_file(dir.path().join("CHECKPOINT"));
+    fs::remove_file(dir.path().join("00000000.log")).unwrap();
+    let found = check(dir.path(), &mut quiet()).unwrap();
+    assert!(found.damages.len() == 1 && found.damages[0].what.contains("no log"), "{found:?}");
+    drop(Db::open(options(dir.path())).unwrap());
+    assert!(dir.path().join("00000000.ext").exists(), "whoever has the log can put it back");
+}
