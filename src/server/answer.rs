@@ -2,6 +2,7 @@
 //! and what it came to ([`Said`], [`Facts`]) is put into words here alone.
 
 use super::context::Context;
+use super::log;
 use super::proto::base64;
 use super::proto::binary::{Frame, Status};
 use super::proto::meta;
@@ -112,6 +113,7 @@ pub fn tell(form: &Form<'_>, key: &[u8], said: Said, facts: &Facts, ctx: &mut Co
 /// The store refused a command.
 #[cold]
 pub fn fail(form: &Form<'_>, error: &Error, ctx: &mut Context) {
+    note_damage(error);
     match form {
         Form::Text { noreply: true } => {}
         Form::Text { .. } | Form::Meta(_) => reply::store_error(&mut ctx.replies, error),
@@ -122,6 +124,14 @@ pub fn fail(form: &Form<'_>, error: &Error, ctx: &mut Context) {
             let text = line.trim_ascii().strip_prefix(b"SERVER_ERROR ").unwrap_or(&line);
             frame.refuse(&mut ctx.replies, status, text);
         }
+    }
+}
+
+/// The operator is told which file is damaged, and where; the client is not.
+#[cold]
+pub fn note_damage(error: &Error) {
+    if let Error::Damaged(why) = error {
+        log::error(format_args!("a client was told of a damaged value: {why}"));
     }
 }
 

@@ -3,6 +3,7 @@
 //! slowly holds up nobody. But what is removed meanwhile keeps its disk space: who takes nothing of a piece for as long as a
 //! request may take is sent away.
 
+use super::answer;
 use super::context::{Context, Step, Waiting};
 use super::inbox::{Answer, Census, Letter};
 use super::proto::base64;
@@ -125,6 +126,7 @@ impl Work {
     /// One piece. On the lane.
     fn run(&mut self) {
         if let Err(error) = self.advance() {
+            answer::note_damage(&error);
             reply::store_error(&mut self.text, &error);
             self.over = true;
         }

@@ -317,7 +317,10 @@ pub fn debug(key: &[u8], supply: &mut Option<Box<Supply>>, ctx: &mut Context) ->
         }
         Ok(Lookup::Hit(_, old)) => say_all(key, &old, ctx.now, &mut ctx.replies),
         Ok(Lookup::Miss(_)) => ctx.say(b"EN\r\n"),
-        Err(error) => reply::store_error(&mut ctx.replies, &error),
+        Err(error) => {
+            answer::note_damage(&error);
+            reply::store_error(&mut ctx.replies, &error);
+        }
     }
     Fetched::Done
 }

@@ -1,7 +1,6 @@
 //! Writing answers of the text protocol into a buffer, by hand: this runs once or more per request, and
 //! formatting machinery would cost more than the lookup it reports.
 
-use super::log;
 use kingdb::Error;
 
 pub const STORED: &[u8] = b"STORED\r\n";
@@ -78,10 +77,7 @@ pub fn server_error(out: &mut Vec<u8>, why: &str) {
 /// What the client is told of a store's error.
 pub fn store_error(out: &mut Vec<u8>, error: &Error) {
     match error {
-        Error::Damaged(why) => {
-            log::error(format_args!("a client was told of a damaged value: {why}"));
-            server_error(out, "damaged value");
-        }
+        Error::Damaged(_) => server_error(out, "damaged value"),
         // Where the disk is full is the operator's business, and told in the messages.
         Error::Full(_) => server_error(out, "out of disk space"),
         _ => server_error(out, &error.to_string()),

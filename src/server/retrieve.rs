@@ -241,6 +241,7 @@ fn park(read: kingdb::store::ColdRead, ctx: &Context) -> Found {
 }
 
 fn fail(error: &Error, ctx: &mut Context) -> Found {
+    answer::note_damage(error);
     reply::store_error(&mut ctx.replies, error);
     Found::Failed
 }

@@ -4,7 +4,7 @@
 
 use crate::common::client::storage;
 use crate::common::server::Plan;
-use crate::common::util::random_bytes;
+use crate::common::util::{random_bytes, wait_until};
 use crate::common::{Client, Server};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -210,6 +210,8 @@ fn damaged_chunks() {
             "chunk {chunk}: {:?}",
             big.map(|value| value.map(|value| value.len()))
         );
+        let file = place.path.display().to_string();
+        wait_until("the operator is told which file", || server.messages().contains(&file));
         // A list of keys ends with the error, and what follows it is answered; in the middle of a value nothing can be.
         let mut c = server.client();
         c.send("get big1 big2 small\r\nget small\r\nquit\r\n");
