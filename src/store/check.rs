@@ -17,11 +17,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use self::scan::Scan;
-use self::survey::Survey;
+use self::survey::{Source, Survey};
 use super::checkpoint::{self, Row};
 use super::error::{Error, Result};
 use super::home::lock_existing;
-use super::segment;
 
 /// Told how far the check has come: bytes read, and bytes there are to read, to within what nobody can know before.
 pub type Watch<'a> = &'a mut dyn FnMut(u64, u64);
@@ -190,6 +189,10 @@ fn examine(dir: &Path, watch: Watch<'_>) -> Result<(Checked, Scan)> {
     let mut scan = Scan::new(survey);
     scan.log(&mut checked, watch)?;
     index_checkpoint(&scan.survey, &mut checked);
+    if checkpoint::knows_of_loss(dir) {
+        let what = "a start has found segments missing, and keeps what they may name";
+        checked.damages.push(Damage::new(&dir.join(checkpoint::LOST), 0, what, Fault::Checkpoint));
+    }
     if scan.survey.segments.is_empty() && checked.extents > 0 && checked.damages.is_empty() {
         let what = "there are large values and no log: its segments are missing";
         checked.damages.push(Damage::new(dir, 0, what, Fault::Missing { from: 1, to: 2 }));
@@ -209,11 +212,12 @@ fn index_checkpoint(survey: &Survey, checked: &mut Checked) {
         Ok(Some((head, _))) if checked.damages.is_empty() && survey.lacks(&[head.position, head.durable]) => {
             "the index checkpoint knows more than the log does: segments are missing or were cut".into()
         }
-        Ok(Some((head, _))) => {
-            let is_sound = |row: &&Row| row.damaged && !checked.has_damage_in(dir, row.number);
-            let Some(row) = head.rows.iter().find(is_sound) else { return };
-            format!("the index checkpoint knows of damage in segment {:08x} that is not there", row.number)
-        }
+        Ok(Some((head, _))) => match head.rows.iter().find(|row| row.damaged && checked.finds_sound(row, survey)) {
+            Some(row) => {
+                format!("the index checkpoint knows of damage in segment {:08x} that is not there", row.number)
+            }
+            None => return,
+        },
         Err(_) if checkpoint::is_of_another_version(dir) => {
             let dir = dir.display();
             checked.notes.push(format!("{dir}/CHECKPOINT is of another version; the next start reads the log instead"));
@@ -225,9 +229,11 @@ fn index_checkpoint(survey: &Survey, checked: &mut Checked) {
 }
 
 impl Checked {
-    fn has_damage_in(&self, dir: &Path, segment: u32) -> bool {
-        let path = segment::path_of(dir, segment);
-        self.damages.iter().any(|damage| damage.file == path)
+    /// Whether the segment is there, and nothing is wrong with it.
+    fn finds_sound(&self, row: &Row, survey: &Survey) -> bool {
+        let is_it = |source: &&Source| (source.header.order, source.header.salt) == (row.order, row.salt);
+        let found = survey.segments.iter().find(is_it);
+        found.is_some_and(|found| self.damages.iter().all(|damage| damage.file != found.path))
     }
 }
 

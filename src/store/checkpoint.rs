@@ -34,6 +34,8 @@ const MAGIC: [u8; 8] = *b"KDBINDEX";
 const NAME: &str = "CHECKPOINT";
 /// Until it is whole.
 const FRESH: &str = "CHECKPOINT.new";
+/// See [`note_loss`].
+pub(crate) const LOST: &str = "CHECKPOINT.lost";
 const HEADER: usize = 128;
 const ROW: usize = 64;
 /// Where the header has the second of the flush that is pending.
@@ -295,6 +297,23 @@ fn encode_header(store: u64, head: &Head, table: u64, table_crc: u32) -> [u8; HE
 pub(crate) fn remove_unfinished(dir: &Path) {
     // It is in nobody's way: the next one to be written overwrites it.
     let _ = std::fs::remove_file(dir.join(FRESH));
+}
+
+/// Whether a start met a log that had lost something, and what it lost was not given up since.
+pub(crate) fn knows_of_loss(dir: &Path) -> bool {
+    dir.join(LOST).exists()
+}
+
+/// Sets the index checkpoint aside, if there is one: the log lacks something that it had. As long as that file is there, nothing
+/// is given back that records may name which are missing.
+pub(crate) fn note_loss(dir: &Path) -> Result<()> {
+    let (path, lost) = (dir.join(NAME), dir.join(LOST));
+    let noted = match std::fs::rename(&path, &lost) {
+        Err(error) if error.kind() == ErrorKind::NotFound => File::create(&lost).map(drop),
+        noted => noted,
+    };
+    noted.map_err(|error| Error::io("make", &lost, &error))?;
+    sys::file::sync_directory(dir).map_err(|error| Error::io("sync directory", dir, &error))
 }
 
 /// Removes the index checkpoint, for good.

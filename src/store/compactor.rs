@@ -182,6 +182,19 @@ impl Compaction {
     }
 }
 
+/// What a segment's records take.
+fn bytes(segment: &Arc<Segment>) -> u64 {
+    match segment.end.load(SeqCst) {
+        0 => segment.file.metadata().map_or(0, |file| file.len()),
+        end => end,
+    }
+}
+
+/// Whether the file has another name.
+fn is_linked(segment: &Arc<Segment>) -> bool {
+    segment.file.metadata().is_ok_and(|file| file.nlink() > 1)
+}
+
 impl Outcome {
     fn add(&mut self, other: &Outcome) {
         self.read += other.read;
@@ -262,25 +275,20 @@ impl Core {
     /// Whether the oldest segment had better not be given up: it would stay on the disk, or so would the large values that
     /// are most of what it names.
     pub(super) fn evicts_in_vain(&self) -> bool {
-        let own = self.space.is_own_limit();
-        let Some(oldest) = self.log.segments.all().into_iter().next() else { return false };
-        let Ok(file) = oldest.file.metadata() else { return false };
-        let end = match oldest.end.load(SeqCst) {
-            0 => file.len(),
-            end => end,
-        };
-        let few = !self.is_sealed(&oldest) || end < self.options.segment_size(self.index.bytes()) / FEW;
-        match self.is_pinned() {
-            true => !own || few,
-            false => !own && self.is_all_linked(),
+        let all = self.log.segments.all();
+        let Some(oldest) = all.first() else { return false };
+        let (own, size) = (self.space.is_own_limit(), self.options.segment_size(self.index.bytes()));
+        if self.is_pinned() {
+            return !own || !self.is_full(oldest) || bytes(oldest) < size / FEW;
         }
+        // Those that a backup has linked give nothing: only on the way to others that give what is wanted.
+        let gives = |segment: &&Arc<Segment>| self.is_full(segment) && !is_linked(segment);
+        !own && is_linked(oldest) && all.iter().filter(gives).map(bytes).sum::<u64>() < 2 * size
     }
 
-    /// Whether a backup names every segment too, so that none gives room.
-    fn is_all_linked(&self) -> bool {
-        let is_linked = |segment: &Arc<Segment>| segment.file.metadata().is_ok_and(|file| file.nlink() > 1);
-        let is_active = |segment: &Arc<Segment>| !segment.compacted && segment.order >= self.log.active_order();
-        self.log.segments.all().iter().filter(|segment| !is_active(segment)).all(is_linked)
+    /// Whether a segment is not the one that is written to.
+    fn is_full(&self, segment: &Segment) -> bool {
+        segment.compacted || segment.order < self.log.active_order()
     }
 
     /// Keeps rounds from being carried out, and so nobody waiting for one.

@@ -144,7 +144,13 @@ impl Eviction<'_> {
     fn drop_the_rest(&self) -> Result<()> {
         let (core, handle) = (self.core, self.segment.handle);
         if core.log.segments.usage(handle).figures().live() > 0 {
-            core.index.retain(|entry| entry.location.handle() != handle);
+            core.index.retain(|entry| {
+                let goes = entry.location.handle() == handle;
+                if goes {
+                    core.note_dead(entry);
+                }
+                !goes
+            });
             // Whose entries these were is not known: the cache may have some.
             core.cache
                 .clear()

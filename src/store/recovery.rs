@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::bulk::Bulk;
+use super::checkpoint;
 use super::error::{Error, Result, is_full};
 use super::extent::Extents;
 use super::home::Home;
@@ -62,8 +63,11 @@ pub(crate) fn recover(options: &Options, home: &Home, extents: &Extents) -> Resu
         make_durable(segment, replay.marked, end)?;
         table.add(segment);
     }
-    // Extents without any log are not for the next writer to take away.
-    let incomplete = start.incomplete || (segments.is_empty() && extents.any());
+    let incomplete = start.incomplete || lacks_log(options, &segments, extents)?;
+    segments.iter().filter(|segment| start.incomplete && segment.is_damaged()).for_each(|segment| {
+        let text = format!("{} is known to be damaged; see kingserver check", segment.path.display());
+        (options.report)(Severity::Warning, &text);
+    });
     if start.is_beginning() && !replay.incomplete && !incomplete {
         extents.remove_unnamed(|number| replay.named.contains(&number))?;
     }
@@ -71,16 +75,27 @@ pub(crate) fn recover(options: &Options, home: &Home, extents: &Extents) -> Resu
     let Replay { bulk, facts, damaged, .. } = replay;
     let index = bulk.finish()?;
     table.recount(|each| index.each(each));
-    if segments.is_empty() && incomplete {
-        let text = "there are large values and no log: its segments are missing; put them back, or restore a backup";
-        (options.report)(Severity::Warning, text);
-    }
     if !segments.is_empty() {
         let (keys, count, mib) = (index.len(), segments.len(), total >> 20);
         let text = format!("recovered {keys} keys in {count} segments from {mib} MiB of log in {:?}", began.elapsed());
         (options.report)(Severity::Info, &text);
     }
     Ok(Recovered { segments: table, newest, index, facts, damaged, incomplete, replayed: total })
+}
+
+/// Whether segments are missing, by what earlier starts have found, or because there are large values and no log.
+fn lacks_log(options: &Options, segments: &[Arc<Segment>], extents: &Extents) -> Result<bool> {
+    let dir = &options.path;
+    if segments.is_empty() && extents.any() {
+        checkpoint::note_loss(dir)?;
+    }
+    let lacks = checkpoint::knows_of_loss(dir);
+    if lacks {
+        let text = "segments of the log are missing: no disk space of earlier large values is given back; put them back, \
+                    restore a backup, or have kingserver check --repair give up what they named";
+        (options.report)(Severity::Warning, text);
+    }
+    Ok(lacks)
 }
 
 /// Reads what `start` does not know; tells which segment the log ends in, and where.

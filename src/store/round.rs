@@ -183,6 +183,9 @@ impl<'a> Round<'a> {
         self.consumed = self.sources.len();
         self.settle()?;
         let sources = std::mem::take(&mut self.sources);
+        let core = self.core;
+        // A backup has none of it, or all that is on the index.
+        let _files = super::lock(&core.maintenance);
         self.remove_files(&sources)?;
         forget()?;
         self.remember_ranges(&sources);
@@ -415,8 +418,11 @@ impl<'a> Round<'a> {
         let sources: Vec<_> = self.sources[..self.consumed].to_vec();
         self.remember_ranges(&sources);
         let together = if self.any_order { sources.len() } else { 1 };
+        let core = self.core;
         sources.chunks(together).try_for_each(|sources| {
+            let files = super::lock(&core.maintenance);
             self.remove_files(sources)?;
+            drop(files);
             self.drop_segments(sources);
             Ok(())
         })
@@ -427,10 +433,10 @@ impl<'a> Round<'a> {
         self.core.remember_ranges(&sources.iter().map(|source| source.handle).collect::<Vec<_>>());
     }
 
+    /// The caller holds `maintenance`.
     fn remove_files(&mut self, sources: &[Arc<Segment>]) -> Result<()> {
         let lens = sources.iter().map(|source| source.file.metadata().map_or(0, |file| file.len()));
         self.outcome.removed += lens.sum::<u64>();
-        let _files = super::lock(&self.core.maintenance);
         sources.iter().try_for_each(|source| remove(source))?;
         let dir = &self.core.options.path;
         sys::file::sync_directory(dir).map_err(|error| Error::io("sync directory", dir, &error))

@@ -53,7 +53,10 @@ impl Start {
         let text = format!("the index checkpoint is of no use, so the whole log is read: {why}");
         (options.report)(Severity::Warning, &text);
         // Where it knew more than the log does, the log may reach as far one day, with other records.
-        checkpoint::remove(&options.path)?;
+        match incomplete {
+            true => checkpoint::note_loss(&options.path)?,
+            false => checkpoint::remove(&options.path)?,
+        }
         Ok(Start::beginning(segments, incomplete))
     }
 

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use super::survey::head;
 use super::{Damage, Done, Fault};
+use crate::store::checkpoint;
 use crate::store::error::{Error, Result};
 use crate::store::header::{COMPACTED, FileHeader, HEADER, KNOWN, VERSION, checksum, mend};
 use crate::store::home::{self, FILE_MODE};
@@ -69,7 +70,7 @@ fn faults(damage: &Damage) -> impl Iterator<Item = (&Damage, Fault)> {
 /// Files that are made from others, and would be made anew, go first: they must not speak of what is no more.
 fn forget_what_was_derived(dir: &Path) -> Result<()> {
     let tags = segment::files(dir, "tags")?.into_iter().map(|number| segment::numbered(dir, number, "tags"));
-    for path in tags.chain([dir.join("CHECKPOINT")]) {
+    for path in tags.chain(["CHECKPOINT", checkpoint::LOST].map(|name| dir.join(name))) {
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(Error::io("remove", &path, &error)),
             _ => {}
