@@ -16,6 +16,8 @@ use std::sync::Arc;
 
 /// Input read at once where memory is tight, and so much at least of what is thrown away is progress. Bytes.
 pub const LITTLE: usize = 4096;
+/// A line of the processor's cache. Bytes.
+const LINE: usize = 64;
 /// A connection with this much unsent stops executing until it could send. Bytes.
 pub const UNSENT_LIMIT: usize = 64 * 1024;
 /// The turn buffer's capacity. Bytes.
@@ -144,6 +146,13 @@ impl Context {
         self.progressed = false;
         self.unsent_limit = self.unsent_limit_now();
         self.unsent_base = self.replies.len().cast_signed() - unsent.cast_signed();
+    }
+
+    /// Has what is said next begin where a line of the processor's cache does: copying chunks from the page cache to elsewhere
+    /// takes up to four times as long (on AMD's, where the kernel copies with `rep movsb`).
+    pub fn align_replies(&mut self) {
+        let over = (self.replies.as_ptr().addr() + self.replies.len()) % LINE;
+        self.replies.resize(self.replies.len() + (LINE - over) % LINE, 0);
     }
 
     /// Bytes that the connection being worked on has unsent.

@@ -317,6 +317,9 @@ impl Worker {
         if connection.corked {
             return;
         }
+        if connection.is_amid_large() {
+            self.ctx.align_replies();
+        }
         let (start, before) = (self.ctx.replies.len(), connection.waiting());
         self.ctx.start_connection(token, connection.fd(), connection.unsent());
         let fate = connection.run(&mut self.scratch, &mut self.ctx);
