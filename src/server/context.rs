@@ -149,7 +149,7 @@ impl Context {
     }
 
     /// Has what is said next begin where a line of the processor's cache does: copying chunks from the page cache to elsewhere
-    /// takes up to four times as long (on AMD's, where the kernel copies with `rep movsb`).
+    /// takes up to four times as long (seen on an AMD EPYC).
     pub fn align_replies(&mut self) {
         let over = (self.replies.as_ptr().addr() + self.replies.len()) % LINE;
         self.replies.resize(self.replies.len() + (LINE - over) % LINE, 0);
