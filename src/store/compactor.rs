@@ -208,6 +208,7 @@ impl Core {
     /// A round over what is most worth it, if one is due or `forced`. Tells whether it gave anything back.
     fn round_if_due(&self, forced: bool) -> Result<bool> {
         let mut visited = super::lock(&self.compaction.rounds);
+        self.leave_what_names_much();
         let survey = Survey::take(self, &visited, self.time.reclaim());
         self.bound_writers(&survey);
         let in_vain = self.works_in_vain();
@@ -258,13 +259,6 @@ impl Core {
     /// Whether less is free than there must be for compaction.
     fn lacks_space(&self) -> bool {
         self.space.room() < self.options.compaction_free_space
-    }
-
-    /// Ends the active segment, unless a round is carried out or a checkpoint written, which would take its end for what
-    /// must be there. `None`: not now.
-    pub fn seal_beside_no_round(&self) -> Option<()> {
-        let _no_round = self.compaction.rounds.try_lock().ok()?;
-        self.seal_active().ok()
     }
 
     /// Whether most files that are removed stay on the disk: a snapshot reads them.

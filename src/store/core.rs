@@ -53,6 +53,8 @@ pub(crate) struct Core {
     pub snapshots: AtomicUsize,
     /// Segments up to this order may have been removed by compaction.
     pub removed: AtomicU64,
+    /// What large values had set aside when the log last moved on for their sake. Bytes.
+    pub left: AtomicU64,
     /// Held while files of the store come and go by compaction, and while a backup links them. Outermost of all locks.
     pub maintenance: Mutex<()>,
 }

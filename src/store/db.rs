@@ -383,7 +383,12 @@ impl Db {
     /// # Errors
     /// [`Error::Invalid`] if `len` is out of range; [`Error::Full`].
     pub fn upload(&self, len: u64) -> Result<Upload> {
-        Upload::new(&self.core.extents, len)
+        let upload = Upload::new(&self.core.extents, len)?;
+        // Hardly anything is appended to the log for large values: nothing else wakes the syncer in time.
+        if self.core.names_much() {
+            self.core.bell.ring();
+        }
+        Ok(upload)
     }
 
     /// Makes a value out of parts.

@@ -25,8 +25,6 @@ const RUSH: u64 = 3 << 20;
 const RETRY: Duration = Duration::from_secs(1);
 /// Pause between two looks at the free space while there is little, and between two attempts to write to a full disk.
 const NEAR: Duration = Duration::from_secs(1);
-/// In cache mode, a segment names large values of one in so many bytes of the disk at most.
-const PARTS: u64 = 32;
 /// Sizes of segments are multiples of this. Bytes.
 const BLOCK: u64 = 4096;
 /// Shortest time between two checkpoint records. (Under `always` every write would otherwise bring one.)
@@ -101,8 +99,6 @@ pub(crate) struct Syncer {
     look: Option<Instant>,
     /// End of the log, and the bytes that were left, at the last look.
     looked: (Position, u64),
-    /// What large values had taken when the log moved on for their sake.
-    reserved: u64,
     /// End and time of the last checkpoint record.
     checkpoint: (Position, Instant),
 }
@@ -110,16 +106,7 @@ pub(crate) struct Syncer {
 impl Syncer {
     pub fn new(core: Arc<Core>) -> Syncer {
         let checkpoint = (core.log.end(), Instant::now());
-        Syncer {
-            core,
-            due: None,
-            retry: None,
-            again: None,
-            look: None,
-            looked: (Position(0), 0),
-            reserved: 0,
-            checkpoint,
-        }
+        Syncer { core, due: None, retry: None, again: None, look: None, looked: (Position(0), 0), checkpoint }
     }
 
     /// The thread's body.
@@ -221,14 +208,12 @@ impl Syncer {
         Ok(())
     }
 
-    /// In cache mode a segment is given up with all the large values that it names: they must not become too many.
-    fn leave_segment(&mut self) {
-        let reserved = self.core.extents.reserved();
-        if self.core.options.evict && reserved - self.reserved >= self.core.space.capacity() / PARTS {
-            // On a full disk, or beside a round, the next one comes later.
-            if self.core.seal_beside_no_round().is_some() {
-                self.reserved = reserved;
-            }
+    /// Beside a round, the compactor does it before the next one.
+    fn leave_segment(&self) {
+        if self.core.names_much()
+            && let Ok(_no_round) = self.core.compaction.rounds.try_lock()
+        {
+            self.core.leave_what_names_much();
         }
     }
 
