@@ -32,17 +32,35 @@ const LONGEST_ERROR: usize = 1024;
 /// `VALUE <key> <flags> <len>[ <cas>]\r\n`
 #[inline]
 pub fn value_header(out: &mut Vec<u8>, key: &[u8], flags: u32, len: u64, cas: Option<u64>) {
-    out.extend_from_slice(b"VALUE ");
-    out.extend_from_slice(key);
-    out.push(b' ');
-    number(out, u64::from(flags));
-    out.push(b' ');
-    number(out, len);
+    // From its end: nobody need count the digits first.
+    let mut tail = [0; 3 * 21 + LINE_END.len()];
+    let mut start = tail.len() - LINE_END.len();
+    tail[start..].copy_from_slice(LINE_END);
     if let Some(cas) = cas {
-        out.push(b' ');
-        number(out, cas);
+        start = blank_and_decimal(&mut tail[..start], cas);
     }
-    out.extend_from_slice(LINE_END);
+    start = blank_and_decimal(&mut tail[..start], len);
+    start = blank_and_decimal(&mut tail[..start], u64::from(flags));
+    out.extend(*b"VALUE ");
+    out.extend_from_slice(key);
+    out.extend_from_slice(&tail[start..]);
+}
+
+/// Ends `tail` with a blank and `n` in decimal; tells where that begins.
+#[inline]
+fn blank_and_decimal(tail: &mut [u8], mut n: u64) -> usize {
+    let mut at = tail.len();
+    loop {
+        at -= 1;
+        tail[at] = b'0' + (n % 10) as u8;
+        n /= 10;
+        if n == 0 {
+            break;
+        }
+    }
+    at -= 1;
+    tail[at] = b' ';
+    at
 }
 
 /// A number in decimal.
