@@ -199,6 +199,15 @@ impl Work {
     }
 }
 
+/// Whoever gives a dump up, loops among them, need not wait until what only its snapshot kept is gone from the disk.
+impl Drop for Work {
+    fn drop(&mut self) {
+        if let Some(records) = self.records.take() {
+            self.db.submit(Box::new(move || drop(records)));
+        }
+    }
+}
+
 fn mgdump(item: &Item, out: &mut Vec<u8>) {
     let key = &item.key;
     out.extend_from_slice(b"mg ");
@@ -251,5 +260,44 @@ pub fn say_encoded(key: &[u8], out: &mut Vec<u8>) {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(*byte),
             _ => out.extend_from_slice(&[b'%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kingdb::Options;
+    use std::sync::mpsc;
+
+    /// Files that were removed and that this process keeps on the disk, in the directory.
+    fn kept(directory: &std::path::Path) -> usize {
+        let names = std::fs::read_dir("/proc/self/fd").unwrap().flatten().filter_map(|fd| fd.path().read_link().ok());
+        names.filter(|name| name.starts_with(directory) && name.to_string_lossy().ends_with("(deleted)")).count()
+    }
+
+    #[test]
+    fn a_dump_that_is_given_up_frees_its_snapshot_on_the_lane() {
+        let directory = tempfile::tempdir().unwrap();
+        let options =
+            Options { lane_threads: 1, segment_bytes: 1 << 20, compression: false, ..Options::new(directory.path()) };
+        let db = Arc::new(Db::open(options).unwrap());
+        let fill = |round: u8| (0..4000u32).for_each(|key| db.put(&key.to_be_bytes(), &[round; 1000]).unwrap());
+        fill(1);
+        let Errand::Next(mut work) = *Errand::new(Kind::Metadump, b"", db.clone()) else { unreachable!() };
+        work.run();
+        assert!(work.records.is_some());
+        fill(2);
+        db.compact().unwrap();
+        let before = kept(directory.path());
+        assert!(before > 0);
+        let (release, released) = mpsc::channel::<()>();
+        let (tell, told) = mpsc::channel();
+        db.submit(Box::new(move || released.recv().unwrap_or_default()));
+        drop(work);
+        assert_eq!(kept(directory.path()), before, "freed by whoever dropped it");
+        release.send(()).unwrap();
+        db.submit(Box::new(move || tell.send(()).unwrap()));
+        told.recv().unwrap();
+        assert_eq!(kept(directory.path()), 0);
     }
 }
