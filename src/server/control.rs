@@ -67,9 +67,9 @@ pub fn execute(line: &[u8], noreply: bool, ctx: &mut Context) -> Next {
                 answer::fail(&Form::Text { noreply }, &kingdb::Error::ReadOnly(why), ctx);
                 Next::Command
             }
-            None => Next::Errand(Errand::new(kind, &prefix, ctx.db.clone())),
+            None => begin(kind, &prefix, noreply, ctx),
         },
-        Came::Errand(kind, prefix) => dump(kind, &prefix, ctx),
+        Came::Errand(kind, prefix) => begin(kind, &prefix, false, ctx),
         Came::Shutdown => {
             ctx.shared.shut_down();
             Next::Close { asked: true }
@@ -96,7 +96,7 @@ pub fn cache_dump(line: &[u8], ctx: &mut Context) -> Next {
         (Some(class), Some(limit)) => match (small(class), small(limit)) {
             (Some(1), Some(limit)) => {
                 let left = if limit == 0 { u64::MAX } else { limit };
-                return dump(Kind::Cachedump { left }, b"", ctx);
+                return begin(Kind::Cachedump { left }, b"", false, ctx);
             }
             (Some(0..CLASSES), Some(_)) => END,
             (Some(_), Some(_)) => ILLEGAL_CLASS,
@@ -122,10 +122,10 @@ pub fn census(ctx: &mut Context) -> Next {
     Next::Command
 }
 
-/// Begins a dump, unless memory is scarce: it takes some until its client has read all.
-fn dump(kind: Kind, prefix: &[u8], ctx: &mut Context) -> Next {
+/// Begins a dump or a removal, unless memory is scarce: it takes some until it is over, and its client has read all.
+fn begin(kind: Kind, prefix: &[u8], noreply: bool, ctx: &mut Context) -> Next {
     if ctx.shared.memory.is_tight() {
-        ctx.say(TIGHT);
+        ctx.answer(TIGHT, noreply);
         return Next::Command;
     }
     Next::Errand(Errand::new(kind, prefix, ctx.db.clone()))
