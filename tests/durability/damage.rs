@@ -186,6 +186,25 @@ fn damage_is_told_and_stays_where_it_is() {
     assert_eq!(get(&mut server.client(), "hit"), Ok(Some(b"new".to_vec())));
 }
 
+/// Reading many damaged values over and over does not write a message each time.
+#[test]
+fn damage_is_told_once_a_second_at_most() {
+    let server = Server::start(&["--db.sync=always"]);
+    let mut c = server.client();
+    (0..40).for_each(|i| c.set(&format!("k{i}"), random_bytes(2000 + i, 600)));
+    let plan = server.stop();
+    (0..40).for_each(|i| flip(&find(&plan, &random_bytes(2000 + i, 600)), 300));
+    let server = plan.start();
+    let mut c = server.client();
+    let begun = std::time::Instant::now();
+    for i in 0..800 {
+        assert!(get(&mut c, &format!("k{}", i % 40)).is_err_and(|error| error.contains("damaged value")), "{i}");
+    }
+    let seconds = begun.elapsed().as_secs() as usize;
+    let told = server.messages().matches("a client was told of a damaged value").count();
+    assert!((1..=seconds + 2).contains(&told), "{told} messages in {seconds} s");
+}
+
 /// A damaged chunk of a large value: an error or a closed connection, never wrong bytes; other values are whole.
 #[test]
 fn damaged_chunks() {
