@@ -7,7 +7,7 @@ use super::log;
 use super::settings::Settings;
 use super::table::Token;
 use kingdb::sys::epoll::{Epoll, Interest};
-use kingdb::sys::process::Identity;
+use kingdb::sys::process::{self, Identity};
 use kingdb::sys::resource;
 use kingdb::sys::signal::SignalFd;
 use kingdb::sys::socket::{self, Listener, Stream};
@@ -60,7 +60,10 @@ impl Listeners {
             listeners.bind_tcp(SocketAddr::new(*ip, *port), settings.backlog)?;
         }
         if let Some(path) = &settings.unix_socket {
+            // There is one thread: nobody else makes files meanwhile.
+            let umask = process::umask(!settings.unix_mode & 0o777);
             let unix = Listener::unix(path, settings.unix_mode, settings.backlog);
+            process::umask(umask);
             listeners.unix = Some(Arc::new(unix.map_err(|e| explain(&path.display().to_string(), &e))?));
             listeners.unix_path = Some(path.clone());
         }

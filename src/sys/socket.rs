@@ -10,7 +10,7 @@ use std::mem::ManuallyDrop;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -29,14 +29,14 @@ impl Listener {
         Ok(Self(fd))
     }
 
-    /// Listens on a Unix socket with permission bits `mode`. A socket file that no server answers on any more
+    /// Listens on a Unix socket with permission bits `mode` less the umask. A socket file that no server answers on any more
     /// is replaced; one that is answered on gives `AddrInUse`; anything else of that name gives
     /// `AlreadyExists`.
     pub fn unix(path: &Path, mode: u32, backlog: i32) -> io::Result<Self> {
         remove_stale(path)?;
         let fd = new_socket(libc::AF_UNIX)?;
-        // Linux gives the file the mode of the socket's inode less the umask: never more than was asked for,
-        // not even for a moment. SAFETY: no pointers; `fd` is open.
+        // Linux gives the file the mode of the socket's inode less the umask. A mode that is given later, by the path, might
+        // be that of a file to which a link of that name leads by then. SAFETY: no pointers; `fd` is open.
         if unsafe { libc::fchmod(fd.as_raw_fd(), mode) } < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -45,7 +45,6 @@ impl Listener {
         if unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len) } < 0 {
             return Err(io::Error::last_os_error());
         }
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
         listen(&fd, backlog)?;
         Ok(Self(fd))
     }
@@ -348,6 +347,7 @@ mod tests {
     use super::*;
     use std::io::{Read, Write};
     use std::net::Ipv4Addr;
+    use std::os::unix::fs::PermissionsExt;
 
     fn loopback() -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, 0))

@@ -78,6 +78,26 @@ fn ipv4_ipv6_and_unix_together() {
     assert!(!socket.exists(), "a clean stop takes its socket away");
 }
 
+/// Whoever may make links in the socket's directory must not choose whose mode is changed. The system call that makes the
+/// socket takes its time, so that there is some for the link.
+#[test]
+fn unix_mode_is_the_socket_s_alone() {
+    let plan = Plan::new(&["-t", "1"]);
+    let (socket, victim) = (plan.root().join("socket"), plan.root().join("victim"));
+    std::fs::write(&victim, "").expect("write a file");
+    std::fs::set_permissions(&victim, std::fs::Permissions::from_mode(0o600)).expect("chmod");
+    let slow = ["strace", "-D", "-q", "-o", "/dev/null", "-e", "trace=bind", "-e", "inject=bind:delay_exit=1000000"];
+    let plan = plan.under(&slow).listen(&["-s", socket.to_str().expect("UTF-8"), "-a", "0666"]);
+    let server = plan.spawn();
+    wait_until("the socket is there", || socket.exists());
+    let mode = |path| std::fs::metadata(path).expect("look at it").permissions().mode() & 0o777;
+    let made = mode(&socket);
+    std::fs::remove_file(&socket).expect("remove the socket");
+    std::os::unix::fs::symlink(&victim, &socket).expect("make a link");
+    wait_until("it listens", || server.messages().contains("listening on"));
+    assert_eq!((made, mode(&victim)), (0o666, 0o600));
+}
+
 #[test]
 fn unix_socket_alone() {
     let plan = Plan::new(&["-t", "4"]);
