@@ -7,10 +7,11 @@
 
 mod server;
 
-use std::fmt::Display;
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
-use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, lchown};
+use std::io::{self, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, FileTypeExt as _, MetadataExt as _, lchown};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -206,22 +207,50 @@ struct PidFile {
 
 impl PidFile {
     fn write(path: PathBuf) -> Result<PidFile, String> {
-        let fail = |why: &dyn Display| format!("cannot write the pid file {}: {why}", path.display());
+        let shown = path.display();
+        match Self::hold(&path) {
+            Ok(held) => Ok(PidFile { path, held }),
+            Err(error) => Err(format!("cannot write the pid file {shown}: {error}")),
+        }
+    }
+
+    fn hold(path: &Path) -> io::Result<File> {
         let held = loop {
-            let held = file::hold(&path).map_err(|error| fail(&error))?;
-            let held = held.ok_or_else(|| fail(&"a server that runs has it; stop that or choose another (-P)"))?;
-            // One that ended meanwhile may have removed it.
-            if is_at(&held, &path) {
-                break held;
+            let (held, is_own) = file::hold(path)?;
+            match is_at(&held, path) {
+                true if is_own => break held,
+                true if names_process(&held) => {
+                    return Err(io::Error::other("a server that runs has it; stop that or choose another (-P)"));
+                }
+                // Whoever may read a file can lock it, for as long as he likes.
+                true => {
+                    log::warn(format_args!(
+                        "the pid file {} of a server that is gone is locked: it is made anew",
+                        path.display()
+                    ));
+                    fs::remove_file(path)?;
+                }
+                // One that ended meanwhile has removed it.
+                false => {}
             }
         };
-        if held.metadata().is_ok_and(|found| found.is_file()) {
-            held.set_len(0).map_err(|error| fail(&error))?;
+        let found = held.metadata()?;
+        if found.file_type().is_fifo() || found.nlink() > 1 {
+            return Err(io::Error::other("it is a pipe or has another name; choose another (-P)"));
         }
-        let id = format!("{}\n", std::process::id());
-        (&held).write_all(id.as_bytes()).map_err(|error| fail(&error))?;
-        Ok(PidFile { path, held })
+        if found.is_file() {
+            held.set_len(0)?;
+        }
+        (&held).write_all(format!("{}\n", std::process::id()).as_bytes())?;
+        Ok(held)
     }
+}
+
+/// Whether the process of this pid file may run: it does, or the file does not name it yet, and then this is `/proc` itself.
+fn names_process(held: &File) -> bool {
+    let mut text = [0; 16];
+    let len = held.read_at(&mut text, 0).unwrap_or(0);
+    Path::new("/proc").join(OsStr::from_bytes(text[..len].trim_ascii())).exists()
 }
 
 /// Whether the open file is the one of that name.

@@ -72,16 +72,16 @@ pub fn open_direct(path: &Path) -> io::Result<File> {
     File::options().write(true).custom_flags(libc::O_DIRECT).open(path)
 }
 
-/// Opens a file to be written, made if it is not there and left as it is otherwise, and holds it for this process alone until
-/// it is dropped. Nothing is followed that a symbolic link of that name names (`ELOOP`). `Ok(None)`: another process holds it.
-pub fn hold(path: &Path) -> io::Result<Option<File>> {
+/// Opens a file to be read and written, made if it is not there and left as it is otherwise, and holds it for this process
+/// alone until it is dropped; `false`: another process holds it. Nothing is followed that a symbolic link of that name names
+/// (`ELOOP`), and nobody is waited for if it is a pipe.
+pub fn hold(path: &Path) -> io::Result<(File, bool)> {
     let mut options = File::options();
-    let file = options.create(true).truncate(false).write(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
-    match file.try_lock() {
-        Err(TryLockError::WouldBlock) => Ok(None),
-        // Where there are no locks it is nobody's all the same.
-        Ok(()) | Err(TryLockError::Error(_)) => Ok(Some(file)),
-    }
+    options.create(true).truncate(false).read(true).write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let file = options.open(path)?;
+    // Where there are no locks it is nobody's all the same.
+    let is_held = !matches!(file.try_lock(), Err(TryLockError::WouldBlock));
+    Ok((file, is_held))
 }
 
 /// Reserves disk blocks for `[0, len)` and makes the file that long (`fallocate`). `Ok(false)`: this file system

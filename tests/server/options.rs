@@ -267,6 +267,54 @@ fn two_servers_cannot_have_one_pid_file() {
     assert!(!Path::new(&pid_file).exists());
 }
 
+/// Nor may he choose it by a second name of the file, or hold the start up with a pipe.
+#[test]
+fn a_pid_file_that_is_no_file_of_its_own_is_refused() {
+    let directory = tempfile::tempdir().expect("make a directory");
+    let [_, target, pid_file] = paths(directory.path());
+    fs::write(&target, "precious").expect("write");
+    fs::hard_link(&target, &pid_file).expect("make a link");
+    let (status, message) = Plan::new(&["-P", &pid_file]).refused();
+    assert_eq!(status, 1, "{message}");
+    assert!(message.contains(&format!("cannot write the pid file {pid_file}")), "{message}");
+    assert_eq!(fs::read_to_string(&target).expect("read"), "precious");
+    fs::remove_file(&pid_file).expect("remove the link");
+    assert!(Command::new("mkfifo").arg(&pid_file).status().expect("run mkfifo").success());
+    let (status, message) = Plan::new(&["-P", &pid_file]).refused();
+    assert_eq!(status, 1, "{message}");
+    assert!(message.contains(&format!("cannot write the pid file {pid_file}")), "{message}");
+}
+
+/// Whoever may read a file can lock it: that is no server if the process that it names is gone.
+#[test]
+fn a_stranger_s_lock_of_a_pid_file_is_no_obstacle() {
+    let directory = tempfile::tempdir().expect("make a directory");
+    let [_, _, pid_file] = paths(directory.path());
+    let locked = |id: String| {
+        fs::write(&pid_file, format!("{id}\n")).expect("write");
+        let file = fs::File::open(&pid_file).expect("open to read");
+        file.lock_shared().expect("lock");
+        file
+    };
+    let stranger = locked(std::process::id().to_string());
+    for id in [std::process::id().to_string(), String::new()] {
+        fs::write(&pid_file, format!("{id}\n")).expect("write");
+        let (status, message) = Plan::new(&["-P", &pid_file]).refused();
+        assert!(status == 1 && message.contains("a server that runs has it"), "{id}: {message}");
+    }
+    drop(stranger);
+    let mut ended = Command::new("true").spawn().expect("run true");
+    ended.wait().expect("it ends");
+    let _stranger = locked(ended.id().to_string());
+    let server = Plan::new(&["-P", &pid_file]).start();
+    assert_eq!(fs::read_to_string(&pid_file).expect("read"), format!("{}\n", server.pid()));
+    assert!(server.messages().contains("is locked"), "{}", server.messages());
+    let (status, message) = Plan::new(&["-P", &pid_file]).refused();
+    assert!(status == 1 && message.contains("a server that runs has it"), "{message}");
+    server.stop();
+    assert!(!Path::new(&pid_file).exists());
+}
+
 /// Several letters may stand in one word, the last one with its value.
 #[test]
 fn letters_may_stand_together() {
