@@ -49,16 +49,24 @@ pub struct Census {
 }
 
 impl Census {
-    /// A worker's answer. There can be many lines to sort, on the lane.
+    /// A worker's answer. Where there are many lines to sort, that is done on the lane; else here, for the disk may hang.
     pub fn add(self: Arc<Self>, text: &[u8]) {
-        self.text.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(text);
-        if self.missing.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.db.clone().submit(Box::new(move || self.tell()));
+        /// So much is sorted within a turn. Bytes.
+        const LITTLE: usize = 256 << 10;
+        self.text().extend_from_slice(text);
+        match self.missing.fetch_sub(1, Ordering::SeqCst) == 1 {
+            true if self.text().len() <= LITTLE => self.tell(),
+            true => self.db.clone().submit(Box::new(move || self.tell())),
+            false => {}
         }
     }
 
+    fn text(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.text.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn tell(&self) {
-        let mut text = by_descriptor(&self.text.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut text = by_descriptor(&self.text());
         text.extend_from_slice(super::reply::END);
         let work = Work::done(self.db.clone(), text);
         self.shared.census.store(false, Ordering::Relaxed);

@@ -311,6 +311,22 @@ fn what_was_seen_in_silence_is_told_when_it_is_durable() {
     tracer.finish();
 }
 
+/// While the disk does not answer, the operator is told who is there.
+#[test]
+fn a_disk_that_hangs_does_not_hide_the_connections() {
+    let server = Server::start(&["-t", "2", "--db.lane-threads=1"]);
+    let (mut client, mut dump) = (server.client(), server.client());
+    client.set("key", "value");
+    let hang = ["-e", "trace=pread64", "-e", "inject=pread64:delay_enter=6000000"];
+    let tracer = Tracer::attach_thread(server.pid(), "lane-0", &hang);
+    dump.send("lru_crawler metadump all\r\n");
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    assert!(client.stats("conns").len() >= 2 * 4);
+    assert!(!dump.answers_within(std::time::Duration::from_millis(1)), "they were told when the disk went on");
+    drop(tracer);
+    assert_eq!(dump.line(), "OK");
+}
+
 /// What has left for a client that does not take it yet is that client's, and what is to follow stays, whatever becomes of the
 /// value: replaced, removed, its range punched.
 #[test]
