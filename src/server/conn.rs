@@ -222,8 +222,11 @@ impl Connection {
     /// Whether its peer has taken something of a dump since that was asked last: the kernel says that there is room only when
     /// there is much. `second`: now.
     pub fn has_taken_more(&mut self, second: u32) -> bool {
+        if self.waiting != Waiting::Peer {
+            return false;
+        }
         let untaken = self.output.len() + self.stream.untaken() as usize;
-        let more = self.waiting == Waiting::Peer && untaken != self.ledger.untaken;
+        let more = untaken != self.ledger.untaken;
         if more {
             (self.ledger.untaken, self.ledger.since) = (untaken, second);
         }

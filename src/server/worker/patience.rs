@@ -37,12 +37,13 @@ impl Worker {
         }
         let Some(timeout) = self.request_timeout.filter(|_| self.midway > 0) else { return };
         let second = self.second;
-        // Both are cut off: one second between them may be a moment.
-        let is_slow = |ledger: Ledger| ledger.midway && second.wrapping_sub(ledger.since) > timeout;
         let tokens: Vec<Token> = self.table.tokens().collect();
         for token in tokens {
-            let Some(connection) = self.table.get(token) else { continue };
-            if is_slow(connection.ledger) && !connection.has_taken_more(second) {
+            let Some(connection) = self.table.get(token).filter(|connection| connection.ledger.midway) else {
+                continue;
+            };
+            // Both are cut off: one second between them may be a moment.
+            if !connection.has_taken_more(second) && second.wrapping_sub(connection.ledger.since) > timeout {
                 log::debug(format_args!("connection {}/{token}: no whole request in {timeout} s", self.ctx.worker));
                 self.ctx.count(Counter::IdleKicks);
                 self.close(token);
