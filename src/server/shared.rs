@@ -42,8 +42,8 @@ pub struct Shared {
     /// Rung, it ends the server.
     ended: Arc<EventFd>,
     connections: AtomicUsize,
-    /// So many at most.
-    most: usize,
+    /// So many at most: `-c`, or what the limit on descriptors leaves of it.
+    pub most: usize,
     failure_told: AtomicBool,
     /// What the counters' sums were at the last `stats reset`: a reset subtracts, so that no worker writes
     /// another's counters.

@@ -130,7 +130,7 @@ fn general(out: &mut Vec<u8>, ctx: &Context) {
     numbers(
         out,
         &[
-            ("max_connections", ctx.settings.max_connections as u64),
+            ("max_connections", ctx.shared.most as u64),
             ("limit_maxbytes", ctx.db.cache_limit()),
             ("accepting_conns", 1),
             ("threads", ctx.settings.threads as u64),

@@ -544,7 +544,7 @@ impl Worker {
     }
 
     fn turn_away(&mut self, stream: &Stream) {
-        log::debug(format_args!("a connection refused: all {} are in use (-c)", self.ctx.settings.max_connections));
+        log::debug(format_args!("a connection refused: all {} are in use (-c)", self.ctx.shared.most));
         self.ctx.count(Counter::RejectedConnections);
         // The peer may be gone; there is nobody to tell then.
         let _ = stream.send(&[IoSlice::new(reply::TOO_MANY)]);

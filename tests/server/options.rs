@@ -462,6 +462,7 @@ fn descriptors_fit_the_connections() {
     let soft = descriptor_limit(&server);
     let warned = server.messages().contains("the limit on open files is 500");
     assert_eq!(warned, soft < 3256, "limit {soft}: {}", server.messages());
+    assert_eq!(server.client().stat("max_connections"), 3000.min(soft - 1024.min(soft / 4)));
     assert!(server.client().ask("version").starts_with("VERSION"));
 }
 
