@@ -121,10 +121,13 @@ pub fn fatal(message: impl Display) {
     let sink = SINK.get();
     let journal = sink.map_or_else(stderr_is_journal, |sink| matches!(sink, Sink::Journal));
     let mark = if journal { "<3>" } else { "" };
-    // Nobody is left to tell about a message that cannot be written.
-    let _ = io::stderr().write_all(format!("{mark}kingserver: {text}\n").as_bytes());
     if matches!(sink, Some(Sink::Syslog(_) | Sink::File(_))) {
         put(Level::Error, &text);
+    }
+    let mut stderr = io::stderr();
+    if poll::is_writable(&stderr) {
+        // Nobody is left to tell about a message that cannot be written.
+        let _ = stderr.write_all(format!("{mark}kingserver: {text}\n").as_bytes());
     }
 }
 

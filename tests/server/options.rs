@@ -5,7 +5,7 @@ use crate::common::util::{proc_status, wait_until};
 use crate::common::{Client, Server};
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -506,4 +506,21 @@ fn messages_that_nobody_reads_hold_up_nobody() {
     });
     assert!(told.join().expect("the reader"));
     server.kill().and_then(|()| server.wait()).expect("end it");
+}
+
+/// Nor do the last words wait for him.
+#[test]
+fn last_words_that_nobody_reads_hold_up_nobody() {
+    let directory = tempfile::tempdir().expect("make a directory");
+    let [log, ..] = paths(directory.path());
+    let (_reader, mut writer) = std::io::pipe().expect("make a pipe");
+    // As much as it holds.
+    writer.write_all(&[b'x'; 1 << 16]).expect("fill the pipe");
+    let mut command = Command::new(binary());
+    command.args(["--db.path=/proc/kingdb", "-s", "socket", "--log.target", &log]);
+    let mut server = command.stderr(writer).spawn().expect("start the server");
+    let _killed = Daemon(server.id());
+    wait_until("it ends", || server.try_wait().expect("wait for it").is_some());
+    let told = fs::read_to_string(&log).expect("read the messages");
+    assert!(told.contains("error: cannot create the data directory /proc/kingdb"), "{told}");
 }
