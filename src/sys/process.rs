@@ -111,6 +111,7 @@ pub fn daemonize() -> io::Result<Daemon> {
     let (mut ready, starter) = io::pipe()?;
     if fork()? == Side::Parent {
         drop(starter);
+        super::signal::unblock();
         let came = ready.read(&mut [0]).is_ok_and(|n| n == 1);
         std::process::exit(if came { 0 } else { 1 });
     }

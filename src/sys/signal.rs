@@ -14,6 +14,15 @@ pub enum Signal {
     Other(&'static str),
 }
 
+/// Blocks no signal any more in this thread: for a process that is to die of them.
+pub fn unblock() {
+    // SAFETY: an all-zero sigset_t is an empty set, and outlives the call, which can fail for a wrong first argument only.
+    unsafe {
+        let none: libc::sigset_t = std::mem::zeroed();
+        libc::pthread_sigmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+    }
+}
+
 /// The blocked signals, readable.
 pub struct SignalFd(OwnedFd);
 

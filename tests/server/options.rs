@@ -234,6 +234,25 @@ fn a_daemon_serves_before_its_starter_returns() {
 }
 
 #[test]
+/// Whoever waits for a daemon that takes for ever to open its store need not: the store has a pipe that nobody writes to.
+#[test]
+fn a_daemon_s_starter_can_be_interrupted() {
+    let directory = tempfile::tempdir().expect("make a directory");
+    let [data, socket, pid_file] = paths(directory.path());
+    fs::create_dir(&data).expect("make the data directory");
+    assert!(Command::new("mkfifo").arg(format!("{data}/STORE")).status().expect("run mkfifo").success());
+    let mut command = Command::new(binary());
+    command.args(daemon_args(&data, &socket, &pid_file)).stderr(Stdio::null());
+    let mut starter = command.spawn().expect("start the server");
+    let id = || fs::read_to_string(&pid_file).ok().and_then(|id| id.trim().parse().ok());
+    wait_until("the daemon writes its pid", || id().is_some());
+    let daemon = Daemon(id().expect("it is there"));
+    let interrupt = Command::new("sh").args(["-c", &format!("kill -INT {}", starter.id())]).status();
+    assert!(interrupt.expect("run sh").success());
+    wait_until("the starter ends", || starter.try_wait().expect("wait for it").is_some());
+    assert!(Path::new(&format!("/proc/{}", daemon.0)).exists(), "the daemon goes on");
+}
+
 fn an_unwritable_pid_file_is_refused() {
     let (status, message) = Plan::new(&["-P", "/proc/kingserver.pid"]).refused();
     assert_eq!(status, 1, "{message}");
