@@ -60,6 +60,9 @@ impl Users {
         for (line, at) in text.trim_ascii_end().split(|byte| *byte == b'\n').zip(1..) {
             let line = line.strip_suffix(b"\r").unwrap_or(line);
             let Some(colon) = line.iter().position(|byte| *byte == b':') else {
+                if line.trim_ascii().is_empty() && !text.trim_ascii().is_empty() {
+                    continue;
+                }
                 return Err(format!("{shown}:{at}: a line of the users' file is user:password"));
             };
             known.push((line[..colon].to_vec(), line[colon + 1..].to_vec()));
@@ -147,7 +150,7 @@ mod tests {
 
     #[test]
     fn users_are_known_by_their_whole_name_and_password() {
-        let users = users("alice:wonder land\r\nbob:\nc:d:e").unwrap();
+        let users = users("\nalice:wonder land\r\nbob:\n\r\n \nc:d:e").unwrap();
         for (user, password) in [("alice", "wonder land"), ("bob", ""), ("c", "d:e")] {
             assert!(users.know(user.as_bytes(), password.as_bytes()), "{user}");
         }
@@ -161,7 +164,7 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_used_changes_nothing() {
         assert!(users("alice").err().unwrap().contains(":1: "));
-        assert!(users("").is_err());
+        assert!(users("").is_err() && users(" \n\n").is_err());
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "a:b\n").unwrap();
         let users = Users::read(file.path().to_path_buf()).unwrap();
