@@ -448,6 +448,23 @@ fn nonsense_is_turned_away() {
     server.stop();
 }
 
+/// What root may do, another user's server may not: it is told whose server that is.
+#[test]
+fn a_target_out_of_the_server_s_reach_names_the_server() {
+    let directory = tempfile::tempdir_in("/tmp").expect("make a directory");
+    if fs::metadata(directory.path()).expect("look").uid() != 0 {
+        println!("not root: nobody else to be");
+        return;
+    }
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("let others in");
+    let data = directory.path().join("data");
+    let server = Plan::new(&["-u", "nobody"]).on(data.clone()).start();
+    let why = fails(&["backup", directory.path().join("backup").to_str().expect("UTF-8")], &data);
+    assert!(why.contains("Permission denied"), "{why}");
+    assert!(why.contains(&format!("the server that has {} open runs as user 65534", data.display())), "{why}");
+    server.stop();
+}
+
 /// Even where the socket's permission bits would let others in, only its own user and root are served.
 #[test]
 fn other_users_are_refused() {

@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicBool;
 
 use kingdb::store::Severity;
 use kingdb::sys::process;
+use kingdb::sys::socket::peer_user;
 use kingdb::{Db, Options};
 
 use super::bar::Bar;
@@ -58,7 +59,13 @@ fn converse(order: &Order, said: Said, doing: &'static str, more: More<'_>) -> O
     let reached =
         door::reach(data).map_err(|error| format!("cannot reach the server of {}: {error}", data.display()))?;
     match reached {
-        Some(stream) => talk(stream, said, bar, more),
+        Some(stream) => {
+            let user = peer_user(&stream).unwrap_or_else(|_| process::user());
+            talk(stream, said, bar, more).map_err(|why| match user == process::user() {
+                true => why,
+                false => format!("{why}; the server that has {} open runs as user {user}", data.display()),
+            })
+        }
         None => alone(order, said, bar, more),
     }
 }
