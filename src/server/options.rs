@@ -65,7 +65,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked, String> 
         return Ok(Asked::Show(format!("kingserver {}\n", env!("CARGO_PKG_VERSION"))));
     }
     if let Some(word) = matches.free.first() {
-        return Err(format!("'{word}' is not an option; options start with - or --"));
+        return Err(format!("'{word}' is not an option; {}", admin::misplaced(word)));
     }
     let told = command_line(&matches);
     let mut all = Vec::new();

@@ -19,8 +19,8 @@ commands() {
 options_are_documented() {
     "$kingserver" --help | long_options >"$scratch/help"
     for command in $(commands); do
-        "$kingserver" "$command" --help | long_options
-    done >>"$scratch/help"
+        "$kingserver" "$command" --help
+    done | long_options >>"$scratch/help"
     sort -u -o "$scratch/help" "$scratch/help"
     mandoc -T ascii -O width=500 man/kingserver.8 | sed 's/.\x08//g' | long_options >"$scratch/page"
     test -s "$scratch/help"

@@ -243,9 +243,12 @@ fn a_terminal_shows_the_progress() {
 fn help_is_there_for_each_command() {
     let (status, general, _) = kingserver(&["help"]);
     assert!(status == 0 && general.contains("check") && general.contains("--db.path"));
+    assert!(general.contains("\n  help "), "{general}");
     let (status, text, _) = kingserver(&["check", "--help"]);
     assert!(status == 0 && text.starts_with("Usage: kingserver check") && text.contains("--repair"), "{text}");
     assert_eq!(kingserver(&["help", "check"]).1, text);
+    let (status, text, _) = kingserver(&["help", "--help"]);
+    assert!(status == 0 && text.starts_with("Usage: kingserver help"), "{text}");
     let (status, _, err) = kingserver(&["check", "a", "b"]);
     assert!(status == 2 && err.contains("one word too many"), "{err}");
 }

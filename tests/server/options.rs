@@ -82,7 +82,8 @@ fn a_wrong_command_line_is_one_line_and_status_2() {
         (&["stray"], "'stray' is not a command"),
         (&["chekc"], "did you mean check?"),
         (&["check", "--repiar"], "'repiar'"),
-        (&["-v", "stray"], "'stray' is not an option"),
+        (&["-v", "stray"], "'stray' is not an option; options start with"),
+        (&["-p", "0", "dump"], "'dump' is not an option; a command comes first"),
         (&["--db-path=x"], "there is no option --db-path; did you mean --db.path?"),
         (&["-m", "x"], "'x' is not a size: give MiB"),
         (&["-l", "127.0.0.1", "-l", "0.0.0.0"], "-l 0.0.0.0 and -l 127.0.0.1 overlap"),
@@ -233,7 +234,6 @@ fn a_daemon_serves_before_its_starter_returns() {
     wait_until("the daemon removes its pid file", || !Path::new(&pid_file).exists());
 }
 
-#[test]
 /// Whoever waits for a daemon that takes for ever to open its store need not: the store has a pipe that nobody writes to.
 #[test]
 fn a_daemon_s_starter_can_be_interrupted() {
@@ -253,6 +253,7 @@ fn a_daemon_s_starter_can_be_interrupted() {
     assert!(Path::new(&format!("/proc/{}", daemon.0)).exists(), "the daemon goes on");
 }
 
+#[test]
 fn an_unwritable_pid_file_is_refused() {
     let (status, message) = Plan::new(&["-P", "/proc/kingserver.pid"]).refused();
     assert_eq!(status, 1, "{message}");

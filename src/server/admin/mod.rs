@@ -132,6 +132,14 @@ pub fn is_command(first: &OsStr) -> bool {
     !first.as_encoded_bytes().starts_with(b"-")
 }
 
+/// What to say of a word that stands where options are expected.
+pub fn misplaced(word: &str) -> &'static str {
+    match word == "help" || COMMANDS.iter().any(|command| command.name == word) {
+        true => "a command comes first, before the options",
+        false => "options start with - or --",
+    }
+}
+
 /// Carries out the command that the words name.
 pub fn run(words: &[OsString], store_options: StoreOptions) -> ExitCode {
     // A store may have more files than a shell's programs may open; one that has too many says so.
@@ -200,7 +208,9 @@ fn order(command: &Command, matches: &getopts::Matches, store_options: StoreOpti
 fn help(words: &[OsString]) -> Outcome {
     match words {
         [] => show(&options::help()),
-        [name, ..] if name == "help" => show("Usage: kingserver help [COMMAND]\nShows what there is to say.\n"),
+        [name, ..] if name == "help" || !is_command(name) => {
+            show("Usage: kingserver help [COMMAND]\nShows what there is to say.\n")
+        }
         [name, ..] => show(&command_help(find(name)?)),
     }
 }
@@ -213,7 +223,9 @@ fn show(text: &str) -> Outcome {
 
 /// The commands, for `kingserver --help`.
 pub fn list() -> String {
-    COMMANDS.iter().map(|command| format!("  {:8}{}\n", command.name, command.summary)).collect()
+    let help = ("help", "show this, or the help of the command that follows");
+    let all = COMMANDS.iter().map(|command| (command.name, command.summary)).chain([help]);
+    all.map(|(name, summary)| format!("  {name:8}{summary}\n")).collect()
 }
 
 fn command_help(command: &Command) -> String {
