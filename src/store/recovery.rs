@@ -34,7 +34,7 @@ pub(crate) struct Recovered {
     pub index: Index,
     pub facts: Facts,
     pub damaged: u64,
-    /// There are records that could not be read. They may be mended, or put back, and name what no other one does.
+    /// There are records that could not be read. They may be mended, or found again, and name what no other one does.
     pub incomplete: bool,
     /// How much of the log was read. Bytes.
     pub replayed: u64,
@@ -91,8 +91,9 @@ fn lacks_log(options: &Options, segments: &[Arc<Segment>], extents: &Extents) ->
     }
     let lacks = checkpoint::knows_of_loss(dir);
     if lacks {
-        let text = "segments of the log are missing: no disk space of earlier large values is given back; put them back, \
-                    restore a backup, or have kingserver check --repair give up what they named";
+        // Not that they could be put back: the log may have gone on under their numbers.
+        let text = "segments of the log are missing: no disk space of earlier large values is given back; restore a backup, \
+                    or have kingserver check --repair give up what they named";
         (options.report)(Severity::Warning, text);
     }
     Ok(lacks)

@@ -146,8 +146,9 @@ fn doubt<'a>(
         let len = |segment: &Segment| segment.file.metadata().map_or(0, |file| file.len());
         let is_short = log().any(|segment| segment.order == order && len(segment) < offset);
         if is_short || newest.is_none_or(|newest| newest < order) {
-            let why =
-                "it knows more than the log does: segments are missing or were cut; put them back, or restore a backup";
+            // Later there will be others of the same numbers, with what was acknowledged since.
+            let why = "it knows more than the log does: segments are missing or were cut; stop now and put them back before \
+                       anything is written, or restore a backup";
             return Err(Doubt::Lost(why.into()));
         }
     }
