@@ -209,7 +209,7 @@ fn index_checkpoint(survey: &Survey, checked: &mut Checked) {
     let dir = &survey.dir;
     let what = match checkpoint::read(dir, survey.store, &mut |_| ()) {
         Ok(None) => return,
-        Ok(Some((head, _))) if checked.damages.is_empty() && survey.lacks(&[head.position, head.durable]) => {
+        Ok(Some((head, _))) if checked.knows_all_orders(survey) && survey.lacks(&[head.position, head.durable]) => {
             "the index checkpoint knows more than the log does: segments are missing or were cut".into()
         }
         Ok(Some((head, _))) => match head.rows.iter().find(|row| row.damaged && checked.finds_sound(row, survey)) {
@@ -229,6 +229,12 @@ fn index_checkpoint(survey: &Survey, checked: &mut Checked) {
 }
 
 impl Checked {
+    /// Whether all segments have headers that say where in the log they stand.
+    fn knows_all_orders(&self, survey: &Survey) -> bool {
+        let is_known = |number| survey.segments.iter().any(|source| source.header.number == number);
+        self.damages.iter().all(|damage| !matches!(damage.fault, Fault::SegmentHeader { number } if !is_known(number)))
+    }
+
     /// Whether the segment is there, and nothing is wrong with it.
     fn finds_sound(&self, row: &Row, survey: &Survey) -> bool {
         let is_it = |source: &&Source| (source.header.order, source.header.salt) == (row.order, row.salt);

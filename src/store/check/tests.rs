@@ -390,10 +390,39 @@ fn large_values_without_a_log_are_no_sound_store() {
     let found = check(dir.path(), &mut quiet()).unwrap();
     assert!(found.damages.len() == 1 && found.damages[0].what.contains("no log"), "{found:?}");
     (0..2).for_each(|_| drop(Db::open(options(dir.path())).unwrap()));
-    assert!(dir.path().join("00000000.ext").exists(), "whoever has the log can put it back");
+    assert!(dir.path().join("00000000.ext").exists(), "until a repair gives it up");
     let found = check(dir.path(), &mut quiet()).unwrap();
     assert!(found.damages.len() == 1 && found.damages[0].what.contains("segments missing"), "{found:?}");
     assert!(repair(dir.path(), &mut quiet()).unwrap().now.damages.is_empty());
     drop(Db::open(options(dir.path())).unwrap());
     assert!(!dir.path().join("00000000.ext").exists(), "it was given up");
+}
+
+/// Whatever else is damaged: that the log has lost its end is told, too. Repair removes what alone knows of it.
+#[test]
+fn other_damage_does_not_hide_that_the_log_has_lost_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    make(dir.path());
+    let (log, extent) = (dir.path().join("00000000.log"), dir.path().join("00000000.ext"));
+    {
+        let db = Db::open(options(dir.path())).unwrap();
+        db.put(b"key-1", b"the end").unwrap();
+        db.core().write_checkpoint().unwrap();
+    }
+    let whole = fs::read(&log).unwrap();
+    let place = |text: &[u8]| whole.windows(text.len()).position(|window| window == text).unwrap();
+    let cut = &whole[..place(b"key-1the end") - 64];
+    for (path, at) in [(&log, place(b"second value of 1")), (&extent, 20), (&log, 20)] {
+        let other = format!("{} at {at}", path.display());
+        fs::write(&log, cut).unwrap();
+        let mut bytes = fs::read(path).unwrap();
+        bytes[at] ^= 1;
+        fs::write(path, bytes).unwrap();
+        let checkpoint = fs::read(dir.path().join("CHECKPOINT")).unwrap();
+        let is_told = |damages: &[Damage]| damages.iter().any(|damage| damage.what.contains("missing or were cut"));
+        let found = check(dir.path(), &mut quiet()).unwrap().damages;
+        assert!(found.len() >= 2 && is_told(&found), "{other}: {found:?}");
+        assert!(is_told(&repair(dir.path(), &mut quiet()).unwrap().damages), "{other}");
+        fs::write(dir.path().join("CHECKPOINT"), checkpoint).unwrap();
+    }
 }
