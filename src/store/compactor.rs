@@ -208,7 +208,6 @@ impl Core {
     /// A round over what is most worth it, if one is due or `forced`. Tells whether it gave anything back.
     fn round_if_due(&self, forced: bool) -> Result<bool> {
         let mut visited = super::lock(&self.compaction.rounds);
-        self.leave_what_names_much();
         let survey = Survey::take(self, &visited, self.time.reclaim());
         self.bound_writers(&survey);
         let in_vain = self.works_in_vain();

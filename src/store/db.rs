@@ -383,12 +383,7 @@ impl Db {
     /// # Errors
     /// [`Error::Invalid`] if `len` is out of range; [`Error::Full`].
     pub fn upload(&self, len: u64) -> Result<Upload> {
-        let upload = Upload::new(&self.core.extents, len)?;
-        // Hardly anything is appended to the log for large values: nothing else wakes the syncer in time.
-        if self.core.names_much() {
-            self.core.bell.ring();
-        }
-        Ok(upload)
+        Upload::new(&self.core.extents, len)
     }
 
     /// Makes a value out of parts.

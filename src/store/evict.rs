@@ -21,8 +21,6 @@ use super::segment::{SEGMENT_HEADER, Segment};
 
 /// Of what is given up, at most one byte in so many is appended anew: room must come of it.
 const KEPT: u64 = 4;
-/// A segment names large values of one in so many bytes of the disk at most.
-const PARTS: u64 = 32;
 /// Bytes appended before they are written.
 const PIECE: u64 = 1 << 20;
 
@@ -37,23 +35,6 @@ struct Eviction<'a> {
 }
 
 impl Core {
-    /// Whether the active segment had better be ended: it will be given up with all the large values that it names.
-    pub fn names_much(&self) -> bool {
-        let since = self.extents.reserved().saturating_sub(self.left.load(Relaxed));
-        self.options.evict && since >= self.space.capacity() / PARTS
-    }
-
-    /// Ends it then. The caller holds `compaction.rounds`: a round, or a checkpoint that is written, would take its end for
-    /// what must be there.
-    pub fn leave_what_names_much(&self) {
-        let reserved = self.extents.reserved();
-        // On a full disk the next one comes later. What was reserved for the segment and not needed is given back by a sync.
-        if self.names_much() && self.seal_active().and_then(|()| self.sync_all()).is_ok() {
-            self.left.store(reserved, Relaxed);
-            self.measure_space();
-        }
-    }
-
     /// Gives up the oldest segment of the log. `None`: there is none but the one that is written to. The caller holds
     /// `compaction.rounds`.
     ///

@@ -2,9 +2,11 @@
 
 use super::*;
 use crate::store::Db;
+use crate::store::lookup::{Body, Lookup, Record, Scratch};
 use crate::store::options::{Options, Severity};
 use crate::store::recovery::tests::{noise, options, scratch};
 use crate::store::snapshot::Snapshot;
+use crate::store::write::{Expect, NewBody, Write};
 use std::path::Path;
 use std::sync::atomic::AtomicUsize;
 
@@ -86,4 +88,110 @@ fn what_a_backup_has_linked_is_given_up_on_the_way_to_what_gives_room() {
     (0..3000_u64).for_each(|number| db.put(&number.to_le_bytes(), &noise(1000, number)).unwrap());
     db.core().seal_active().unwrap();
     assert!(!db.core().evicts_in_vain());
+}
+
+/// A cache of 64 MiB.
+fn small_cache(dir: &Path) -> Db {
+    Db::open(Options { max_size: 64 << 20, free_space_floor: Some(4 << 20), ..cache(dir) }).unwrap()
+}
+
+const LARGE: usize = 200_000;
+
+fn put_large(db: &Db, number: u64) {
+    db.put(&number.to_le_bytes(), &noise(LARGE, number)).unwrap();
+}
+
+/// Writes the record of a large value anew, if it is there.
+fn touch(db: &Db, number: u64) {
+    let (key, mut scratch, mut fetched) = (number.to_le_bytes(), Scratch::default(), None);
+    let key = db.key(&key);
+    db.wait_for_room();
+    let (seen, large) = loop {
+        let visit = |record: Record<'_>| match record.body {
+            Body::Large(large) => large.clone(),
+            Body::Inline(_) => panic!("all are large"),
+        };
+        match db.lookup(&key, db.now(), fetched.as_ref(), &mut scratch, visit).unwrap() {
+            Lookup::Hit(seen, large) => break (seen, large),
+            Lookup::Cold(read) => fetched = Some(read.run()),
+            Lookup::Miss(_) => return,
+        }
+    };
+    let (body, expect) = (NewBody::Same(&large), Expect::Unchanged(seen));
+    let _ = db.write(&Write { key, flags: 0, expires: 0, marks: 0, cas: None, body, expect }, &mut scratch).unwrap();
+    db.write_out();
+}
+
+/// Tells how many MiB of large values are there.
+fn kept(db: &Db) -> u64 {
+    (db.stats().items * LARGE as u64) >> 20
+}
+
+/// Each touch moves a name to the newest segment; that one must not come to name everything.
+#[test]
+fn a_cache_whose_large_values_are_touched_keeps_most_of_them() {
+    let dir = scratch();
+    let db = small_cache(dir.path());
+    let first = (0..).find(|&number| {
+        put_large(&db, number);
+        db.core().counters.evicted.load(Relaxed) > 0
+    });
+    let first = first.unwrap();
+    let mut least = kept(&db);
+    for number in first + 1..first + 201 {
+        if number % 10 == 0 {
+            (number - first..number).for_each(|number| touch(&db, number));
+        }
+        put_large(&db, number);
+        least = least.min(kept(&db));
+    }
+    let (evicted, segments) =
+        (db.core().counters.evicted.load(Relaxed), db.core().counters.evicted_segments.load(Relaxed));
+    println!("at least {least} MiB of 64 are there; {evicted} values of {segments} segments given up");
+    assert!(least >= 44 && segments > 0, "{least} MiB");
+}
+
+/// One that is touched again and again is named again and again, but it is one.
+#[test]
+fn a_large_value_that_is_touched_again_and_again_ends_no_segments() {
+    let dir = scratch();
+    let db = small_cache(dir.path());
+    put_large(&db, 0);
+    (0..1000).for_each(|_| touch(&db, 0));
+    assert!(db.core().log.segments.last_number() < 3, "{}", db.core().log.segments.last_number());
+}
+
+/// Rounds of compaction merge what is left of many segments; one must not come to name everything.
+#[test]
+fn a_cache_whose_large_values_are_replaced_keeps_most_of_them() {
+    let dir = scratch();
+    let db = small_cache(dir.path());
+    let rounds = || db.core().compaction.counters.rounds.load(Relaxed);
+    let (mut least, mut state) = (u64::MAX, 1_u64);
+    for number in 0..3000 {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        put_large(&db, (state >> 33) % 400);
+        if number % 10 == 0 {
+            db.delete(&((state >> 40) % 400).to_le_bytes()).unwrap();
+        }
+        if number > 1000 {
+            least = least.min(kept(&db));
+        }
+    }
+    let segments = db.core().counters.evicted_segments.load(Relaxed);
+    println!("at least {least} MiB of 64 are there; {} rounds, {segments} segments given up", rounds());
+    assert!(rounds() > 0 && segments > 0);
+    assert!(least >= 40, "{least} MiB");
+}
+
+/// What comes in at a time, or never does, is counted when it is named.
+#[test]
+fn uploads_that_die_end_no_segments() {
+    let dir = scratch();
+    let db = small_cache(dir.path());
+    for _ in 0..50 {
+        drop(db.upload(10 << 20).unwrap());
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    assert!(db.core().log.segments.last_number() < 2, "{}", db.core().log.segments.last_number());
 }

@@ -11,7 +11,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use super::CHUNK;
@@ -64,8 +64,6 @@ pub(crate) struct Extents {
     files: RwLock<HashMap<u32, Arc<ExtentFile>>>,
     next: Mutex<Next>,
     dirty: Mutex<Vec<Dirty>>,
-    /// Bytes ever set aside.
-    reserved: AtomicU64,
     leases: Leases,
     speed: Speed,
     /// With so many files, none is for one value alone.
@@ -158,7 +156,6 @@ impl Extents {
             files: RwLock::new(found),
             next: Mutex::new(Next { number, offset: FULL, file: None }),
             dirty: Mutex::default(),
-            reserved: AtomicU64::new(0),
             leases: Leases::default(),
             speed: Speed::new(RECOVERED_AFTER),
             many_files: sys::resource::descriptor_limit().map_or(0, |limit| MANY_FILES.min(limit as usize / 4)),
@@ -186,7 +183,6 @@ impl Extents {
     /// [`Error::Full`].
     pub fn reserve(self: &Arc<Self>, room: u64) -> Result<Reservation> {
         let taken = self.space.take(room)?;
-        self.reserved.fetch_add(room, Relaxed);
         let mut next = super::lock(&self.next);
         let (file, base) = match self.may_be_alone(room, &next) {
             true => (self.plan(&mut next, Owner::One), (AT_ONCE * CHUNK) as u64),
@@ -234,14 +230,15 @@ impl Extents {
         super::read(&self.files).values().filter(|file| file.file.get().is_some()).cloned().collect()
     }
 
-    /// Bytes that large values have set aside since the opening.
-    pub fn reserved(&self) -> u64 {
-        self.reserved.load(Relaxed)
-    }
-
     /// Whether there is any file.
     pub fn any(&self) -> bool {
         !super::read(&self.files).is_empty()
+    }
+
+    /// Bytes that were set aside in the last file.
+    #[cfg(test)]
+    pub fn set_aside(&self) -> u64 {
+        super::lock(&self.next).offset
     }
 
     /// Files that there are, on the disk or planned.

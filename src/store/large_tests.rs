@@ -303,7 +303,7 @@ fn what_is_added_costs_what_is_added() {
     let db = Db::open(options(dir.path())).unwrap();
     let mut wanted = value(9 << 20, 1);
     db.put(b"key", &wanted).unwrap();
-    let before = db.core.extents.reserved();
+    let before = db.core.extents.set_aside();
     let mut added = 0;
     for number in 0..100 {
         let piece = value(1000 + number * 997, number as u64);
@@ -312,7 +312,7 @@ fn what_is_added_costs_what_is_added() {
         let at = if number % 4 == 0 { 0 } else { wanted.len() };
         wanted.splice(at..at, piece);
     }
-    let (taken, pieces) = (db.core.extents.reserved() - before, large(&db, b"key").spans().count());
+    let (taken, pieces) = (db.core.extents.set_aside() - before, large(&db, b"key").spans().count());
     println!("{added} bytes added in 100 pieces: {taken} set aside, {pieces} pieces left");
     assert!(taken < 5 * added as u64 && pieces < 50);
     assert!(db.get(b"key").unwrap().unwrap() == wanted);

@@ -37,6 +37,7 @@ mod location;
 mod log;
 mod lookup;
 mod mend;
+mod names;
 mod opening;
 mod options;
 mod output;

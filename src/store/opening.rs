@@ -120,7 +120,6 @@ pub(super) fn open_core(options: Options, home: Home, lane: &Lane) -> Result<Arc
         reclaim: Reclaim::new(incomplete),
         snapshots: AtomicUsize::new(0),
         removed: AtomicU64::new(facts.removed),
-        left: AtomicU64::new(0),
         maintenance: Mutex::default(),
         home,
         options,

@@ -9,7 +9,7 @@ use super::CHUNK;
 use super::error::Result;
 use super::extent::padded;
 use super::mend::{Flip, flip, flipped_bit, has_blank_sector};
-use super::record::{le_u32, le_u64};
+use super::record::{Fields, Kind, le_u32, le_u64};
 use crate::sys;
 
 /// Bytes per chunk in a table.
@@ -229,6 +229,15 @@ pub(crate) fn encode_known(body: &[u8]) -> Option<Vec<u8>> {
 /// Bytes of the body of a chain, given the bytes of the rows of each piece.
 pub(crate) fn encoded_len(rows: impl Iterator<Item = usize>) -> usize {
     CHAIN_HEAD + rows.map(|rows| PIECE_HEAD + rows).sum::<usize>()
+}
+
+/// Bytes of the large value that a record names.
+pub(crate) fn named(fields: &Fields<'_>) -> u64 {
+    match fields.body {
+        body if fields.kind != Kind::Large || body.len() < PLAIN_HEAD => 0,
+        body if le_u32(body, 4) == CHAIN => le_u64(body, 8),
+        body => le_u64(body, 16),
+    }
 }
 
 fn put_piece(body: &mut Vec<u8>, piece: &Piece, second: u32) {

@@ -114,7 +114,6 @@ impl Syncer {
         loop {
             self.retry_writes();
             self.look_at_space();
-            self.leave_segment();
             let prepared = self.prepare_segment().and_then(|()| self.note_time());
             self.core.log.start_write_back();
             self.core.sweep();
@@ -208,15 +207,6 @@ impl Syncer {
         Ok(())
     }
 
-    /// Beside a round, the compactor does it before the next one.
-    fn leave_segment(&self) {
-        if self.core.names_much()
-            && let Ok(_no_round) = self.core.compaction.rounds.try_lock()
-        {
-            self.core.leave_what_names_much();
-        }
-    }
-
     /// Has the log know the time by which clients were told that something has expired: the next start may be in 1970.
     fn note_time(&mut self) -> Result<()> {
         if self.core.time.is_noted() {
@@ -244,11 +234,19 @@ impl Syncer {
         self.core.look_behind();
         self.core.compaction.bell.ring();
         self.retry = made.is_err().then(|| Instant::now() + RETRY);
-        if let Err(error) = &made {
+        // A cache goes on in the one that it has, for a while.
+        if let Err(error) = &made
+            && (!self.core.options.evict || self.core.log.is_at_reserve())
+        {
             (self.core.options.report)(Severity::Error, &format!("no new log segment: {error}"));
         }
-        // Where nothing else is ever synced, once per segment is, so that recovery knows a torn tail from damage.
-        if self.core.options.sync == Sync::None { self.sync() } else { Ok(()) }
+        // Where nothing else is ever synced, once per segment is, so that recovery knows a torn tail from damage. And a sync
+        // gives back what was reserved for a segment that was left before it needed all of that.
+        if self.core.log.names.was_left() || self.core.options.sync == Sync::None {
+            self.sync()?;
+            self.core.measure_space();
+        }
+        Ok(())
     }
 }
 
