@@ -276,6 +276,8 @@ impl Core {
         }
         // Those that a backup has linked give nothing: only on the way to others that give what is wanted.
         let gives = |segment: &&Arc<Segment>| self.is_full(segment) && !is_linked(segment);
+        // One that names large values is short.
+        let bytes = |segment| if self.extents.any() { size } else { bytes(segment) };
         !own && is_linked(oldest) && all.iter().filter(gives).map(bytes).sum::<u64>() < 2 * size
     }
 

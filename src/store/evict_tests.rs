@@ -195,3 +195,18 @@ fn uploads_that_die_end_no_segments() {
     }
     assert!(db.core().log.segments.last_number() < 2, "{}", db.core().log.segments.last_number());
 }
+
+/// The same of large values, whose segments are short.
+#[test]
+fn what_a_backup_has_linked_of_large_values_is_given_up_on_the_way_to_others() {
+    let dir = scratch();
+    let db = Db::open(cache(dir.path())).unwrap();
+    for number in 0..3 {
+        put_large(&db, number);
+        db.core().seal_active().unwrap();
+        if number == 0 {
+            std::fs::hard_link(dir.path().join("00000000.log"), dir.path().join("backup")).unwrap();
+        }
+        assert_eq!(db.core().evicts_in_vain(), number < 2, "{number} behind it");
+    }
+}
