@@ -197,19 +197,25 @@ impl Core {
         self.to_read().saturating_sub(self.counters.checkpointed.load(Relaxed))
     }
 
-    /// Writes an index checkpoint if the last one is old enough to be worth it: for the compactor, between its rounds.
-    pub fn refresh_checkpoint(&self) {
+    /// What an index checkpoint will take, if the last one is old enough for another to be worth it; else zero. Bytes.
+    pub fn room_for_checkpoint(&self) -> u64 {
         let index = self.index.len() * BYTES_PER_KEY;
         let since = self.to_read().saturating_sub(self.counters.checkpoint_tried.load(Relaxed));
+        if since.min(self.unchecked()) > OFTEN.max(index * RARELY) { index } else { 0 }
+    }
+
+    /// Writes an index checkpoint if it is worth it: for the compactor, between its rounds.
+    pub fn refresh_checkpoint(&self) {
+        let room = self.room_for_checkpoint();
         // What is kept back is for compaction.
-        if since.min(self.unchecked()) > OFTEN.max(index * RARELY) && self.space.headroom() > index {
+        if room > 0 && self.space.headroom() > room {
             self.try_checkpoint();
         }
     }
 
     /// Writes an index checkpoint if a start without it would be noticeably slower: for the clean end.
     pub fn last_checkpoint(&self) {
-        if self.unchecked() > QUICK && self.space.room() > 2 * self.index.len() * BYTES_PER_KEY {
+        if self.unchecked() > QUICK && self.space.room() > self.index.len() * BYTES_PER_KEY {
             self.try_checkpoint();
         }
     }

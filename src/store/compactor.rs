@@ -33,6 +33,8 @@ const BEHIND: (u64, u64) = (27, 100);
 const SMALL: u64 = 8 << 20;
 /// A segment that takes less than one such part of the usual size was ended for the sake of the large values it names.
 const FEW: u64 = 4;
+/// A cache gives up values for an index checkpoint that takes one in so many bytes of the disk at most.
+const INDEX_PART: u64 = 16;
 /// Room that a round needs besides its output's records. Bytes.
 const MARGIN: u64 = 64 << 10;
 /// Pause after a round that failed.
@@ -370,8 +372,12 @@ impl Core {
 
     /// Whether values have no room, or the next segments of the log would have none.
     fn needs_room(&self) -> bool {
-        let next = 2 * self.options.segment_size(self.index.bytes());
-        self.space.level() != Level::Enough && (self.space.headroom() <= next || self.space.level() == Level::Refusing)
+        // In a cache there is never more than that, so what an index checkpoint takes is made room for, if it is not much.
+        let most = if self.options.evict { self.space.capacity() / INDEX_PART } else { 0 };
+        let more = Some(self.room_for_checkpoint()).filter(|&room| room <= most).unwrap_or(0);
+        let next = 2 * self.options.segment_size(self.index.bytes()) + more;
+        let is_short = self.space.level() != Level::Enough || more > 0;
+        is_short && (self.space.headroom() <= next || self.space.level() == Level::Refusing)
     }
 
     /// Makes room otherwise than by a round: by what is gone of large values, or, in cache mode, by giving up the oldest

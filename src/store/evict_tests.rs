@@ -210,3 +210,29 @@ fn what_a_backup_has_linked_of_large_values_is_given_up_on_the_way_to_others() {
         assert_eq!(db.core().evicts_in_vain(), number < 2, "{number} behind it");
     }
 }
+
+/// There is never room for one beside the values.
+#[test]
+#[cfg(not(feature = "tiny-tags"))]
+fn a_full_cache_of_many_keys_gets_an_index_checkpoint() {
+    let dir = scratch();
+    let db = small_cache(dir.path());
+    let mut numbers = 0_u64..;
+    let mut put = || numbers.next().map(|number| db.put(&number.to_le_bytes(), &noise(230, number)).unwrap());
+    while db.core().counters.evicted.load(Relaxed) == 0 {
+        put();
+    }
+    assert!(!dir.path().join("CHECKPOINT").exists());
+    // As if that much had been written since.
+    db.core().compaction.counters.bytes_written.fetch_add(1 << 30, Relaxed);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !dir.path().join("CHECKPOINT").exists() {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "of {} keys, {} MiB left",
+            db.stats().items,
+            db.core().space.headroom() >> 20
+        );
+        put();
+    }
+}
