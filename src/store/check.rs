@@ -188,7 +188,7 @@ fn examine(dir: &Path, watch: Watch<'_>) -> Result<(Checked, Scan)> {
     let total = survey.bytes;
     let mut scan = Scan::new(survey);
     scan.log(&mut checked, watch)?;
-    index_checkpoint(&scan.survey, &mut checked);
+    index_checkpoint(&scan, &mut checked);
     if checkpoint::knows_of_loss(dir) {
         let what = "a start has found segments missing, and keeps what they may name";
         checked.damages.push(Damage::new(&dir.join(checkpoint::LOST), 0, what, Fault::Checkpoint));
@@ -205,11 +205,11 @@ fn examine(dir: &Path, watch: Watch<'_>) -> Result<(Checked, Scan)> {
 }
 
 /// A start that cannot use it reads the log instead; one that is told of damage gives back nothing that this could name.
-fn index_checkpoint(survey: &Survey, checked: &mut Checked) {
-    let dir = &survey.dir;
+fn index_checkpoint(scan: &Scan, checked: &mut Checked) {
+    let (survey, dir) = (&scan.survey, &scan.survey.dir);
     let what = match checkpoint::read(dir, survey.store, &mut |_| ()) {
         Ok(None) => return,
-        Ok(Some((head, _))) if checked.knows_all_orders(survey) && survey.lacks(&[head.position, head.durable]) => {
+        Ok(Some((head, _))) if checked.knows_all_orders(survey) && scan.end < head.durable => {
             "the index checkpoint knows more than the log does: segments are missing or were cut".into()
         }
         Ok(Some((head, _))) => match head.rows.iter().find(|row| row.damaged && checked.finds_sound(row, survey)) {

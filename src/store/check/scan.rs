@@ -22,6 +22,8 @@ pub(super) struct Scan {
     pub survey: Survey,
     /// Before it, everything was on the disk.
     pub durable: Position,
+    /// Where the last sound record of the log ends.
+    pub end: Position,
     /// The greatest store time on record.
     pub time: u64,
     /// From a large value's record to that of the large value it replaced.
@@ -54,6 +56,7 @@ impl Scan {
         Scan {
             survey,
             durable: Position(0),
+            end: Position(0),
             time: 0,
             replaced: HashMap::new(),
             index: Index::new(),
@@ -141,6 +144,7 @@ impl Scan {
         let file = File::open(path).map_err(|error| Error::io("open", path, &error))?;
         let mut reader = Reader::over(&file, path, segment.source.header.salt);
         let (before, mut offset, mut told) = (checked.bytes, SEGMENT_HEADER, 0);
+        self.note_end(segment.source, offset);
         loop {
             let found = reader.next_sound(offset)?;
             if found != Some(offset) && !self.unsound(segment, &mut reader, offset, found, checked)? {
@@ -149,6 +153,7 @@ impl Scan {
             let Some(found) = found else { return Ok(Next::Segment) };
             let (fields, len) = reader.record(found)?;
             offset = found + len as u64;
+            self.note_end(segment.source, offset);
             checked.bytes = before + offset;
             checked.records += 1;
             if offset >= told + STEP {
@@ -159,6 +164,13 @@ impl Scan {
                 return Ok(Next::Segment);
             }
             self.apply(&fields, segment.handle, found, len);
+        }
+    }
+
+    /// The log reaches at least so far. What was compacted is no part of it.
+    fn note_end(&mut self, source: &Source, offset: u64) {
+        if !source.is_compacted() {
+            self.end = source.position(offset);
         }
     }
 

@@ -49,19 +49,6 @@ impl Source {
     }
 }
 
-impl Survey {
-    /// Whether the log does not reach one of these positions, which it once did.
-    pub fn lacks(&self, positions: &[Position]) -> bool {
-        let log = || self.segments.iter().filter(|source| !source.is_compacted());
-        let newest = log().map(|source| source.header.order).max();
-        positions.iter().map(|position| position.parts()).any(|(order, offset)| {
-            let len = |source: &Source| std::fs::metadata(&source.path).map_or(0, |file| file.len());
-            newest.is_none_or(|newest| newest < order)
-                || log().any(|source| source.header.order == order && len(source) < offset)
-        })
-    }
-}
-
 /// The beginning of a file.
 enum Start {
     Header(FileHeader),

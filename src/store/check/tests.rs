@@ -426,3 +426,23 @@ fn other_damage_does_not_hide_that_the_log_has_lost_its_end() {
         fs::write(dir.path().join("CHECKPOINT"), checkpoint).unwrap();
     }
 }
+
+/// As a disk does that has lost what was written last: nothing there is torn, nor damaged.
+#[test]
+fn a_log_whose_end_reads_as_zeros_is_not_sound() {
+    let dir = tempfile::tempdir().unwrap();
+    make(dir.path());
+    let log = dir.path().join("00000000.log");
+    let from = fs::metadata(&log).unwrap().len() as usize;
+    {
+        let db = Db::open(options(dir.path())).unwrap();
+        db.put(b"key-1", b"the end").unwrap();
+        db.core().write_checkpoint().unwrap();
+    }
+    assert!(check(dir.path(), &mut quiet()).unwrap().damages.is_empty(), "the control");
+    let mut bytes = fs::read(&log).unwrap();
+    bytes[from..].fill(0);
+    fs::write(&log, bytes).unwrap();
+    let found = check(dir.path(), &mut quiet()).unwrap();
+    assert!(found.damages.iter().any(|damage| damage.what.contains("missing or were cut")), "{found:?}");
+}
