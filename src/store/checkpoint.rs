@@ -314,11 +314,18 @@ pub(crate) fn knows_of_loss(dir: &Path) -> bool {
 /// is given back that records may name which are missing.
 pub(crate) fn note_loss(dir: &Path) -> Result<()> {
     let (path, lost) = (dir.join(NAME), dir.join(LOST));
-    let noted = match std::fs::rename(&path, &lost) {
-        Err(error) if error.kind() == ErrorKind::NotFound => File::create(&lost).map(drop),
-        noted => noted,
-    };
-    noted.map_err(|error| Error::io("make", &lost, &error))?;
+    match std::fs::rename(&path, &lost) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        noted => noted.map_err(|error| Error::io("make", &lost, &error))?,
+    }
+    remember_loss(dir)
+}
+
+/// The same where the index checkpoint is still of use.
+pub(crate) fn remember_loss(dir: &Path) -> Result<()> {
+    let lost = dir.join(LOST);
+    let open = OpenOptions::new().write(true).create(true).truncate(false).mode(FILE_MODE).open(&lost);
+    open.map_err(|error| Error::io("make", &lost, &error))?;
     sys::file::sync_directory(dir).map_err(|error| Error::io("sync directory", dir, &error))
 }
 

@@ -55,7 +55,10 @@ pub(crate) fn recover(options: &Options, home: &Home, extents: &Extents) -> Resu
     let headers = segments.iter().filter(|segment| segment.mended).map(|segment| segment.path.clone());
     replay.report_mended(store.into_iter().chain(headers).chain(extents.mended()));
     let newest = read(&mut replay, &segments, &start, &options.path)?;
-    replay.report_gaps();
+    // Compaction may explain the gap before the next start, and not what is missing.
+    if replay.report_gaps() {
+        checkpoint::remember_loss(&options.path)?;
+    }
     let last = newest.as_ref().map_or(0, |(last, _)| last.order);
     for segment in segments.iter().filter(|segment| segment.compacted || segment.order <= last) {
         let is_newest = |(last, _): &&(Arc<Segment>, u64)| last.handle == segment.handle;

@@ -546,6 +546,26 @@ fn what_a_missing_segment_may_name_is_not_given_back() {
     }
 }
 
+/// Compaction removes segments, too, and says so; nobody can tell then by the log that another one is missing.
+#[test]
+#[cfg(not(feature = "tiny-tags"))]
+fn what_a_missing_segment_may_name_is_kept_once_compaction_has_passed_it() {
+    let dir = with_a_value_in_the_middle(true);
+    let extent = || std::fs::read(dir.path().join("00000000.ext")).ok();
+    let before = extent().filter(|bytes| bytes.len() >= 3 * CHUNK);
+    std::fs::remove_file(dir.path().join("00000001.log")).unwrap();
+    let db = open(dir.path());
+    db.put(b"last", b"another").unwrap();
+    db.compact().unwrap();
+    let removed = db.core().removed.load(std::sync::atomic::Ordering::SeqCst);
+    assert!(removed > 2, "the control: compaction has come to {removed}");
+    drop(db);
+    for _ in 0..2 {
+        open(dir.path()).compact().unwrap();
+    }
+    assert!(before.is_some() && extent() == before);
+}
+
 /// The end of a log that a crash tore names nothing that could come back.
 #[test]
 fn what_no_record_names_goes_though_the_tail_is_torn() {

@@ -143,13 +143,15 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Tells of the gaps that compaction does not explain, once all its notes were read.
-    pub fn report_gaps(&mut self) {
+    /// Tells of the gaps that compaction does not explain, once all its notes were read; and whether there are any.
+    pub fn report_gaps(&mut self) -> bool {
+        let mut any = false;
         for segment in std::mem::take(&mut self.gaps).iter().filter(|segment| segment.order > self.facts.removed + 1) {
             self.damaged += 1;
-            self.incomplete = true;
+            any = true;
             self.warn(format_args!("{}: a segment before this one is missing", segment.path.display()));
         }
+        any
     }
 
     /// Reads one segment from `offset` on; tells where its records end.
