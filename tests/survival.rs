@@ -193,6 +193,32 @@ fn large_values_on_a_small_disk() {
     assert!((wanted - 50..wanted).all(|key| c.get(&format!("key{key}")).is_some()), "the newest are there");
 }
 
+/// Touched many at a time, which moves their names to the newest segment, and brought in by many at a time: the oldest segment
+/// never names so much that the cache is hardly filled once it is given up.
+#[test]
+fn a_cache_of_large_values_stays_filled() {
+    let (server, _small) = start("size=48m", &["--evict"]);
+    let mut clients: Vec<Client> = (0..10).map(|_| server.client()).collect();
+    let (len, mut keys, mut least) = (200_000, 0_usize, usize::MAX);
+    for round in 0..tier(60, 200, 2000) {
+        let text = |key| storage(&format!("set key{key} 0 0 {len}"), &random_bytes(key as u64, len));
+        let texts: Vec<_> = (keys..keys + 10).map(text).collect();
+        clients.iter_mut().zip(&texts).for_each(|(c, text)| c.send(&text[..len]));
+        clients.iter_mut().zip(&texts).for_each(|(c, text)| c.send(&text[len..]));
+        clients.iter_mut().for_each(|c| assert_eq!(c.line(), "STORED", "in round {round}"));
+        keys += 10;
+        let c = &mut clients[0];
+        let touched = keys.saturating_sub(300)..keys;
+        c.send(touched.clone().map(|key| format!("touch key{key} 0\r\n")).collect::<String>());
+        touched.for_each(|_| assert!(c.line().ends_with("D"), "touched, or not found, in round {round}"));
+        if c.stat("evictions") > 0 {
+            least = least.min(c.stat("curr_items") as usize);
+        }
+    }
+    println!("at least {least} of {keys} values of 200 kB are there in a cache of 48 MiB");
+    assert!(least * len > 32 * MIB, "{least} values");
+}
+
 /// A compactor that takes long over the little that it found makes the room that has come up meanwhile before anything is
 /// refused; what can never fit is refused all the same.
 #[test]
