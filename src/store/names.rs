@@ -32,7 +32,7 @@ impl Names {
 
     /// Whether the segment has come to one such part of the limit.
     pub fn is_at(&self, part: u64) -> bool {
-        self.named.load(Relaxed) >= self.most() / part
+        self.named.load(Relaxed).saturating_mul(part) >= self.most()
     }
 
     /// A record was appended.
