@@ -290,7 +290,11 @@ fn controls(recording: &Recording) {
 }
 
 fn must_lose(what: &str, verdict: &Verdict) {
-    println!("control without syncs of the {what}: {} violations in {} states", verdict.wrong.len(), verdict.distinct());
+    println!(
+        "control without syncs of the {what}: {} violations in {} states",
+        verdict.wrong.len(),
+        verdict.distinct()
+    );
     assert!(!verdict.wrong.is_empty(), "without syncs of the {what} something must be lost, or this sees nothing");
 }
 

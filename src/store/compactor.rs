@@ -374,7 +374,8 @@ impl Core {
     fn needs_room(&self) -> bool {
         // In a cache there is never more than that, so what an index checkpoint takes is made room for, if it is not much.
         let most = if self.options.evict { self.space.capacity() / INDEX_PART } else { 0 };
-        let more = Some(self.room_for_checkpoint()).filter(|&room| room <= most).unwrap_or(0);
+        let gives = || self.log.segments.all().first().is_none_or(|oldest| !is_linked(oldest));
+        let more = Some(self.room_for_checkpoint()).filter(|&room| 0 < room && room <= most && gives()).unwrap_or(0);
         let next = 2 * self.options.segment_size(self.index.bytes()) + more;
         let is_short = self.space.level() != Level::Enough || more > 0;
         is_short && (self.space.headroom() <= next || self.space.level() == Level::Refusing)

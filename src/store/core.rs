@@ -25,9 +25,6 @@ use super::time::StoreTime;
 /// Pause of whoever waits for a record that a full disk keeps from being written.
 const STALLED: Duration = Duration::from_millis(10);
 
-/// In cache mode a segment is given up with all the large values that it names: of one in so many bytes of the disk.
-const PARTS: u64 = 32;
-
 /// Takes the key of a record that was given up, and the size of its value. It runs under a lock: it must be short.
 pub type Evicted = Box<dyn Fn(&[u8], u64) + Send + Sync>;
 
@@ -88,9 +85,6 @@ impl Core {
     /// Looks how much room there is for more.
     pub fn measure_space(&self) {
         self.space.measure(&self.log.needs());
-        if self.options.evict {
-            self.log.names.limit(self.space.capacity() / PARTS);
-        }
     }
 
     /// Whether writers must wait until there is room on the disk: the compactor is told to make some, and the syncer to look

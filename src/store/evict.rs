@@ -1,5 +1,6 @@
-//! Cache mode: when the disk is full, the oldest segment is given up, with all that is live in it, rather than values
-//! refused. What the RAM cache knows to be read again and again is appended anew first. For the compactor.
+//! Cache mode: when the disk is full, the oldest segment is given up, with what is live in it, rather than values
+//! refused. What the RAM cache knows to be read again and again is appended anew first, and so are large values but the
+//! oldest: however many a segment names, only a small part of the disk goes at a time. For the compactor.
 //!
 //! It is always the segment that comes first in the order of the log: nothing older exists that could come back, so
 //! no tombstone is needed for what goes, and those in it are spent.
@@ -21,6 +22,8 @@ use super::segment::{SEGMENT_HEADER, Segment};
 
 /// Of what is given up, at most one byte in so many is appended anew: room must come of it.
 const KEPT: u64 = 4;
+/// Of the large values that it names, no more go than one in so many bytes of the disk.
+const PARTS: u64 = 32;
 /// Bytes appended before they are written.
 const PIECE: u64 = 1 << 20;
 
@@ -28,8 +31,12 @@ const PIECE: u64 = 1 << 20;
 struct Eviction<'a> {
     core: &'a Core,
     segment: Arc<Segment>,
-    /// Bytes that may still be appended anew.
+    /// Bytes that may still be appended anew since they are read: of records, and of the large values that others name.
     most: u64,
+    most_large: u64,
+    /// Large values that were written after this sequence stay, and so do the others once so many bytes of them went.
+    last: u64,
+    enough: u64,
     unwritten: u64,
     now: u64,
 }
@@ -50,8 +57,10 @@ impl Core {
             return Err(Error::Full("there is no room in the log for the note that its oldest segment goes".into()));
         }
         let live = self.log.segments.usage(oldest.handle).figures().live();
-        let most = live / KEPT;
-        let mut eviction = Eviction { core: self, segment: oldest.clone(), most, unwritten: 0, now: self.time.now() };
+        let (most, enough, now) = (live / KEPT, self.space.capacity() / PARTS, self.time.now());
+        let segment = oldest.clone();
+        let mut eviction = Eviction { core: self, segment, most, most_large: 0, last: 0, enough, unwritten: 0, now };
+        eviction.choose()?;
         eviction.each(&mut Eviction::spare)?;
         self.log.write_all();
         let mut pace = Pace::start(self, None);
@@ -80,15 +89,49 @@ impl Eviction<'_> {
         Ok(())
     }
 
-    /// Appends a value anew that is read again and again.
+    /// Up to which sequence large values may go: the oldest, enough of them also where as many as may stay are read.
+    fn choose(&mut self) -> Result<()> {
+        let mut values = Vec::new();
+        if self.core.extents.any() {
+            self.each(&mut |eviction, fields, here| match piece::named(fields) {
+                0 => {}
+                len => values.extend(eviction.is_live(fields, here).then_some((fields.sequence, len))),
+            })?;
+        }
+        let until = |last| values.iter().filter(|(sequence, _)| *sequence <= last).map(|(_, len)| len).sum::<u64>();
+        self.most_large = until(u64::MAX) / KEPT;
+        let (wanted, mut high) = (self.enough.saturating_add(self.most_large), u64::MAX);
+        while self.last < high {
+            let middle = self.last + (high - self.last) / 2;
+            match until(middle) < wanted {
+                true => self.last = middle + 1,
+                false => high = middle,
+            }
+        }
+        Ok(())
+    }
+
+    fn is_live(&self, fields: &Fields<'_>, here: Location) -> bool {
+        let hash = self.core.home.seed.hash(fields.key);
+        let entry = self.core.index.stripe(hash).find(hash.tag);
+        entry.is_some_and(|entry| entry.location == here) && !self.is_gone(fields, here)
+    }
+
+    /// Appends a value anew that does not go.
     fn spare(&mut self, fields: &Fields<'_>, here: Location) {
         let (core, hash) = (self.core, self.core.home.seed.hash(fields.key));
+        if core.log.wants_spare() {
+            // Where none can be made, all goes that finds no room in this one.
+            let _ = core.prepare_spare();
+        }
         // What is appended anew must not get behind a flush that it was subject to.
         let _no_flush = core.flushes.hold();
         let mut stripe = core.index.stripe(hash);
         let Some(entry) = stripe.find(hash.tag).filter(|entry| entry.location == here) else { return };
-        if !self.is_gone(fields, here) && self.append_hot(&mut stripe, hash, fields, &entry) {
-            core.counters.spared.fetch_add(1, Relaxed);
+        if !self.is_gone(fields, here)
+            && let Some(sequence) = self.stays(hash, fields)
+            && self.append(&mut stripe, hash, &Fields { sequence, ..*fields }, &entry)
+        {
             core.note_dead(&entry);
         }
         drop(stripe);
@@ -96,6 +139,26 @@ impl Eviction<'_> {
             self.unwritten = 0;
             core.log.write_all();
         }
+    }
+
+    /// With which sequence a value stays, if it does: what is read again and again, and large ones once enough have gone.
+    fn stays(&mut self, hash: Hash, fields: &Fields<'_>) -> Option<u64> {
+        let large = piece::named(fields);
+        if large > 0 && (fields.sequence > self.last || self.enough == 0) {
+            return Some(fields.sequence);
+        }
+        let (takes, most) = match large {
+            0 => (fields.encoded_len() as u64, &mut self.most),
+            large => (large, &mut self.most_large),
+        };
+        if takes > *most || !self.core.cache.cool(hash, fields.key) {
+            self.enough = self.enough.saturating_sub(large);
+            return None;
+        }
+        *most -= takes;
+        self.core.counters.spared.fetch_add(1, Relaxed);
+        // Else it would be the oldest one for ever.
+        Some(if large > 0 { self.core.next_sequence() } else { fields.sequence })
     }
 
     fn is_gone(&self, fields: &Fields<'_>, here: Location) -> bool {
@@ -122,16 +185,13 @@ impl Eviction<'_> {
         core.note_dead(&entry);
     }
 
-    /// Appends a record that is read again and again. `false`: it is not, or there is no room for it.
-    fn append_hot(&mut self, stripe: &mut Stripe, hash: Hash, fields: &Fields<'_>, entry: &Entry) -> bool {
+    /// Appends a record anew. `false`: there is no room for it.
+    fn append(&mut self, stripe: &mut Stripe, hash: Hash, fields: &Fields<'_>, entry: &Entry) -> bool {
         let known = if fields.kind == Kind::Large { piece::encode_known(fields.body) } else { None };
         let fields = Fields { body: known.as_deref().unwrap_or(fields.body), ..*fields };
         let (core, len) = (self.core, fields.encoded_len() as u64);
-        if len > self.most || !core.cache.cool(hash, fields.key) {
-            return false;
-        }
         let Ok((to, _)) = core.log.append(&fields) else { return false };
-        (self.most, self.unwritten) = (self.most - len, self.unwritten + len);
+        self.unwritten += len;
         // It may be longer than it was: a large value's ranges are told in another way.
         let size_class = size_class(len as usize);
         stripe.relocate(hash.tag, Entry { location: to, size_class, ..*entry });

@@ -19,7 +19,6 @@ use std::time::Instant;
 use super::error::{Error, Result};
 use super::lane::Lane;
 use super::location::{Location, MAX_SEGMENT, Position};
-use super::names::Names;
 use super::options::{Options, Sync};
 use super::progress::Progress;
 use super::reach::{NOTES, REMOVALS, Reach};
@@ -61,7 +60,6 @@ pub(crate) struct Log {
     salt: AtomicU32,
     room: AtomicBool,
     wants_spare: AtomicBool,
-    pub names: Names,
     full: AtomicBool,
     stalled: AtomicBool,
     speed: Speed,
@@ -138,7 +136,6 @@ impl Log {
             salt: AtomicU32::new(active.salt),
             room: AtomicBool::new(offset < active.soft_limit()),
             wants_spare: AtomicBool::new(offset > active.hard_limit() / SPARE_AFTER),
-            names: Names::new(),
             full: AtomicBool::new(false),
             stalled: AtomicBool::new(false),
             speed: Speed::new(RECOVERED_AFTER),
@@ -180,7 +177,6 @@ impl Log {
         let location = Location::new(tail.active.handle, tail.offset);
         record.put(&head, &mut tail.pending);
         tail.offset += len;
-        self.names.add(record);
         let end = tail.end();
         self.end.store(end.0, Release);
         self.note_room(&tail);
@@ -402,11 +398,6 @@ impl Log {
         self.progress.fail(text.into());
     }
 
-    /// Where the active segment counts as full. Where none can be made after it, all of it is of use.
-    fn soft_limit(&self, tail: &Tail) -> u64 {
-        if tail.full.is_none() && self.names.is_at(1) { 0 } else { tail.active.soft_limit() }
-    }
-
     /// Moves on to the spare segment where the active one is full.
     fn make_room(&self, tail: &mut MutexGuard<'_, Tail>, len: u64, reach: Reach) -> Result<()> {
         if let Some(why) = self.progress.failure() {
@@ -416,7 +407,7 @@ impl Log {
             return Err(Error::Full(stalled.clone()));
         }
         let end = tail.offset + len;
-        let (soft, hard) = (self.soft_limit(tail), tail.active.hard_limit());
+        let (soft, hard) = (tail.active.soft_limit(), tail.active.hard_limit());
         if end <= soft {
             return Ok(());
         }
@@ -439,15 +430,13 @@ impl Log {
         let full = std::mem::replace(&mut tail.active, spare);
         tail.unsynced.push(full);
         tail.offset = SEGMENT_HEADER;
-        self.names.begin();
         self.salt.store(tail.active.salt, Relaxed);
     }
 
     fn note_room(&self, tail: &Tail) {
-        let is_near = tail.offset > tail.active.hard_limit() / SPARE_AFTER || self.names.is_at(SPARE_AFTER);
-        let wants_spare = tail.spare.is_none() && is_near;
+        let wants_spare = tail.spare.is_none() && tail.offset > tail.active.hard_limit() / SPARE_AFTER;
         let room =
-            tail.unwritten() < self.most_unwritten && (tail.spare.is_some() || tail.offset < self.soft_limit(tail));
+            tail.unwritten() < self.most_unwritten && (tail.spare.is_some() || tail.offset < tail.active.soft_limit());
         let full = tail.full.is_some() || tail.stalled.is_some();
         // Plain stores to a shared cache line cost; these change rarely.
         for (flag, value) in [(&self.wants_spare, wants_spare), (&self.room, room), (&self.full, full)] {
@@ -525,7 +514,7 @@ impl Log {
     /// Whether the active segment is full but for its reserve.
     pub fn is_at_reserve(&self) -> bool {
         let tail = super::lock(&self.tail);
-        tail.offset >= self.soft_limit(&tail)
+        tail.offset >= tail.active.soft_limit()
     }
 
     /// The segments that may hold bytes the disk does not have, oldest first, the active one last.

@@ -37,7 +37,6 @@ mod location;
 mod log;
 mod lookup;
 mod mend;
-mod names;
 mod opening;
 mod options;
 mod output;

@@ -9,7 +9,6 @@ use super::index::size_class;
 use super::location::MAX_SEGMENT;
 use super::log::seal_record;
 use super::lookup::read_fully;
-use super::piece;
 use super::record::{Fields, HEADER, Kind};
 use super::segment::{Plan, SEGMENT_HEADER, Segment};
 use crate::sys;
@@ -25,8 +24,6 @@ pub(crate) struct Output {
     offset: u64,
     /// Of what was written from the first record on.
     crc: u32,
-    /// Bytes of the large values that it names.
-    pub names: u64,
 }
 
 impl Output {
@@ -36,7 +33,7 @@ impl Output {
         let size = (SEGMENT_HEADER + estimate + HEADER as u64).min(MAX_SEGMENT);
         let (dir, store) = (&core.options.path, core.home.store);
         let segment = Plan { dir, store, number, handle, order, size, compacted: true }.create()?;
-        Ok(Output { segment, buffer: Vec::with_capacity(PIECE), offset: SEGMENT_HEADER, crc: 0, names: 0 })
+        Ok(Output { segment, buffer: Vec::with_capacity(PIECE), offset: SEGMENT_HEADER, crc: 0 })
     }
 
     /// Adds a record. `false`: there is no room.
@@ -46,7 +43,6 @@ impl Output {
             return Ok(false);
         }
         fields.put(&fields.head(self.segment.salt), &mut self.buffer);
-        self.names = self.names.saturating_add(piece::named(fields));
         let usage = core.log.segments.usage(self.segment.handle);
         match fields.kind {
             Kind::Tombstone => usage.note_grave(len),

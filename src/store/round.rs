@@ -25,7 +25,6 @@ use super::location::{Location, MAX_SEGMENT};
 use super::options::Severity;
 use super::output::Output;
 use super::pace::Pace;
-use super::piece;
 use super::reader::Reader;
 use super::record::{Fields, Kind};
 use super::segment::{SEGMENT_HEADER, Segment};
@@ -318,10 +317,7 @@ impl<'a> Round<'a> {
             Some(output) => output,
             None => self.begin_output()?,
         };
-        let output = self.output.insert(output);
-        // In a cache, all that it names will go with it. The first source is no better.
-        let is_over = output.names.saturating_add(piece::named(fields)) > self.core.log.names.most();
-        if is_over && self.consumed > 0 { Ok(false) } else { output.put(self.core, fields) }
+        self.output.insert(output).put(self.core, fields)
     }
 
     fn begin_output(&self) -> Result<Output> {

@@ -234,19 +234,11 @@ impl Syncer {
         self.core.look_behind();
         self.core.compaction.bell.ring();
         self.retry = made.is_err().then(|| Instant::now() + RETRY);
-        // A cache goes on in the one that it has, for a while.
-        if let Err(error) = &made
-            && (!self.core.options.evict || self.core.log.is_at_reserve())
-        {
+        if let Err(error) = &made {
             (self.core.options.report)(Severity::Error, &format!("no new log segment: {error}"));
         }
-        // Where nothing else is ever synced, once per segment is, so that recovery knows a torn tail from damage. And a sync
-        // gives back what was reserved for a segment that was left before it needed all of that.
-        if self.core.log.names.was_left() || self.core.options.sync == Sync::None {
-            self.sync()?;
-            self.core.measure_space();
-        }
-        Ok(())
+        // Where nothing else is ever synced, once per segment is, so that recovery knows a torn tail from damage.
+        if self.core.options.sync == Sync::None { self.sync() } else { Ok(()) }
     }
 }
 
@@ -303,7 +295,7 @@ impl Core {
     }
 
     /// Makes the next segment, if it is not ready.
-    fn prepare_spare(&self) -> Result<()> {
+    pub fn prepare_spare(&self) -> Result<()> {
         let _one = super::lock(&self.log.preparing);
         if self.log.has_spare() {
             return Ok(());

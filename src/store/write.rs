@@ -151,11 +151,6 @@ impl Core {
         self.log.segments.usage(location.handle()).note_value(entry.size_class, write.expires);
         if let Some(old) = stripe.insert(hash.tag, entry) {
             self.note_dead(&old);
-            if let NewBody::Same(large) = write.body
-                && old.location.handle() == location.handle()
-            {
-                self.log.names.take_back(large.len());
-            }
         }
         let Write { flags: client_flags, expires, marks, .. } = *write;
         let accessed = second(self.time.last_seen());
