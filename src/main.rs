@@ -19,7 +19,7 @@ use std::sync::Arc;
 use kingdb::store::Severity;
 use kingdb::sys::file;
 use kingdb::sys::memory::bound_malloc;
-use kingdb::sys::process::{self, Identity};
+use kingdb::sys::process::{self, Daemon, Identity};
 
 use crate::server::log::{self, Target};
 use crate::server::options::{self, Asked, Launch};
@@ -32,7 +32,11 @@ fn main() -> ExitCode {
     }
     match options::parse(words) {
         Ok(Asked::Show(text)) => show(&text),
-        Ok(Asked::Run(launch)) => end(start(*launch), 1),
+        Ok(Asked::Run(launch)) => {
+            // Its end releases whoever waits for it, so what there is to say comes first.
+            let mut daemon = None;
+            end(start(*launch, &mut daemon), 1)
+        }
         Err(message) => end(Err(format!("{message} (try 'kingserver --help')")), 2),
     }
 }
@@ -53,7 +57,7 @@ fn show(text: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn start(launch: Launch) -> Result<(), String> {
+fn start(launch: Launch, daemon: &mut Option<Daemon>) -> Result<(), String> {
     bound_malloc();
     let settings = launch.settings;
     start_messages(launch.log_level, launch.log_target, launch.daemon, settings.verbosity)?;
@@ -63,10 +67,9 @@ fn start(launch: Launch) -> Result<(), String> {
     let users = settings.users.clone().map(Users::read).transpose()?;
     let identity = launch.user.as_deref().filter(|_| process::is_root()).map(find_user).transpose()?;
     let listeners = Listeners::bind(&settings)?;
-    let daemon = match launch.daemon {
-        true => Some(process::daemonize().map_err(|error| format!("cannot go to the background: {error}"))?),
-        false => None,
-    };
+    if launch.daemon {
+        *daemon = Some(process::daemonize().map_err(|error| format!("cannot go to the background: {error}"))?);
+    }
     let pid_file = launch.pid_file.map(PidFile::write).transpose()?;
     if let Some(identity) = &identity {
         listeners.give_to(identity);
@@ -83,7 +86,7 @@ fn start(launch: Launch) -> Result<(), String> {
     let db = Arc::new(db);
     let door = server::open_door(&settings, &db);
     log::info(format_args!("listening on {}; data in {}", listeners.describe(), settings.db_path.display()));
-    if let Some(daemon) = daemon {
+    if let Some(daemon) = daemon.take() {
         daemon.ready().map_err(|error| format!("cannot leave the terminal: {error}"))?;
     }
     let served = server::run(settings, users, db.clone(), listeners, door);

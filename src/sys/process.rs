@@ -95,7 +95,7 @@ pub fn may_remove(file: &Path) -> bool {
 }
 
 /// A process in the background whose starter still waits to hear that it is ready. Dropped without that, or killed, the
-/// starter exits with status 1.
+/// starter exits with status 1: say first why it is dropped.
 pub struct Daemon {
     starter: PipeWriter,
 }

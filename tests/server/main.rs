@@ -10,5 +10,6 @@ mod concurrency;
 mod event_loop;
 mod large_values;
 mod listening;
+mod messages;
 mod options;
 mod transfers;
