@@ -2,7 +2,8 @@
 //!
 //! A message is one write(2), so that lines of several threads never mix. Where stderr is the journal, lines carry its
 //! `<priority>` and no time of their own; elsewhere they begin with the time. Nothing here blocks on another thread, nor on
-//! who reads stderr; a message that cannot be written is lost. One that repeats itself is shown once a minute, with a count ([`repeats`]).
+//! who reads stderr; a message that cannot be written is lost. One that repeats itself is shown once a minute, with a count
+//! ([`repeats`]), unless it answers a signal.
 
 mod repeats;
 
@@ -16,7 +17,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
-use kingdb::sys::{clock, poll};
+use kingdb::sys::{clock, file, poll};
 
 use self::repeats::Repeats;
 
@@ -47,7 +48,8 @@ enum Sink {
     Stderr,
     Journal,
     Syslog(UnixDatagram),
-    File(File),
+    /// A file, and its name.
+    File(File, PathBuf),
 }
 
 /// Where the system log listens.
@@ -70,13 +72,36 @@ pub fn init(level: Level, target: &Target) -> Result<(), String> {
         Target::Syslog => Sink::Syslog(syslog().map_err(|error| {
             format!("cannot reach the system log at /dev/log: {error}; choose another --log.target")
         })?),
-        Target::File(path) => Sink::File(append(path).map_err(|error| {
-            format!("cannot write messages to {}: {error}; choose another --log.target", path.display())
-        })?),
+        Target::File(path) => {
+            let file = append(path).map_err(|error| {
+                format!("cannot write messages to {}: {error}; choose another --log.target", path.display())
+            })?;
+            Sink::File(file, path.clone())
+        }
     };
     // A second call changes the level only.
     let _ = SINK.set(sink);
     Ok(())
+}
+
+/// Opens the file of messages again by its name, as SIGHUP asks: whoever rotates it has moved it away. `false`: there is none.
+pub fn reopen() -> bool {
+    // A pipe has nothing to rotate, and opening it may wait for a reader.
+    let Some(Sink::File(file, path)) = SINK.get() else { return false };
+    if !file.metadata().is_ok_and(|found| found.is_file()) {
+        return false;
+    }
+    match append(path).and_then(|new| file::replace(file, new)) {
+        Ok(()) => answer(Level::Info, &"SIGHUP: the file of messages was opened again"),
+        Err(error) => {
+            let path = path.display();
+            answer(
+                Level::Error,
+                &format_args!("SIGHUP: cannot open {path} again: {error}; messages go to the file of before"),
+            );
+        }
+    }
+    true
 }
 
 /// `-v` and the protocol's `verbosity`: above 0, debug messages are shown whatever the level.
@@ -114,6 +139,13 @@ pub fn debug(message: impl Display) {
     write(Level::Debug, &message);
 }
 
+/// What a signal came to. Whoever sends one looks for the answer, so it is no repetition of the one before.
+pub fn answer(level: Level, message: &dyn Display) {
+    if enabled(level) {
+        put(level, &one_line(message));
+    }
+}
+
 /// The program's last words: to stderr under the program's name, for whoever started it, and to the target if that is
 /// elsewhere.
 pub fn fatal(message: impl Display) {
@@ -121,7 +153,7 @@ pub fn fatal(message: impl Display) {
     let sink = SINK.get();
     let journal = sink.map_or_else(stderr_is_journal, |sink| matches!(sink, Sink::Journal));
     let mark = if journal { "<3>" } else { "" };
-    if matches!(sink, Some(Sink::Syslog(_) | Sink::File(_))) {
+    if matches!(sink, Some(Sink::Syslog(_) | Sink::File(..))) {
         put(Level::Error, &text);
     }
     let mut stderr = io::stderr();
@@ -157,7 +189,7 @@ fn put(level: Level, text: &str) {
     // Nobody is left to tell about a message that cannot be written.
     let _ = match SINK.get().unwrap_or(&Sink::Stderr) {
         Sink::Stderr => shout(level, text, stamped),
-        Sink::File(file) => (&*file).write_all(stamped(level, text).as_bytes()),
+        Sink::File(file, _) => (&*file).write_all(stamped(level, text).as_bytes()),
         Sink::Journal => shout(level, text, |level, text| format!("<{}>{text}\n", priority(level))),
         Sink::Syslog(socket) => send(socket, Path::new(SYSLOG), datagram(level, text).as_bytes()),
     };

@@ -50,6 +50,7 @@ use kingdb::sys::epoll::{Epoll, Interest};
 use kingdb::sys::event::EventFd;
 use kingdb::sys::signal::{Signal, SignalFd};
 use kingdb::{Db, Options};
+use log::Level;
 use shared::Shared;
 use std::io;
 use std::sync::Arc;
@@ -167,19 +168,23 @@ fn wait(signals: &SignalFd, ended: &EventFd, users: Option<&Users>) -> io::Resul
         while let Some(signal) = signals.read()? {
             match signal {
                 Signal::Stop => return Ok(Waited::Stop),
-                Signal::Reload if users.is_some() => reload(users),
-                Signal::Reload => log::info("SIGHUP has no effect: a change of options wants a restart"),
-                Signal::Other(name) => {
-                    log::info(format_args!("{name} has no effect: a change of options wants a restart"))
-                }
+                Signal::Reload => reload(users),
+                Signal::Other(name) => no_effect(name),
             }
         }
     }
 }
 
 fn reload(users: Option<&Users>) {
-    match users.map_or(Ok(()), Users::read_again) {
-        Ok(()) => log::info("SIGHUP: the users' file was read again"),
-        Err(why) => log::error(format_args!("SIGHUP: {why}; the users are those of before")),
+    let reopened = log::reopen();
+    match users.map(Users::read_again) {
+        Some(Ok(())) => log::answer(Level::Info, &"SIGHUP: the users' file was read again"),
+        Some(Err(why)) => log::answer(Level::Error, &format_args!("SIGHUP: {why}; the users are those of before")),
+        None if reopened => {}
+        None => no_effect("SIGHUP"),
     }
+}
+
+fn no_effect(signal: &str) {
+    log::answer(Level::Info, &format_args!("{signal} has no effect: a change of options wants a restart"));
 }

@@ -1,4 +1,4 @@
-//! Files and directories: the calls that `std::fs` lacks (`preadv2(2)`, `fallocate(2)`, `sync_file_range(2)`), on plain
+//! Files and directories: the calls that `std::fs` lacks (`preadv2(2)`, `fallocate(2)`, `sync_file_range(2)`, `dup3(2)`), on plain
 //! [`std::fs::File`]s, and a cheaper `pwrite(2)`. Everything else (`pread`, `fdatasync`, `flock`, `rename`) the callers
 //! take from `std`.
 //!
@@ -84,6 +84,15 @@ pub fn hold(path: &Path) -> io::Result<(File, bool)> {
     Ok((file, is_held))
 }
 
+/// Has `file` be what `other` is, which is closed (`dup3`): at once for all threads, so that nobody waits to write to either.
+pub fn replace(file: &File, other: File) -> io::Result<()> {
+    // SAFETY: both descriptors are open and stay their owners'; `file` goes on to own its number, which now names another file.
+    match unsafe { libc::dup3(other.as_raw_fd(), file.as_raw_fd(), libc::O_CLOEXEC) } {
+        0.. => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Reserves disk blocks for `[0, len)` and makes the file that long (`fallocate`). `Ok(false)`: this file system
 /// cannot. `ENOSPC` is an error: the point of reserving is to learn it here.
 pub fn preallocate(file: &File, len: u64) -> io::Result<bool> {
@@ -163,6 +172,17 @@ mod tests {
         if let Some(count) = append_nowait(&file, &mut bytes, 100, 5).unwrap() {
             assert_eq!((count, &bytes[..]), (5, &b"ab56789"[..]));
         }
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_is_the_other_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let [one, two] = ["one", "two"].map(|name| directory.path().join(name));
+        let file = File::create(&one).unwrap();
+        (&file).write_all(b"a").unwrap();
+        replace(&file, File::create(&two).unwrap()).unwrap();
+        (&file).write_all(b"b").unwrap();
+        assert_eq!((std::fs::read(one).unwrap(), std::fs::read(two).unwrap()), (b"a".to_vec(), b"b".to_vec()));
     }
 
     #[test]

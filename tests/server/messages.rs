@@ -1,9 +1,12 @@
 //! Messages: who is told what, and in what order; files of messages that are rotated; what an operator's tools look for.
 
-use crate::common::server::binary;
+use crate::common::Server;
+use crate::common::server::{Plan, binary};
+use crate::common::util::wait_until;
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -31,4 +34,56 @@ fn a_daemon_that_fails_tells_before_its_starter_returns() {
     let told = fs::read_to_string(&stderr).expect("read it");
     assert!(told.contains("cannot write the pid file"), "{told}");
     reader.join().expect("the reader");
+}
+
+/// A server that writes its messages to a file, over a Unix socket.
+fn with_file(plan: Plan, log: &Path) -> Server {
+    let target = format!("--log.target={}", log.display());
+    let server = plan.listen(&[]).args(&["-s", "socket", &target]).spawn();
+    wait_until("it listens", || said(log).contains("listening on"));
+    server
+}
+
+fn said(log: &Path) -> String {
+    fs::read_to_string(log).unwrap_or_default()
+}
+
+#[test]
+fn a_file_of_messages_that_was_moved_away_is_opened_again() {
+    let plan = Plan::new(&[]);
+    let (log, old) = (plan.root().join("messages"), plan.root().join("messages.1"));
+    let server = with_file(plan, &log);
+    fs::rename(&log, &old).expect("move the file");
+    server.signal("HUP");
+    wait_until("the new file", || said(&log).contains("SIGHUP: "));
+    assert!(said(&log).contains("opened again") && !said(&old).contains("SIGHUP"), "{}", said(&log));
+    // Where there can be no such file, the one before goes on.
+    fs::remove_file(&log).expect("remove the file");
+    fs::rename(&old, &log).expect("move the file");
+    server.signal("HUP");
+    wait_until("the old file again", || said(&log).contains("opened again"));
+    fs::rename(&log, &old).expect("move the file");
+    fs::create_dir(&log).expect("make a directory");
+    server.signal("HUP");
+    wait_until("a warning", || said(&old).contains("error: SIGHUP: cannot open "));
+    let _plan = server.stop();
+    assert!(said(&old).ends_with("info: stopped\n"));
+}
+
+/// Each signal has its answer, also the same one within a minute.
+#[test]
+fn every_signal_is_answered() {
+    let plan = Plan::new(&[]);
+    let users = plan.root().join("users");
+    fs::write(&users, "alice:a\n").expect("write the users");
+    fs::set_permissions(&users, PermissionsExt::from_mode(0o600)).expect("chmod");
+    let server = plan.args(&["-Y", users.to_str().expect("UTF-8")]).start();
+    let count = |what: &str| server.messages().matches(what).count();
+    for (text, answer, times) in
+        [("bob:b\n", "was read again", 1), ("x\n", "users:1: ", 1), ("carol:c\n", "was read again", 2)]
+    {
+        fs::write(&users, text).expect("write the users");
+        server.signal("HUP");
+        wait_until("the answer", || count(answer) == times);
+    }
 }

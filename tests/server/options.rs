@@ -143,7 +143,7 @@ fn debug_messages_name_the_options_given() {
     assert!(!messages.contains("Settings"), "{messages}");
 }
 
-/// A signal without effect is named, its repetition is counted, and the last line tells that the store is closed.
+/// A signal without effect is named each time, and the last line tells that the store is closed.
 #[test]
 fn the_end_is_told() {
     let mut server = Server::start(&[]);
@@ -155,7 +155,7 @@ fn the_end_is_told() {
     wait_until("the last line", || server.messages().ends_with("info: stopped\n"));
     let messages = server.messages();
     assert_eq!(messages.matches("SIGHUP").count(), 2, "{messages}");
-    assert_eq!(messages.matches("(repeated once)").count(), 1, "{messages}");
+    assert!(!messages.contains("repeated"), "{messages}");
 }
 
 #[test]
