@@ -8,10 +8,12 @@
 use super::context::{Context, Step, Waiting};
 use super::counters::Counter;
 use super::input::Input;
+use super::log;
 use super::proto::meta::words;
 use super::proto::text::scan::{newline, number};
 use super::proto::text::{MAX_LINE, MAX_SWALLOW};
 use super::reply::{LINE_END, STORED};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::{PoisonError, RwLock};
 
@@ -56,6 +58,12 @@ impl Users {
         let shown = self.path.display();
         let text =
             std::fs::read(&self.path).map_err(|error| format!("cannot read the users' file {shown}: {error}"))?;
+        // A group may be the server's own, where root owns the file.
+        if std::fs::metadata(&self.path).is_ok_and(|found| found.mode() & 0o007 != 0) {
+            log::warn(format_args!(
+                "the users' file {shown} is open to everybody on this host (chmod o= makes it private)"
+            ));
+        }
         let mut known = Vec::new();
         for (line, at) in text.trim_ascii_end().split(|byte| *byte == b'\n').zip(1..) {
             let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -86,10 +94,11 @@ fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && differences == 0
 }
 
-/// Whether a user has named himself rightly; it is counted. Without users nobody can.
-pub fn admits(user: &[u8], password: &[u8], ctx: &Context) -> bool {
+/// Whether a user has named himself rightly; it is counted, and noted. Without users nobody can.
+pub fn admits(user: &[u8], password: &[u8], ctx: &mut Context) -> bool {
     let known = ctx.shared.users.as_ref().is_some_and(|users| users.know(user, password));
     ctx.count(Counter::AuthCmds);
+    ctx.denied = !known;
     if !known {
         ctx.count(Counter::AuthErrors);
     }
@@ -132,7 +141,7 @@ fn announced(line: &[u8]) -> Option<u64> {
     len.filter(|len| *len <= MAX_SWALLOW)
 }
 
-fn judge(block: &[u8], ctx: &Context) -> &'static [u8] {
+fn judge(block: &[u8], ctx: &mut Context) -> &'static [u8] {
     let Some(token) = block.strip_suffix(LINE_END) else { return BAD_END };
     let Some(space) = token.iter().position(|byte| *byte == b' ') else { return BAD_FORMAT };
     if admits(&token[..space], &token[space + 1..], ctx) { STORED } else { FAILURE }

@@ -8,7 +8,6 @@ use super::context::{Context, Waiting};
 use super::counters::Counter;
 use super::fetch::Fetch;
 use super::input::Input;
-use super::log;
 use super::meta;
 use super::proto::binary::{Frame, HEADER, Header, REQUEST, Status, op, version};
 use super::proto::text::{self, MAX_KEY, Verb};
@@ -149,8 +148,9 @@ impl<'a> Request<'a> {
             op::VERSION => frame.say(&mut ctx.replies, version(), 0),
             op::STAT => self.stats(ctx),
             op::VERBOSITY => {
-                log::set_verbosity(u8::try_from(self.word(0)).unwrap_or(u8::MAX));
                 frame.done(&mut ctx.replies, 0);
+                input.advance(self.used);
+                return Next::Verbosity(self.word(0));
             }
             op::QUIT => {
                 frame.done(&mut ctx.replies, 0);

@@ -8,7 +8,6 @@ use super::control;
 use super::counters::Counter;
 use super::errand::Errand;
 use super::input::Input;
-use super::log;
 use super::meta;
 use super::multipart;
 use super::proto::text::{self, Command, Parse, Verb};
@@ -33,6 +32,8 @@ const SMALL: usize = 16 * 1024;
 pub enum Next {
     /// At the next command.
     Command,
+    /// The same; the client wants so many messages.
+    Verbosity(u32),
     /// In the list of keys of a retrieval.
     Keys(Keys),
     /// In a data block.
@@ -96,8 +97,9 @@ fn execute(
         }
         Command::Version => ctx.say(reply::VERSION),
         Command::Verbosity { level, noreply } => {
-            log::set_verbosity(u8::try_from(level).unwrap_or(u8::MAX));
             ctx.answer(reply::OK, noreply);
+            input.advance(used);
+            return Next::Verbosity(level);
         }
         Command::Stats { what: b"conns" } => {
             input.advance(used);

@@ -94,6 +94,8 @@ pub struct Context {
     pub fd: u64,
     /// What is observed, see [`super::watch`].
     pub observed: u32,
+    /// Whether its client has just named himself wrongly.
+    pub denied: bool,
     /// Whether that connection got on with what its peer has begun to send.
     pub progressed: bool,
     /// With so much unsent it stops executing. Bytes.
@@ -125,6 +127,7 @@ impl Context {
             depends: Position::default(),
             fd: 0,
             observed: 0,
+            denied: false,
             progressed: false,
             unsent_limit: UNSENT_LIMIT,
             unsent_base: 0,

@@ -28,7 +28,7 @@ fn a_daemon_that_fails_tells_before_its_starter_returns() {
     let mut starter = command.spawn().expect("start the server");
     let reader = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(300));
-        full.read(&mut vec![0; 1 << 20]).expect("read the pipe");
+        assert!(full.read(&mut vec![0; 1 << 20]).expect("read the pipe") > 0);
     });
     assert_eq!(starter.wait().expect("wait for it").code(), Some(1));
     let told = fs::read_to_string(&stderr).expect("read it");
@@ -86,4 +86,53 @@ fn every_signal_is_answered() {
         server.signal("HUP");
         wait_until("the answer", || count(answer) == times);
     }
+}
+
+fn frame(op: u8, key: &[u8], body: &[u8]) -> Vec<u8> {
+    let mut out = vec![0; 24];
+    (out[0], out[1], out[3], out[11]) = (0x80, op, key.len() as u8, (key.len() + body.len()) as u8);
+    out.extend_from_slice(key);
+    out.extend_from_slice(body);
+    out
+}
+
+/// Who guesses at passwords is named, in every dialect alike, and not as often as he likes.
+#[test]
+fn who_is_not_admitted_is_named() {
+    let plan = Plan::new(&[]);
+    let users = plan.root().join("users");
+    fs::write(&users, "alice:a\n").expect("write the users");
+    let server = plan.args(&["-Y", users.to_str().expect("UTF-8")]).start();
+    assert_eq!(server.messages().matches("is open to everybody").count(), 1, "{}", server.messages());
+    let refused = "warning: authentication failed for client 127.0.0.1\n";
+    let mut client = server.client();
+    client.send("set any 0 0 7\r\nalice b\r\n");
+    assert_eq!(client.line(), "CLIENT_ERROR authentication failure");
+    assert_eq!(server.messages().matches(refused).count(), 1, "{}", server.messages());
+    for _ in 0..20 {
+        let mut client = server.client();
+        client.send(frame(0x21, b"PLAIN", b"\0alice\0b"));
+        client.bytes(24 + "Auth failure.".len());
+    }
+    client.send("set any 0 0 7\r\nalice a\r\n");
+    assert_eq!(client.line(), "STORED");
+    let (_, messages) = server.end();
+    assert_eq!(messages.matches("authentication failed").count(), 2, "{messages}");
+    assert!(messages.contains("for client 127.0.0.1 (repeated 20 times)\n"), "{messages}");
+}
+
+#[test]
+fn who_switches_debug_messages_on_is_named() {
+    let server = Server::start(&["-F"]);
+    let count = |what: &str| server.messages().matches(what).count();
+    let (on, off) = ("info: client 127.0.0.1 has switched debug messages on\n", "messages off\n");
+    let mut client = server.client();
+    assert_eq!((client.ask("verbosity 2"), client.ask("verbosity 1")), ("OK".into(), "OK".into()));
+    assert_eq!((count(on), count(off)), (1, 0), "{}", server.messages());
+    let mut request = frame(0x1b, b"", b"\0\0\0\0");
+    request[4] = 4;
+    let mut other = server.client();
+    other.send(request);
+    other.bytes(24);
+    assert_eq!((count(on), count(off)), (1, 1), "{}", server.messages());
 }

@@ -66,6 +66,9 @@ impl Connection {
             return Step::Wait(Waiting::Input);
         }
         let next = binary::take(input, &mut self.supply, &mut self.lock, ctx);
+        if self.lock == Lock::Closed {
+            self.tell_denied(ctx);
+        }
         self.go_on(next, input, ctx)
     }
 
@@ -73,6 +76,10 @@ impl Connection {
     fn go_on(&mut self, next: Next, input: &mut Input<'_>, ctx: &mut Context) -> Step {
         let next = match next {
             Next::Command => return Step::Done,
+            Next::Verbosity(level) => {
+                self.set_verbosity(level);
+                return Step::Done;
+            }
             Next::Wait(waiting) => return Step::Wait(waiting),
             Next::Keys(mut keys) => {
                 let step = keys.step(input, &mut self.supply, ctx);
@@ -140,6 +147,7 @@ impl Connection {
             }
         };
         self.state = state;
+        self.tell_denied(ctx);
         step
     }
 

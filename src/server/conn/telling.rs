@@ -1,5 +1,6 @@
 //! What is told of a connection: to `stats conns`, to watchers, in messages.
 
+use super::super::log;
 use super::*;
 use std::fmt::Write as _;
 
@@ -27,6 +28,30 @@ impl Connection {
             address(self.stream.peer()),
             address(self.stream.local()),
         );
+    }
+
+    /// Its client has named himself wrongly, if he has just done so: for who looks for guessers, whom the port tells nothing.
+    #[cold]
+    pub(super) fn tell_denied(&self, ctx: &mut Context) {
+        if std::mem::take(&mut ctx.denied) {
+            log::warn(format_args!("authentication failed for client {}", self.client()));
+        }
+    }
+
+    /// Its client wants so many messages.
+    #[cold]
+    pub(super) fn set_verbosity(&self, level: u32) {
+        let before = log::verbosity() > 0;
+        log::set_verbosity(level.min(255) as u8);
+        if before != (level > 0) {
+            let what = if before { "off" } else { "on" };
+            log::info(format_args!("client {} has switched debug messages {what}", self.client()));
+        }
+    }
+
+    /// Whose it is.
+    fn client(&self) -> String {
+        self.stream.peer().map_or("on a local socket".to_owned(), |peer| peer.ip().to_canonical().to_string())
     }
 
     /// How it came to its end, for messages.
