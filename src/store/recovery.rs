@@ -79,8 +79,8 @@ pub(crate) fn recover(options: &Options, home: &Home, extents: &Extents) -> Resu
     let index = bulk.finish()?;
     table.recount(|each| index.each(each));
     if !segments.is_empty() {
-        let (keys, count, mib) = (index.len(), segments.len(), total >> 20);
-        let text = format!("recovered {keys} keys in {count} segments from {mib} MiB of log in {:?}", began.elapsed());
+        let (keys, count, mib, ms) = (index.len(), segments.len(), total >> 20, began.elapsed().as_millis());
+        let text = format!("recovered {keys} keys in {count} segments from {mib} MiB of log in {ms} ms");
         (options.report)(Severity::Info, &text);
     }
     Ok(Recovered { segments: table, newest, index, facts, damaged, incomplete, replayed: total })
