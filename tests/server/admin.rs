@@ -224,6 +224,9 @@ fn a_backup_that_cannot_be_is_refused_and_leaves_nothing() {
     assert!(fails(&["backup"], &data).contains("where to"));
     assert!(fails(&["backup", "/tmp/x"], &root.join("nothing")).contains("no store"));
     assert!(!root.join("nothing").exists());
+    fs::create_dir(root.join("empty")).expect("make a directory");
+    let why = fails(&["dump"], &root.join("empty"));
+    assert!(why.contains("no store") && !why.contains("such file"), "{why}");
     // A relative name is the caller's.
     let output = command(&["backup", "beside"], &data).current_dir(&root).output().expect("run kingserver");
     assert!(output.status.success() && root.join("beside/STORE").exists());
@@ -350,6 +353,13 @@ fn a_dump_that_is_cut_or_spoiled_is_refused_with_its_place() {
         let why = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.code() == Some(2) && why.lines().count() == 1 && why.contains("line"), "{why}");
     }
+    // A store is made for a dump alone.
+    let other = server.plan().root().join("other");
+    for bad in [&b"something else\n"[..], b"kingdb-dump 2\n", b""] {
+        let output = load(&other, bad);
+        assert!(String::from_utf8_lossy(&output.stderr).contains("first line"));
+        assert!(output.status.code() == Some(2) && !other.exists());
+    }
     let mut long = b"kingdb-dump 1\nnonsense\n".to_vec();
     long.extend(random_bytes(1, 3_000_000));
     assert_eq!(load(&server.plan().data(), &long).status.code(), Some(2), "and it does not hang");
@@ -462,6 +472,10 @@ fn a_target_out_of_the_server_s_reach_names_the_server() {
     let why = fails(&["backup", directory.path().join("backup").to_str().expect("UTF-8")], &data);
     assert!(why.contains("Permission denied"), "{why}");
     assert!(why.contains(&format!("the server that has {} open runs as user 65534", data.display())), "{why}");
+    let full = fs::File::options().write(true).open("/dev/full").expect("open the device");
+    let output = command(&["dump"], &data).stdout(full).output().expect("run kingserver");
+    let why = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(why.contains("cannot write to the standard output") && !why.contains("runs as user"), "{why}");
     server.stop();
 }
 

@@ -61,10 +61,11 @@ fn converse(order: &Order, said: Said, doing: &'static str, more: More<'_>) -> O
     match reached {
         Some(stream) => {
             let user = peer_user(&stream).unwrap_or_else(|_| process::user());
-            talk(stream, said, bar, more).map_err(|why| match user == process::user() {
-                true => why,
-                false => format!("{why}; the server that has {} open runs as user {user}", data.display()),
-            })
+            let whose = match user == process::user() {
+                true => String::new(),
+                false => format!("; the server that has {} open runs as user {user}", data.display()),
+            };
+            talk(stream, said, bar, more, &whose)
         }
         None => alone(order, said, bar, more),
     }
@@ -89,7 +90,7 @@ fn alone(order: &Order, said: Said, bar: &mut Bar, more: More<'_>) -> Outcome {
         let _ = session::serve(&there, &own, &place, &AtomicBool::new(false));
     };
     let thread = std::thread::Builder::new().name("session".into()).spawn(work).map_err(cannot)?;
-    let outcome = talk(here, said, bar, more);
+    let outcome = talk(here, said, bar, more, "");
     let _ = thread.join();
     let closed = db.close().map_err(|error| format!("the store did not close in good order: {error}"));
     outcome.and_then(|status| closed.map(|()| status))
@@ -99,8 +100,11 @@ fn alone(order: &Order, said: Said, bar: &mut Bar, more: More<'_>) -> Outcome {
 fn require_store(data: &Path, may_make: bool) -> Result<(), String> {
     let shown = data.display();
     match std::fs::metadata(data.join("STORE")) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound && may_make => Ok(()),
-        Err(error) => Err(format!("there is no store in {shown} ({error}): give its --db.path")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match may_make {
+            true => require_dump(),
+            false => Err(format!("there is no store in {shown}: give its --db.path")),
+        },
+        Err(error) => Err(format!("cannot use the store in {shown}: {error}")),
         Ok(found) if process::is_root() && found.uid() != 0 => {
             let user = found.uid();
             Err(format!(
@@ -111,7 +115,20 @@ fn require_store(data: &Path, may_make: bool) -> Result<(), String> {
     }
 }
 
-fn talk(stream: UnixStream, said: Said, bar: &mut Bar, more: More<'_>) -> Outcome {
+/// Nor is a store made for what is no dump.
+fn require_dump() -> Result<(), String> {
+    const FIRST_LINE: &[u8] = b"kingdb-dump 1\n";
+    let mut input = io::stdin().lock();
+    let begun = input.fill_buf().map_err(|error| format!("cannot read the standard input: {error}"))?;
+    // Who writes slowly has perhaps written only a part of it; all of it is looked at when it is loaded.
+    match !begun.is_empty() && begun.iter().zip(FIRST_LINE).all(|(a, b)| a == b) {
+        true => Ok(()),
+        false => Err("it is no dump of this version: the first line must be \"kingdb-dump 1\"".into()),
+    }
+}
+
+/// `whose`: what is to be said of the server behind its own complaints.
+fn talk(stream: UnixStream, said: Said, bar: &mut Bar, more: More<'_>, whose: &str) -> Outcome {
     let lost = |error: io::Error| format!("the server is gone before it was done: {error}");
     let mut wire = Wire::new(stream).map_err(lost)?;
     // A server that turns a command away has said why.
@@ -130,7 +147,7 @@ fn talk(stream: UnixStream, said: Said, bar: &mut Bar, more: More<'_>) -> Outcom
                 bar.show(received, 0);
             }
             Said::Ok(text) => return done(&said, &text, bar),
-            Said::Error(why) => return Err(why),
+            Said::Error(why) => return Err(why + whose),
             other => return Err(format!("the server said what makes no sense here: {}", other.name())),
         }
     }
