@@ -124,7 +124,7 @@ fn take_identity(identity: &Identity, data: &Path) -> Result<(), String> {
     if !data.exists() {
         data.parent()
             .map_or(Ok(()), fs::create_dir_all)
-            .and_then(|()| DirBuilder::new().mode(0o750).create(data))
+            .and_then(|()| DirBuilder::new().mode(0o700).create(data))
             .and_then(|()| lchown(data, Some(identity.user), Some(identity.group)))
             .map_err(|error| format!("cannot make the data directory {}: {error}", data.display()))?;
     }

@@ -2,11 +2,15 @@
 //! `kingdb.5`. It tells the compactor which tombstones are spent. A mere cache of what the segment says: made when first
 //! asked for, made anew when it is absent or not sound. For the compactor.
 
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::core::Core;
 use super::error::{Error, Result};
 use super::header::VERSION;
+use super::home::FILE_MODE;
 use super::pace::Pace;
 use super::reader::Reader;
 use super::record::{Kind, le_u32, le_u64};
@@ -41,10 +45,15 @@ pub(crate) fn of(segment: &Segment, core: &Core, pace: &Pace) -> Result<Vec<u32>
     let tags = scan(segment, core, pace)?;
     let list = encode(&tags, &identity);
     // Whoever finds it absent or torn makes it anew; but what is torn takes room.
-    if list.len() as u64 <= core.space.room() / PART && std::fs::write(&path, list).is_err() {
+    if list.len() as u64 <= core.space.room() / PART && write(&path, &list).is_err() {
         remove(segment);
     }
     Ok(tags)
+}
+
+/// For the store's user alone, as everything of a store.
+fn write(path: &Path, list: &[u8]) -> io::Result<()> {
+    File::options().create(true).truncate(true).write(true).mode(FILE_MODE).open(path)?.write_all(list)
 }
 
 /// Removes the list of a segment that is about to go.
@@ -123,6 +132,17 @@ fn decode(bytes: &[u8], identity: &[u8; 32]) -> Option<Vec<u32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_is_for_the_store_s_user_alone() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("00000000.tags");
+        write(&path, b"long").unwrap();
+        write(&path, b"it").unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read(&path).unwrap(), b"it");
+    }
 
     #[test]
     fn a_list_is_taken_only_whole_and_for_its_own_segment() {

@@ -429,7 +429,7 @@ fn another_user_finds_everything_his() {
     let owner = u32::try_from(proc_status(server.pid(), "Uid")).expect("a user id");
     for path in [&socket, &data] {
         let found = fs::symlink_metadata(path).expect("look at it");
-        assert_eq!((found.uid(), found.mode() & 0o7777), (owner, if path == &data { 0o750 } else { 0o770 }), "{path}");
+        assert_eq!((found.uid(), found.mode() & 0o7777), (owner, if path == &data { 0o700 } else { 0o770 }), "{path}");
     }
     assert!(!root() || owner == 65534);
     Client::connect_unix(Path::new(&socket)).set("a", "x");
