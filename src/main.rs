@@ -218,6 +218,9 @@ impl PidFile {
     }
 
     fn hold(path: &Path) -> io::Result<File> {
+        if path.is_symlink() {
+            return Err(io::Error::other("it is a symbolic link; choose another (-P)"));
+        }
         let held = loop {
             let (held, is_own) = file::hold(path)?;
             match is_at(&held, path) {

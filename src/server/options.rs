@@ -57,7 +57,7 @@ struct Given {
 
 /// Reads the arguments (without the program's name), and the configuration files that they name.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked, String> {
-    let matches = parser().parse(args).map_err(describe)?;
+    let matches = parser().parse(args).map_err(|fail| describe(fail, &|name| suggestion(name, "--")))?;
     if matches.opt_present("help") {
         return Ok(Asked::Show(help()));
     }
@@ -145,7 +145,8 @@ fn file_entry(path: &str, entry: &config::Entry<'_>) -> Result<Given, String> {
     Ok(Given { row, origin: format!("{place}: {}", entry.name), value: value.to_string() })
 }
 
-fn describe(fail: getopts::Fail) -> String {
+/// What is wrong with a command line. `near`: what an option that there is not may have meant, to be put behind.
+pub fn describe(fail: getopts::Fail, near: &dyn Fn(&str) -> String) -> String {
     let dashes = |name: &str| {
         if name.chars().count() == 1 { format!("-{name}") } else { format!("--{name}") }
     };
@@ -155,7 +156,7 @@ fn describe(fail: getopts::Fail) -> String {
         }
         getopts::Fail::UnexpectedArgument(name) => format!("{} takes no value", dashes(&name)),
         getopts::Fail::UnrecognizedOption(name) => {
-            format!("there is no option {}{}", dashes(&name), suggestion(&name, "--"))
+            format!("there is no option {}{}", dashes(&name), near(&name))
         }
         other => other.to_string(),
     }

@@ -77,11 +77,13 @@ fn a_wrong_command_line_is_one_line_and_status_2() {
         (&["-p"], "-p needs a value"),
         (&["-p", "65536"], "'65536' is not a number from 0 to 65535"),
         (&["-l", "no.such.host"], "'no.such.host' is not an address"),
-        (&["-I", "5"], "is not between 1024 and"),
+        (&["-I", "5"], "'5' is not between 1k and"),
         (&["-S"], "-S wants the users' file"),
         (&["stray"], "'stray' is not a command"),
         (&["chekc"], "did you mean check?"),
-        (&["check", "--repiar"], "'repiar'"),
+        (&["check", "--repiar"], "there is no option --repiar"),
+        (&["check", "-Z"], "there is no option -Z"),
+        (&["help", "check", "extra"], "'extra' is one word too many"),
         (&["-v", "stray"], "'stray' is not an option; options start with"),
         (&["-p", "0", "dump"], "'dump' is not an option; a command comes first"),
         (&["--db-path=x"], "there is no option --db-path; did you mean --db.path?"),
@@ -268,7 +270,7 @@ fn a_pid_file_that_is_a_link_is_refused() {
     fs::write(&target, "precious").expect("write");
     std::os::unix::fs::symlink(&target, &pid_file).expect("make a link");
     let (status, message) = Plan::new(&["-P", &pid_file]).refused();
-    assert_eq!(status, 1, "{message}");
+    assert!(status == 1 && message.contains("it is a symbolic link"), "{message}");
     assert!(message.contains(&format!("cannot write the pid file {pid_file}")), "{message}");
     assert_eq!(fs::read_to_string(&target).expect("read"), "precious");
 }

@@ -169,7 +169,8 @@ fn find(name: &OsStr) -> Result<&'static Command, String> {
 
 fn carry_out(command: &Command, words: &[OsString], store_options: StoreOptions) -> Outcome {
     let hint = |message: String| format!("{message} (try 'kingserver {} --help')", command.name);
-    let matches = parser(command).parse(words).map_err(|wrong| hint(wrong.to_string()))?;
+    let describe = |wrong| hint(options::describe(wrong, &|_| String::new()));
+    let matches = parser(command).parse(words).map_err(describe)?;
     if matches.opt_present("help") {
         return show(&command_help(command));
     }
@@ -211,7 +212,8 @@ fn help(words: &[OsString]) -> Outcome {
         [name, ..] if name == "help" || !is_command(name) => {
             show("Usage: kingserver help [COMMAND]\nShows what there is to say.\n")
         }
-        [name, ..] => show(&command_help(find(name)?)),
+        [name] => show(&command_help(find(name)?)),
+        [.., word] => Err(format!("'{}' is one word too many (try 'kingserver --help')", word.to_string_lossy())),
     }
 }
 

@@ -35,7 +35,8 @@ fn without_comment(line: &str) -> &str {
 
 /// Quotes around the whole value are for people who expect to need them.
 fn unquoted(value: &str) -> &str {
-    value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value)
+    let within = |quote| value.strip_prefix(quote)?.strip_suffix(quote);
+    within('"').or_else(|| within('\'')).unwrap_or(value)
 }
 
 #[cfg(test)]
@@ -45,7 +46,7 @@ mod tests {
     #[test]
     fn lines() {
         let text = "# comment\n\ndb.path = /var/lib/k # here\nserver.port 11211\nserver.threads=4\r\n  daemon\n\
-                    db.sync-interval = 5 seconds\nlog.target = \"/tmp/a#b\"\n--user=king\nempty =\n";
+                    db.sync-interval = 5 seconds\nlog.target = \"/tmp/a#b\"\n--user=king\nempty =\nsingle = 'it'\nhalf = 'it\n";
         let found: Vec<_> = entries(text).map(|e| (e.line, e.name, e.value)).collect();
         assert_eq!(
             found,
@@ -58,6 +59,8 @@ mod tests {
                 (8, "log.target", Some("/tmp/a#b")),
                 (9, "user", Some("king")),
                 (10, "empty", Some("")),
+                (11, "single", Some("it")),
+                (12, "half", Some("'it")),
             ]
         );
     }

@@ -499,7 +499,7 @@ fn small<T: TryFrom<u64>>(value: &str, least: u64, most: u64) -> Result<T, Strin
 fn size(value: &str, least: u64, most: u64) -> Result<u64, String> {
     match units::size(value)? {
         size if (least..=most).contains(&size) => Ok(size),
-        _ => Err(format!("'{value}' is not between {least} and {most} bytes")),
+        _ => Err(format!("'{value}' is not between {} and {}", units::shown(least), units::shown(most))),
     }
 }
 
@@ -514,6 +514,6 @@ fn small_size(value: &str, least: u64, most: u64) -> Result<usize, String> {
 fn time(value: &str, least: Duration, most: Duration) -> Result<Duration, String> {
     match units::time(value)? {
         time if (least..=most).contains(&time) => Ok(time),
-        _ => Err(format!("'{value}' is not between {least:?} and {most:?}")),
+        _ => Err(format!("'{value}' is not between {} and {}", units::shown_time(least), units::shown_time(most))),
     }
 }

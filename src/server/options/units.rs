@@ -18,6 +18,12 @@ pub fn size(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(wrong)
 }
 
+/// A size as people write it: in the largest unit of which it is a multiple.
+pub fn shown(bytes: u64) -> String {
+    let unit = if bytes == 0 { 0 } else { 4.min(bytes.trailing_zeros() / 10) };
+    format!("{}{}", bytes >> (10 * unit), ["", "k", "mb", "gb", "tb"][unit as usize])
+}
+
 /// A span of time: a plain number of seconds, or one with a unit: `500ms`, `5 seconds`, `2 min`.
 pub fn time(text: &str) -> Result<Duration, String> {
     let wrong =
@@ -32,6 +38,14 @@ pub fn time(text: &str) -> Result<Duration, String> {
         _ => return Err(wrong()),
     };
     number.checked_mul(millis).map(Duration::from_millis).ok_or_else(wrong)
+}
+
+/// A span of time as people write it, if it is less than a second or whole ones.
+pub fn shown_time(time: Duration) -> String {
+    match time.subsec_millis() {
+        0 => format!("{}s", time.as_secs()),
+        millis => format!("{millis}ms"),
+    }
 }
 
 /// A plain number within limits.
@@ -81,6 +95,15 @@ mod tests {
         }
         for text in ["", "mb", "-1", "1.5g", "1x", "1 m b", "99999999999999999999", "18446744073709551615k"] {
             assert!(size(text).is_err_and(|message| message.contains(text)), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_shown_as_they_are_read() {
+        for (bytes, expected) in
+            [(0, "0"), (1000, "1000"), (1 << 10, "1k"), (8 << 20, "8mb"), (3 << 29, "1536mb"), (1 << 50, "1024tb")]
+        {
+            assert_eq!((shown(bytes).as_str(), size(expected)), (expected, Ok(bytes)));
         }
     }
 
