@@ -84,7 +84,7 @@ pub(crate) fn lock_existing(dir: &Path, alone: bool) -> Result<Option<File>> {
 }
 
 pub(crate) fn no_store(dir: &Path) -> Error {
-    Error::other(format!("there is no store in {}: give its --db.path", dir.display()))
+    Error::other(format!("there is no store in {}: give the directory that has it", dir.display()))
 }
 
 fn in_use(dir: &Path) -> Error {

@@ -102,7 +102,7 @@ fn require_store(data: &Path, may_make: bool) -> Result<(), String> {
     match std::fs::metadata(data.join("STORE")) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => match may_make {
             true => require_dump(),
-            false => Err(format!("there is no store in {shown}: give its --db.path")),
+            false => Err(format!("there is no store in {shown}: give the directory that has it")),
         },
         Err(error) => Err(format!("cannot use the store in {shown}: {error}")),
         Ok(found) if process::is_root() && found.uid() != 0 => {
