@@ -50,7 +50,18 @@ impl Users {
     pub fn read(path: PathBuf) -> Result<Self, String> {
         let users = Self { path, known: RwLock::default() };
         users.read_again()?;
+        users.warn_if_open();
         Ok(users)
+    }
+
+    /// Passwords are not for everybody. A group may be the server's own, where root owns the file.
+    pub fn warn_if_open(&self) {
+        if std::fs::metadata(&self.path).is_ok_and(|found| found.mode() & 0o007 != 0) {
+            let shown = self.path.display();
+            log::warn(format_args!(
+                "the users' file {shown} is open to everybody on this host (chmod o= makes it private)"
+            ));
+        }
     }
 
     /// Reads the file again. With an error, a sentence, nothing has changed.
@@ -58,12 +69,6 @@ impl Users {
         let shown = self.path.display();
         let text =
             std::fs::read(&self.path).map_err(|error| format!("cannot read the users' file {shown}: {error}"))?;
-        // A group may be the server's own, where root owns the file.
-        if std::fs::metadata(&self.path).is_ok_and(|found| found.mode() & 0o007 != 0) {
-            log::warn(format_args!(
-                "the users' file {shown} is open to everybody on this host (chmod o= makes it private)"
-            ));
-        }
         let mut known = Vec::new();
         for (line, at) in text.trim_ascii_end().split(|byte| *byte == b'\n').zip(1..) {
             let line = line.strip_suffix(b"\r").unwrap_or(line);

@@ -177,6 +177,7 @@ fn wait(signals: &SignalFd, ended: &EventFd, users: Option<&Users>) -> io::Resul
 
 fn reload(users: Option<&Users>) {
     let reopened = log::reopen();
+    users.inspect(|users| users.warn_if_open());
     match users.map(Users::read_again) {
         Some(Ok(())) => log::answer(Level::Info, &"SIGHUP: the users' file was read again"),
         Some(Err(why)) => log::answer(Level::Error, &format_args!("SIGHUP: {why}; the users are those of before")),
