@@ -71,8 +71,8 @@ const COMMANDS: &[Command] = &[
         summary: "copy a store, in use or not, to a directory that can be served",
         help: "Makes the directory TARGET, though none above it, or fills it if it is empty. What is acknowledged before the\n\
                command begins is in it, and of what is written meanwhile all up to some moment. Files that change no more\n\
-               are linked where that is possible, which takes no space. To restore, start a server on a copy of it. Exit\n\
-               status: 0, it is done; 2, it is not, and TARGET is no store.",
+               are linked where that is possible, which takes no space. To restore, start a server on a copy of it.\n\
+               Exit status: 0, it is done; 2, it is not, and TARGET is no store.",
         flags: &[],
         word: Word::Target,
         run: remote::backup,
