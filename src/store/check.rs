@@ -21,6 +21,7 @@ use self::survey::{Source, Survey};
 use super::checkpoint::{self, Row};
 use super::error::{Error, Result};
 use super::home::lock_existing;
+use super::location::Position;
 
 /// Told how far the check has come: bytes read, and bytes there are to read, to within what nobody can know before.
 pub type Watch<'a> = &'a mut dyn FnMut(u64, u64);
@@ -144,7 +145,7 @@ enum Fault {
 /// newer version.
 pub fn check(dir: &Path, watch: Watch<'_>) -> Result<Checked> {
     let _lock = lock_existing(dir, false)?;
-    examine(dir, watch).map(|(checked, _)| checked)
+    examine(dir, Position(0), watch).map(|(checked, _)| checked)
 }
 
 /// Checks the store in directory `dir` and leaves out of it what is damaged.
@@ -163,8 +164,11 @@ pub fn repair(dir: &Path, watch: Watch<'_>) -> std::result::Result<Repaired, Unf
 fn repair_in_rounds(dir: &Path, watch: Watch<'_>, done: &mut Done) -> Result<Checked> {
     let _lock = lock_existing(dir, true)?;
     repair::give_to_owner_of(dir, &dir.join("LOCK"))?;
+    let mut promised = Position(0);
     for round in 0..=ROUNDS {
-        let (checked, scan) = examine(dir, watch)?;
+        let (checked, scan) = examine(dir, promised, watch)?;
+        // What tells of it goes with the first round.
+        promised = scan.promised;
         if checked.damages.is_empty() {
             done.damages.iter_mut().for_each(|damage| scan.settle(damage));
             return Ok(checked);
@@ -177,7 +181,8 @@ fn repair_in_rounds(dir: &Path, watch: Watch<'_>, done: &mut Done) -> Result<Che
     Err(Error::other(format!("{dir} is still damaged after {ROUNDS} rounds of repair: restore it from a backup")))
 }
 
-fn examine(dir: &Path, watch: Watch<'_>) -> Result<(Checked, Scan)> {
+/// The log was durable up to `promised`, as far as is known besides its files.
+fn examine(dir: &Path, promised: Position, watch: Watch<'_>) -> Result<(Checked, Scan)> {
     let survey = Survey::new(dir)?;
     let mut checked = Checked {
         segments: survey.segments.len() as u64,
@@ -186,7 +191,8 @@ fn examine(dir: &Path, watch: Watch<'_>) -> Result<(Checked, Scan)> {
         ..Checked::default()
     };
     let total = survey.bytes;
-    let mut scan = Scan::new(survey);
+    let promised = promised.max(checkpoint::durable(dir, survey.store));
+    let mut scan = Scan::new(survey, promised);
     scan.log(&mut checked, watch)?;
     index_checkpoint(&scan, &mut checked);
     if checkpoint::knows_of_loss(dir) {
@@ -210,7 +216,9 @@ fn index_checkpoint(scan: &Scan, checked: &mut Checked) {
     let what = match checkpoint::read(dir, survey.store, &mut |_| ()) {
         Ok(None) => return,
         Ok(Some((head, _))) if checked.knows_all_orders(survey) && scan.end < head.durable => {
-            "the index checkpoint knows more than the log does: segments are missing or were cut".into()
+            "the index checkpoint knows more than the log does: segments are missing or were cut, and what \
+             they had, though it was durable, is lost"
+                .into()
         }
         Ok(Some((head, _))) => match head.rows.iter().find(|row| row.damaged && checked.finds_sound(row, survey)) {
             Some(row) => {

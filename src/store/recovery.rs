@@ -50,7 +50,8 @@ pub(crate) fn recover(options: &Options, home: &Home, extents: &Extents) -> Resu
     let total = segments.iter().filter_map(|segment| start.unread(segment)).sum();
     let bulk = Bulk::start(index, segments.iter().map(AsRef::as_ref))?;
     let mut replay = Replay::new(options, home.seed, extents, &segments, &table, bulk, total);
-    (replay.facts, replay.marked) = (start.facts, start.durable);
+    (replay.facts, replay.marked, replay.lost) = (start.facts, start.durable, start.lost);
+    replay.damaged += u64::from(start.lost > Position(0));
     let store = home.mended.then(|| options.path.join("STORE"));
     let headers = segments.iter().filter(|segment| segment.mended).map(|segment| segment.path.clone());
     replay.report_mended(store.into_iter().chain(headers).chain(extents.mended()));

@@ -53,6 +53,8 @@ pub(crate) struct Replay<'a> {
     durable: Option<Position>,
     /// The greatest such position that was told yet.
     pub marked: Position,
+    /// See [`super::start::Start`].
+    pub lost: Position,
     pub bulk: Bulk,
     /// Extent files that a record names, be it the newest of its key or not.
     pub named: HashSet<u32>,
@@ -115,6 +117,7 @@ impl<'a> Replay<'a> {
             gaps: Vec::new(),
             durable: None,
             marked: Position(0),
+            lost: Position(0),
             bulk,
             named: HashSet::new(),
             facts: Facts::default(),
@@ -226,9 +229,8 @@ impl<'a> Replay<'a> {
         let durable = segment.compacted || segment.position(offset) < self.durable()?;
         if !durable && !is_decay(reader.bytes(offset)?, segment.salt, offset, found, following.is_some()) {
             if !reader.is_blank(offset)? {
-                self.warn(format_args!(
-                    "{path}: cut at offset {offset}: what follows was never synced and is not whole"
-                ));
+                let was = if segment.position(offset) < self.lost { "was durable" } else { "was never synced" };
+                self.warn(format_args!("{path}: cut at offset {offset}: what follows {was} and is not whole"));
             }
             return Ok(Verdict::Torn);
         }

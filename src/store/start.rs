@@ -20,6 +20,8 @@ pub(crate) struct Start {
     pub durable: Position,
     /// Some of what the index should know could not be read, and was not repaired since.
     pub incomplete: bool,
+    /// By an index checkpoint, the log was durable up to here, and no longer has all of it; else zero.
+    pub lost: Position,
     /// The index and the facts are those that the log came to up to here.
     position: Position,
     /// Handles of the compacted segments that the index knows.
@@ -44,26 +46,27 @@ impl Start {
         let read =
             checkpoint::read(&options.path, store, &mut watch).map_err(|error| Doubt::Useless(error.to_string()));
         let found = read.and_then(|read| read.map(|(head, index)| Start::at(head, index, segments, table)).transpose());
-        let (why, incomplete) = match found {
+        let (why, lost) = match found {
             Ok(Some(start)) => return Ok(start),
-            Ok(None) => return Ok(Start::beginning(segments, false)),
-            Err(Doubt::Useless(why)) => (why, false),
-            Err(Doubt::Lost(why)) => (why, true),
+            Ok(None) => return Ok(Start::beginning(segments, Position(0))),
+            Err(Doubt::Useless(why)) => (why, Position(0)),
+            // Later there will be others of the same numbers, with what was acknowledged since.
+            Err(Doubt::Lost(durable)) => (LOST.into(), durable),
         };
         let text = format!("the index checkpoint is of no use, so the whole log is read: {why}");
         (options.report)(Severity::Warning, &text);
         // Where it knew more than the log does, the log may reach as far one day, with other records.
-        match incomplete {
+        match lost > Position(0) {
             true => checkpoint::note_loss(&options.path)?,
             false => checkpoint::remove(&options.path)?,
         }
-        Ok(Start::beginning(segments, incomplete))
+        Ok(Start::beginning(segments, lost))
     }
 
-    fn beginning(segments: &mut [Segment], incomplete: bool) -> (Index, Start) {
+    fn beginning(segments: &mut [Segment], lost: Position) -> (Index, Start) {
         segments.iter_mut().zip(0..).for_each(|(segment, handle)| segment.handle = handle);
-        let (facts, position) = (Facts::default(), Position(0));
-        (Index::new(), Start { facts, durable: position, incomplete, position, compacted: HashSet::new() })
+        let (facts, position, incomplete) = (Facts::default(), Position(0), lost > Position(0));
+        (Index::new(), Start { facts, durable: position, incomplete, lost, position, compacted: HashSet::new() })
     }
 
     fn at(
@@ -98,7 +101,7 @@ impl Start {
         }
         drop_gone(&index, &head, segments);
         let Head { position, durable, facts, .. } = head;
-        Ok((index, Start { facts, durable, incomplete, position, compacted }))
+        Ok((index, Start { facts, durable, incomplete, lost: Position(0), position, compacted }))
     }
 
     /// Whether nothing is known yet.
@@ -126,9 +129,12 @@ impl Start {
 /// Why an index checkpoint is not used.
 enum Doubt {
     Useless(String),
-    /// The log lacks what it had when the checkpoint was written.
-    Lost(String),
+    /// The log lacks some of what it had when the checkpoint was written, up to here.
+    Lost(Position),
 }
+
+const LOST: &str = "it knows more than the log does: segments are missing or were cut, and what they had, though it was durable, \
+                    is lost; stop now and put them back before anything is written, or restore a backup";
 
 /// Why these cannot be the files of the store that the checkpoint is of, or of a later state of it.
 fn doubt<'a>(
@@ -146,10 +152,7 @@ fn doubt<'a>(
         let len = |segment: &Segment| segment.file.metadata().map_or(0, |file| file.len());
         let is_short = log().any(|segment| segment.order == order && len(segment) < offset);
         if is_short || newest.is_none_or(|newest| newest < order) {
-            // Later there will be others of the same numbers, with what was acknowledged since.
-            let why = "it knows more than the log does: segments are missing or were cut; stop now and put them back before \
-                       anything is written, or restore a backup";
-            return Err(Doubt::Lost(why.into()));
+            return Err(Doubt::Lost(head.durable.max(head.position)));
         }
     }
     Ok(())

@@ -22,6 +22,8 @@ pub(super) struct Scan {
     pub survey: Survey,
     /// Before it, everything was on the disk.
     pub durable: Position,
+    /// Before it, everything was on the disk once, by the index checkpoint: the log may have been cut since.
+    pub promised: Position,
     /// Where the last sound record of the log ends.
     pub end: Position,
     /// The greatest store time on record.
@@ -52,10 +54,11 @@ struct Segment<'a> {
 }
 
 impl Scan {
-    pub fn new(survey: Survey) -> Scan {
+    pub fn new(survey: Survey, promised: Position) -> Scan {
         Scan {
             survey,
             durable: Position(0),
+            promised,
             end: Position(0),
             time: 0,
             replaced: HashMap::new(),
@@ -186,7 +189,8 @@ impl Scan {
         let Segment { source, followed, .. } = *segment;
         let durable = source.is_compacted() || source.position(offset) < self.durable;
         if !durable && !is_decay(reader.bytes(offset)?, source.header.salt, offset, found, followed) {
-            if !reader.is_blank(offset)? {
+            // Else the index checkpoint tells that the log has lost its end.
+            if source.position(offset) >= self.promised && !reader.is_blank(offset)? {
                 let path = source.path.display();
                 checked.notes.push(format!("{path} at offset {offset}: a torn tail, never durable; a start cuts it"));
             }

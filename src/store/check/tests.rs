@@ -446,3 +446,45 @@ fn a_log_whose_end_reads_as_zeros_is_not_sound() {
     let found = check(dir.path(), &mut quiet()).unwrap();
     assert!(found.damages.iter().any(|damage| damage.what.contains("missing or were cut")), "{found:?}");
 }
+
+/// Options, and what was told with them.
+fn heard(dir: &Path) -> (Options, std::sync::Arc<std::sync::Mutex<String>>) {
+    let told = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
+    let hear = told.clone();
+    let report = std::sync::Arc::new(move |_, text: &str| hear.lock().unwrap().push_str(&format!("{text}\n")));
+    (Options { report, ..options(dir) }, told)
+}
+
+/// Cut inside of a record, or between two, behind the last note of what was durable.
+#[test]
+fn what_was_durable_and_was_cut_is_called_lost_and_counted() {
+    for cut in [40, 64] {
+        let dir = tempfile::tempdir().unwrap();
+        make(dir.path());
+        {
+            let db = Db::open(options(dir.path())).unwrap();
+            db.put(b"key-1", b"the end").unwrap();
+            db.core().write_checkpoint().unwrap();
+        }
+        let log = dir.path().join("00000000.log");
+        let mut bytes = fs::read(&log).unwrap();
+        let at = bytes.windows(12).position(|window| window == b"key-1the end").unwrap();
+        bytes.truncate(at - cut);
+        fs::write(&log, &bytes).unwrap();
+        let copied = dir.path().join("copy");
+        fs::create_dir(&copied).unwrap();
+        for entry in fs::read_dir(dir.path()).unwrap().flatten().filter(|entry| entry.path().is_file()) {
+            fs::copy(entry.path(), copied.join(entry.file_name())).unwrap();
+        }
+        let found = check(&copied, &mut quiet()).unwrap();
+        assert!(found.notes.is_empty() && found.damages.len() == 1, "{found:?}");
+        assert!(found.damages[0].what.contains("though it was durable, is lost"), "{found:?}");
+        let repaired = repair(&copied, &mut quiet()).unwrap();
+        assert!(repaired.now.notes.is_empty(), "{repaired:?}");
+        let (options, told) = heard(dir.path());
+        let db = Db::open(options).unwrap();
+        let told = told.lock().unwrap();
+        assert!(told.contains("though it was durable, is lost") && !told.contains("never synced"), "{told}");
+        assert_eq!(db.stats().damaged_records, 1, "{told}");
+    }
+}
