@@ -174,7 +174,7 @@ fn repair_in_rounds(dir: &Path, watch: Watch<'_>, done: &mut Done) -> Result<Che
             return Ok(checked);
         }
         if round < ROUNDS {
-            repair::repair(dir, &checked.damages, done)?;
+            repair::repair(dir, &checked.damages, &scan.head.rows, done)?;
         }
     }
     let dir = dir.display();
@@ -184,6 +184,7 @@ fn repair_in_rounds(dir: &Path, watch: Watch<'_>, done: &mut Done) -> Result<Che
 /// The log was durable up to `promised`, as far as is known besides its files.
 fn examine(dir: &Path, promised: Position, watch: Watch<'_>) -> Result<(Checked, Scan)> {
     let survey = Survey::new(dir)?;
+    let read = checkpoint::read(dir, survey.store, &mut |_| ());
     let mut checked = Checked {
         segments: survey.segments.len() as u64,
         extents: survey.extents,
@@ -191,10 +192,16 @@ fn examine(dir: &Path, promised: Position, watch: Watch<'_>) -> Result<(Checked,
         ..Checked::default()
     };
     let total = survey.bytes;
-    let promised = promised.max(checkpoint::durable(dir, survey.store));
-    let mut scan = Scan::new(survey, promised);
+    let mut scan = Scan::new(survey);
+    let mut unread = None;
+    match read {
+        Ok(Some((head, _))) => scan.head = head,
+        Ok(None) => {}
+        Err(error) => unread = Some(error),
+    }
+    scan.promised = promised.max(scan.head.durable);
     scan.log(&mut checked, watch)?;
-    index_checkpoint(&scan, &mut checked);
+    index_checkpoint(&scan, unread, &mut checked);
     if checkpoint::knows_of_loss(dir) {
         let what = "a start has found segments missing, and keeps what they may name";
         checked.damages.push(Damage::new(&dir.join(checkpoint::LOST), 0, what, Fault::Checkpoint));
@@ -211,27 +218,22 @@ fn examine(dir: &Path, promised: Position, watch: Watch<'_>) -> Result<(Checked,
 }
 
 /// A start that cannot use it reads the log instead; one that is told of damage gives back nothing that this could name.
-fn index_checkpoint(scan: &Scan, checked: &mut Checked) {
-    let (survey, dir) = (&scan.survey, &scan.survey.dir);
-    let what = match checkpoint::read(dir, survey.store, &mut |_| ()) {
-        Ok(None) => return,
-        Ok(Some((head, _))) if checked.knows_all_orders(survey) && scan.end < head.durable => {
-            "the index checkpoint knows more than the log does: segments are missing or were cut, and what \
-             they had, though it was durable, is lost"
-                .into()
-        }
-        Ok(Some((head, _))) => match head.rows.iter().find(|row| row.damaged && checked.finds_sound(row, survey)) {
-            Some(row) => {
-                format!("the index checkpoint knows of damage in segment {:08x} that is not there", row.number)
-            }
-            None => return,
-        },
-        Err(_) if checkpoint::is_of_another_version(dir) => {
+fn index_checkpoint(scan: &Scan, unread: Option<Error>, checked: &mut Checked) {
+    let (survey, dir, head) = (&scan.survey, &scan.survey.dir, &scan.head);
+    let what = if let Some(error) = unread {
+        if checkpoint::is_of_another_version(dir) {
             let dir = dir.display();
             checked.notes.push(format!("{dir}/CHECKPOINT is of another version; the next start reads the log instead"));
             return;
         }
-        Err(error) => format!("the index checkpoint is of no use: {error}"),
+        format!("the index checkpoint is of no use: {error}")
+    } else if scan.end < head.durable && checked.knows_all_orders(survey) {
+        "the index checkpoint knows more than the log does: segments are missing or were cut, and what they had, though it \
+         was durable, is lost"
+            .into()
+    } else {
+        let Some(row) = head.rows.iter().find(|row| row.damaged && checked.finds_sound(row, survey)) else { return };
+        format!("the index checkpoint knows of damage in segment {:08x} that is not there", row.number)
     };
     checked.damages.push(Damage::new(&dir.join("CHECKPOINT"), 0, what, Fault::Checkpoint));
 }

@@ -56,7 +56,7 @@ const BYTES_PER_KEY: u64 = 16;
 const QUICK: u64 = 1 << 20;
 
 /// All but the index.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Head {
     /// Replay goes on from here.
     pub position: Position,
@@ -339,7 +339,13 @@ pub(crate) fn remove(dir: &Path) -> Result<()> {
 /// Reads the index checkpoint of `store` in `dir`; shows `watch` how much of it was read, in percent, now and then.
 /// `Ok(None)`: there is none. The error says why it cannot be used.
 pub(crate) fn read(dir: &Path, store: u64, watch: &mut dyn FnMut(usize)) -> Result<Option<(Head, Index)>> {
-    let Some(mut input) = Input::open(dir)? else { return Ok(None) };
+    let path = dir.join(NAME);
+    let file = match File::open(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(|error| Error::io("open", &path, &error))?,
+    };
+    let size = file.metadata().map_err(|error| Error::io("look at", &path, &error))?.len();
+    let mut input = Input { file, path, size, offset: 0, block: Vec::new() };
     let (mut head, table, rows, table_crc) = input.header(store)?;
     let index = Index::new();
     for number in 0..STRIPES {
@@ -356,12 +362,6 @@ pub(crate) fn read(dir: &Path, store: u64, watch: &mut dyn FnMut(usize)) -> Resu
     }
     head.rows = input.block.chunks_exact(ROW).map(Row::decode).collect();
     Ok(Some((head, index)))
-}
-
-/// Up to where the log of `store` was durable, by the index checkpoint in `dir`; zero: by none that can be read.
-pub(crate) fn durable(dir: &Path, store: u64) -> Position {
-    let header = Input::open(dir).and_then(|input| input.map(|mut input| input.header(store)).transpose());
-    header.ok().flatten().map_or(Position(0), |(head, ..)| head.durable)
 }
 
 /// Whether the index checkpoint in `dir` is another version's: then it is not damaged, though of no use either. The version
@@ -384,17 +384,6 @@ struct Input {
 }
 
 impl Input {
-    /// `Ok(None)`: there is none.
-    fn open(dir: &Path) -> Result<Option<Input>> {
-        let path = dir.join(NAME);
-        let file = match File::open(&path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            opened => opened.map_err(|error| Error::io("open", &path, &error))?,
-        };
-        let size = file.metadata().map_err(|error| Error::io("look at", &path, &error))?.len();
-        Ok(Some(Input { file, path, size, offset: 0, block: Vec::new() }))
-    }
-
     /// All but the rows, and then: where the table begins, its rows, its checksum.
     fn header(&mut self, store: u64) -> Result<(Head, u64, usize, u32)> {
         self.read(HEADER)?;

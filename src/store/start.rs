@@ -43,15 +43,12 @@ impl Start {
                 (options.report)(Severity::Info, &format!("reading the index checkpoint: {percent} %"));
             }
         };
-        let read =
-            checkpoint::read(&options.path, store, &mut watch).map_err(|error| Doubt::Useless(error.to_string()));
+        let read = checkpoint::read(&options.path, store, &mut watch).map_err(|error| (error.to_string(), Position(0)));
         let found = read.and_then(|read| read.map(|(head, index)| Start::at(head, index, segments, table)).transpose());
         let (why, lost) = match found {
             Ok(Some(start)) => return Ok(start),
             Ok(None) => return Ok(Start::beginning(segments, Position(0))),
-            Err(Doubt::Useless(why)) => (why, Position(0)),
-            // Later there will be others of the same numbers, with what was acknowledged since.
-            Err(Doubt::Lost(durable)) => (LOST.into(), durable),
+            Err(doubt) => doubt,
         };
         let text = format!("the index checkpoint is of no use, so the whole log is read: {why}");
         (options.report)(Severity::Warning, &text);
@@ -126,15 +123,9 @@ impl Start {
     }
 }
 
-/// Why an index checkpoint is not used.
-enum Doubt {
-    Useless(String),
-    /// The log lacks some of what it had when the checkpoint was written, up to here.
-    Lost(Position),
-}
-
-const LOST: &str = "it knows more than the log does: segments are missing or were cut, and what they had, though it was durable, \
-                    is lost; stop now and put them back before anything is written, or restore a backup";
+/// Why an index checkpoint is not used; and up to where it knows that the log was durable, if the log lacks some of what it
+/// had when the checkpoint was written, else zero.
+type Doubt = (String, Position);
 
 /// Why these cannot be the files of the store that the checkpoint is of, or of a later state of it.
 fn doubt<'a>(
@@ -145,14 +136,17 @@ fn doubt<'a>(
     let log = || segments.iter().filter(|segment| !segment.compacted);
     let (first, _) = head.position.parts();
     if let Some(unknown) = log().find(|segment| segment.order <= first && listed(segment).is_none()) {
-        return Err(Doubt::Useless(format!("it does not know {}", unknown.path.display())));
+        return Err((format!("it does not know {}", unknown.path.display()), Position(0)));
     }
     let newest = log().map(|segment| segment.order).max();
     for (order, offset) in [head.position.parts(), head.durable.parts()] {
         let len = |segment: &Segment| segment.file.metadata().map_or(0, |file| file.len());
         let is_short = log().any(|segment| segment.order == order && len(segment) < offset);
         if is_short || newest.is_none_or(|newest| newest < order) {
-            return Err(Doubt::Lost(head.durable.max(head.position)));
+            // Later there will be others of the same numbers, with what was acknowledged since.
+            let why = "it knows more than the log does: segments are missing or were cut, and what they had, though it was \
+                       durable, is lost; stop now and put them back before anything is written, or restore a backup";
+            return Err((why.into(), head.durable.max(head.position)));
         }
     }
     Ok(())

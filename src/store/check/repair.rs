@@ -11,12 +11,13 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use super::survey::head;
+use super::survey::{Source, head};
 use super::{Damage, Done, Fault};
-use crate::store::checkpoint;
+use crate::store::checkpoint::{self, Row};
 use crate::store::error::{Error, Result};
 use crate::store::header::{COMPACTED, FileHeader, HEADER, KNOWN, VERSION, checksum, mend};
 use crate::store::home::{self, FILE_MODE};
+use crate::store::reader::Reader;
 use crate::store::record::{self, Fields, Kind, le_u32, le_u64};
 use crate::store::recovery::next_number;
 use crate::store::segment::{self, Plan, SEGMENT_HEADER};
@@ -28,14 +29,16 @@ const SHORTEST: u64 = record::HEADER as u64;
 /// Filler records are at most so long. Bytes.
 const LONGEST: u64 = SHORTEST + CHUNK as u64;
 
-/// Isolates what is damaged, as far as these damages tell.
-pub(super) fn repair(dir: &Path, damages: &[Damage], done: &mut Done) -> Result<()> {
-    if let Some((damage, _)) = damages.iter().flat_map(faults).find(|(_, fault)| *fault == Fault::Unreadable) {
+/// Isolates what is damaged, as far as is told here.
+pub(super) fn repair(dir: &Path, damages: &[Damage], rows: &[Row], done: &mut Done) -> Result<()> {
+    let faults = faults(damages);
+    if let Some((damage, _)) = faults.iter().find(|(_, fault)| *fault == Fault::Unreadable) {
         return Err(Error::other(format!("{damage}: copy the store to a sound disk first")));
     }
     forget_what_was_derived(dir)?;
     let mut segments: BTreeMap<u32, Vec<(&Damage, Fault)>> = BTreeMap::new();
-    for (damage, fault) in damages.iter().flat_map(faults) {
+    for (damage, fault) in faults {
+        let mut more = String::new();
         match fault {
             Fault::OneBit { number, .. }
             | Fault::Records { number, .. }
@@ -45,26 +48,34 @@ pub(super) fn repair(dir: &Path, damages: &[Damage], done: &mut Done) -> Result<
                 continue;
             }
             Fault::Store => store(dir, damage, &mut done.kept)?,
-            Fault::SegmentHeader { number } => done.kept.push(segment_header(dir, number)?),
+            Fault::SegmentHeader { number } => done.kept.push(segment_header(dir, number, rows, &mut more)?),
             Fault::ExtentHeader { number } => done.kept.extend(extent_header(dir, number)?),
             Fault::Missing { from, to } => (from..to).try_for_each(|order| empty_segment(dir, order))?,
             // It went with what was derived; that was refused.
             Fault::Checkpoint | Fault::Unreadable => {}
         }
-        done.damages.push(damage.clone());
+        let mut told = damage.clone();
+        told.what += &more;
+        done.damages.push(told);
     }
     for (number, found) in segments {
         let faults: Vec<Fault> = found.iter().map(|(_, fault)| *fault).collect();
         done.kept.push(segment(dir, number, &faults)?);
-        let newest = found.iter().filter(|(damage, fault)| damage.fault == *fault);
-        done.damages.extend(newest.map(|(damage, _)| (*damage).clone()));
+        for (damage, _) in found.into_iter().filter(|(damage, fault)| damage.fault == *fault) {
+            done.damages.push(damage.clone());
+        }
     }
     Ok(())
 }
 
-/// A damage, once for each record that goes with it.
-fn faults(damage: &Damage) -> impl Iterator<Item = (&Damage, Fault)> {
-    std::iter::once(damage.fault).chain(damage.older.iter().copied()).map(move |fault| (damage, fault))
+/// Each damage, once for each record that goes with it.
+fn faults(damages: &[Damage]) -> Vec<(&Damage, Fault)> {
+    let mut faults = Vec::new();
+    for damage in damages {
+        faults.push((damage, damage.fault));
+        damage.older.iter().for_each(|fault| faults.push((damage, *fault)));
+    }
+    faults
 }
 
 /// Files that are made from others, and would be made anew, go first: they must not speak of what is no more.
@@ -172,26 +183,69 @@ fn end_with_seal(file: &File, salt: u32, at: u64) -> std::io::Result<()> {
     file.write_all_at(&seal, at)
 }
 
-/// A header that can be known again is set right; else nobody knows the salt, and the segment goes out of the log.
-fn segment_header(dir: &Path, number: u32) -> Result<PathBuf> {
+/// A header that can be known again is set right; else nobody knows salt or order, and the segment goes out of the log:
+/// `more` tells then how many records go with it, by what they claim to be.
+fn segment_header(dir: &Path, number: u32, rows: &[Row], more: &mut String) -> Result<PathBuf> {
     let path = segment::path_of(dir, number);
-    let store = super::Survey::new(dir)?.store;
-    match corrected(&head(&path)?, store, number, &path) {
-        Some(header) => replace(&path, |file| write_header(file, &header, &path)),
-        None => set_aside(&path, dir),
+    let (survey, bytes) = (super::Survey::new(dir)?, head(&path)?);
+    let file = File::open(&path).map_err(|error| Error::io("open", &path, &error))?;
+    let known = known_again(&bytes, &survey, number, rows.iter().find(|row| row.number == number));
+    let mut reader = Reader::over(&file, &path, le_u32(&known, 36));
+    let is_salt = known != bytes && reader.next_sound(SEGMENT_HEADER)? == Some(SEGMENT_HEADER);
+    if let Some(header) = corrected(&bytes, survey.store, number, &path).or(is_salt.then_some(known)) {
+        return replace(&path, |file| write_header(file, &header, &path));
     }
+    let (mut end, mut records) = (SEGMENT_HEADER, 0_u64);
+    while let Ok((_, len)) = reader.record(end) {
+        (end, records) = (end + len as u64, records + 1);
+    }
+    let kept = set_aside(&path, dir)?;
+    *more = format!("; its {records} records, {end} bytes, are lost to the store and set aside as {}", kept.display());
+    Ok(kept)
+}
+
+/// The header as the index checkpoint knows it. Or, if nothing in it is wrong but checksum and order, with the only order
+/// that the segments around it leave it, or with its own, if it is the next after them. Else as it is. The salt is yet to be
+/// tried.
+fn known_again(bytes: &[u8; HEADER], survey: &super::Survey, number: u32, row: Option<&Row>) -> [u8; HEADER] {
+    let (mut before, mut after) = (0, le_u64(bytes, 24));
+    for Source { header, .. } in survey.segments.iter() {
+        // Those of the log are numbered in its order.
+        match header.number < number {
+            _ if header.flags & COMPACTED != 0 => {}
+            true => before = before.max(header.order),
+            false => after = after.min(header.order.saturating_sub(1)),
+        }
+    }
+    let (version, salt, store) = (le_u32(bytes, 8), le_u32(bytes, 36), survey.store);
+    let mut known = FileHeader { magic: segment::MAGIC, version, store, order: after, number, salt, flags: 0 };
+    if let Some(row) = row {
+        (known.order, known.salt, known.flags) = (row.order, row.salt, u32::from(row.compacted) * COMPACTED);
+    }
+    let known = known.encode();
+    let mut same = known;
+    same[12..16].copy_from_slice(&bytes[12..16]);
+    same[24..32].copy_from_slice(&bytes[24..32]);
+    let is_taken = survey.segments.iter().any(|source| source.header.order == after);
+    let is_placed = after == before + 1 && !is_taken && same == *bytes;
+    if KNOWN.contains(&version) && (row.is_some() || is_placed) { known } else { *bytes }
 }
 
 /// The header as it was, if what is wrong is a single bit, or bytes of which it is known what they can be, or both: its
 /// checksum tells.
 fn corrected(bytes: &[u8; HEADER], store: u64, number: u32, path: &Path) -> Option<[u8; HEADER]> {
-    let known = KNOWN.iter().flat_map(|&version| [0, COMPACTED].map(|flags| (version, flags)));
-    let known = known.map(|(version, flags)| with_known(bytes, store, number, version, flags));
-    let mut candidates = std::iter::once(*bytes).chain(known).map(|mut header| {
+    // Of the first, all bytes are as they are.
+    for way in 0..=2 * KNOWN.len() {
+        let mut header = *bytes;
+        if let Some(known) = way.checked_sub(1) {
+            header = with_known(bytes, store, number, KNOWN[known / 2], known as u32 % 2 * COMPACTED);
+        }
         mend(&mut header, segment::MAGIC);
-        header
-    });
-    candidates.find(|header| FileHeader::decode(header, segment::MAGIC, store, number, path).is_ok())
+        if FileHeader::decode(&header, segment::MAGIC, store, number, path).is_ok() {
+            return Some(header);
+        }
+    }
+    None
 }
 
 /// The header with everything in it but order, salt and checksum as it must be in a file of this version.
@@ -328,7 +382,7 @@ mod tests {
         let (checkpoint, extent) = (dir.path().join("CHECKPOINT"), dir.path().join("00000000.ext"));
         std::fs::write(&checkpoint, b"").unwrap();
         let damages = [Damage::new(&extent, 4096, "it cannot be read", Fault::Unreadable)];
-        let error = repair(dir.path(), &damages, &mut Done::default()).unwrap_err().to_string();
+        let error = repair(dir.path(), &damages, &[], &mut Done::default()).unwrap_err().to_string();
         assert!(error.contains("00000000.ext at offset 4096") && checkpoint.exists(), "{error}");
     }
 

@@ -5,6 +5,7 @@ use std::fs::File;
 
 use super::survey::{Source, Survey};
 use super::{Checked, Damage, Fate, Fault, Watch};
+use crate::store::checkpoint::Head;
 use crate::store::error::{Error, Result};
 use crate::store::hash::Hash;
 use crate::store::index::{Entry, Index, size_class};
@@ -24,6 +25,8 @@ pub(super) struct Scan {
     pub durable: Position,
     /// Before it, everything was on the disk once, by the index checkpoint: the log may have been cut since.
     pub promised: Position,
+    /// Of the index checkpoint, if there is one.
+    pub head: Head,
     /// Where the last sound record of the log ends.
     pub end: Position,
     /// The greatest store time on record.
@@ -54,11 +57,12 @@ struct Segment<'a> {
 }
 
 impl Scan {
-    pub fn new(survey: Survey, promised: Position) -> Scan {
+    pub fn new(survey: Survey) -> Scan {
         Scan {
             survey,
             durable: Position(0),
-            promised,
+            promised: Position(0),
+            head: Head::default(),
             end: Position(0),
             time: 0,
             replaced: HashMap::new(),
@@ -200,7 +204,7 @@ impl Scan {
         let rest = self.claims(segment, reader, (offset, end), checked)?;
         match found {
             Some(found) if rest < found => self.anonymous(source, rest, found, checked),
-            None => self.tail(segment, rest, checked),
+            None => self.tail(segment, rest, end, checked),
             Some(_) => {}
         }
         Ok(true)
@@ -263,7 +267,7 @@ impl Scan {
     }
 
     /// No sound record is left in a segment that had more, its seal at least.
-    fn tail(&mut self, segment: &Segment<'_>, start: u64, checked: &mut Checked) {
+    fn tail(&mut self, segment: &Segment<'_>, start: u64, end: u64, checked: &mut Checked) {
         let Segment { source, followed, .. } = *segment;
         let last = !followed && !source.is_compacted();
         let durable = self.durable.0.saturating_sub(Position::new(source.header.order, 0).0);
@@ -271,7 +275,8 @@ impl Scan {
             return;
         }
         let fault = Fault::Tail { number: source.header.number, start, durable, last };
-        checked.damages.push(Damage::new(&source.path, start, "damaged from here to its end", fault));
+        let what = format!("damaged or cut from here to its end: {} bytes", end - start);
+        checked.damages.push(Damage::new(&source.path, start, what, fault));
     }
 
     /// The damage is in a record of this key.
