@@ -212,7 +212,8 @@ impl Core {
             Sweep::Over => false,
         };
         if is_due {
-            *sweep = match !self.extents.has_unknown() || self.sweep_extents()? {
+            let is_new = self.counters.recovered == 0 && !self.extents.has_unknown();
+            *sweep = match is_new || self.sweep_extents()? {
                 true => Sweep::Over,
                 false => Sweep::NotBefore(Instant::now() + self.options.compaction_interval),
             };
@@ -240,9 +241,19 @@ impl Core {
                 None => return Ok(false),
             }
         }
-        self.settle_log()?;
-        let _files = super::lock(&self.maintenance);
-        if self.is_pinned() { Ok(false) } else { self.extents.sweep(&named).map(|()| true) }
+        if self.extents.has_unknown() {
+            self.settle_log()?;
+            let _files = super::lock(&self.maintenance);
+            if self.is_pinned() {
+                return Ok(false);
+            }
+            self.extents.sweep(&named)?;
+        }
+        for error in named.keys().filter_map(|&number| self.extents.file(number).err()) {
+            self.counters.damaged_records.fetch_add(1, SeqCst);
+            (self.options.report)(Severity::Warning, &error.to_string());
+        }
+        Ok(true)
     }
 
     fn tell_doubt(&self, entry: &Entry) {

@@ -117,7 +117,10 @@ fn read(
             continue;
         }
         replay.notice_gap(number.checked_sub(1).map(|before| &segments[before]), segment);
-        let Some(offset) = start.offset(segment) else { continue };
+        let Some(offset) = start.offset(segment) else {
+            replay.look_at_end(segment);
+            continue;
+        };
         let following = segments[number + 1..].iter().find(|later| !later.compacted);
         let (end, next) = replay.segment(segment, following, offset)?;
         if !segment.compacted {

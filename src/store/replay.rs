@@ -8,6 +8,7 @@
 //! by the same rule.
 
 use std::collections::HashSet;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,7 +24,7 @@ use super::mend::{SECTOR, has_blank_sector};
 use super::options::{Options, Severity};
 use super::piece;
 use super::reader::Reader;
-use super::record::{Fields, Kind, le_u64};
+use super::record::{Fields, HEADER, Kind, le_u64};
 use super::segment::Segment;
 use super::segments::Segments;
 
@@ -155,6 +156,25 @@ impl<'a> Replay<'a> {
             self.warn(format_args!("{}: a segment before this one is missing", segment.path.display()));
         }
         any
+    }
+
+    /// A segment that is not read, because an index checkpoint knows it, has been cut if it does not end with its seal, nor
+    /// with room that was reserved and not given back.
+    pub fn look_at_end(&mut self, segment: &Segment) {
+        let mut end = [0; HEADER];
+        let len = segment.file.metadata().map_or(0, |file| file.len());
+        let read = segment.file.read_exact_at(&mut end, len.saturating_sub(HEADER as u64));
+        let is_seal = Fields::decode(&end, segment.salt).is_ok_and(|(fields, _)| fields.kind == Kind::Seal);
+        if !segment.is_damaged() && read.is_ok() && (is_seal || end == [0; HEADER]) {
+            return;
+        }
+        self.damaged += 1;
+        // What was known before is told of by recovery.
+        if !segment.is_damaged() {
+            self.incomplete = true;
+            segment.note_damage();
+            self.warn(format_args!("{}: its end is missing or damaged; see kingserver check", segment.path.display()));
+        }
     }
 
     /// Reads one segment from `offset` on; tells where its records end.

@@ -565,3 +565,42 @@ fn how_much_is_left_out_to_the_end_of_a_segment_is_told() {
     let left: usize = left.split_once(' ').unwrap().0.parse().unwrap();
     assert!((4000..=5000).contains(&left), "{told:?}");
 }
+
+/// A start that has an index checkpoint reads neither the segments that this knows nor any large value.
+#[test]
+#[cfg(not(feature = "tiny-tags"))]
+fn a_start_from_an_index_checkpoint_finds_what_was_cut_or_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    make_three(dir.path(), false);
+    {
+        let db = Db::open(options(dir.path())).unwrap();
+        db.put(b"large", &[7; 100_000]).unwrap();
+        db.core().write_checkpoint().unwrap();
+    }
+    assert_eq!(Db::open(options(dir.path())).unwrap().stats().damaged_records, 0, "the control");
+    let (segment, extent) = (dir.path().join("00000001.log"), dir.path().join("00000000.ext"));
+    let bytes = fs::read(&segment).unwrap();
+    fs::write(&segment, &bytes[..bytes.len() / 2]).unwrap();
+    fs::remove_file(&extent).unwrap();
+    for _ in 0..2 {
+        let (options, told) = heard(dir.path());
+        let db = Db::open(options).unwrap();
+        assert_eq!(db.stats().damaged_records, 1, "{}", told.lock().unwrap());
+        assert!(told.lock().unwrap().contains("00000001.log"), "{}", told.lock().unwrap());
+        assert!(db.get(b"key-19").is_err() && db.get(b"key-9").unwrap().is_some());
+        db.core().write_checkpoint().unwrap();
+    }
+    fs::write(&segment, bytes).unwrap();
+    fs::remove_file(dir.path().join("CHECKPOINT")).unwrap();
+    let (options, told) = heard(dir.path());
+    let db = Db::open(options).unwrap();
+    db.core().write_checkpoint().unwrap();
+    drop(db);
+    let (options, told_now) = heard(dir.path());
+    let db = Db::open(options).unwrap();
+    db.core().reclaim(true).unwrap();
+    db.core().reclaim(true).unwrap();
+    let told = told.lock().unwrap().clone() + &told_now.lock().unwrap();
+    assert!(told_now.lock().unwrap().matches("00000000.ext").count() == 1, "{told}");
+    assert_eq!(db.stats().damaged_records, 1, "{told}");
+}
