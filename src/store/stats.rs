@@ -71,7 +71,8 @@ pub struct Stats {
     pub compaction_written: u64,
     /// Bytes of the segments that they removed.
     pub compaction_removed: u64,
-    /// Places in the log where recovery found damage.
+    /// Places where damage was found since the opening, by recovery or by the sweep of large values: a run of damaged bytes in
+    /// the log, however many records it had, a lost end, a missing file. A reader who meets damage does not count.
     pub damaged_records: u64,
     /// Whether log writes go by way of the lane at present, because the disk is slow.
     pub log_slow: bool,

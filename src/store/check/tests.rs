@@ -490,6 +490,7 @@ fn what_was_durable_and_was_cut_is_called_lost_and_counted() {
 }
 
 /// Three segments, with the keys of one of them in the middle.
+#[cfg(not(feature = "tiny-tags"))]
 fn make_three(dir: &Path, checkpoint: bool) -> Vec<String> {
     let db = Db::open(options(dir)).unwrap();
     let mut keys = Vec::new();
