@@ -6,6 +6,8 @@
 //! damaged and cannot be set right, keeps the damaged ones beside them as `*.damaged`, and checks again until nothing is
 //! left to do.
 
+#[cfg(test)]
+mod loss_tests;
 mod repair;
 mod scan;
 mod survey;
