@@ -78,7 +78,7 @@ impl Scan {
         if sources.len() > MAX_HANDLES {
             return Err(Error::other(format!("the store has more than {MAX_HANDLES} segments")));
         }
-        self.durable = durable_mark(&sources)?;
+        self.durable = durable_mark(&sources)?.max(self.head.durable);
         for (handle, source) in sources.iter().enumerate() {
             let followed = sources[handle + 1..].iter().any(|later| !later.is_compacted());
             let segment = Segment { source, handle: handle as u32, followed };
