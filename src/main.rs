@@ -256,7 +256,8 @@ impl PidFile {
 fn names_process(held: &File) -> bool {
     let mut text = [0; 16];
     let len = held.read_at(&mut text, 0).unwrap_or(0);
-    Path::new("/proc").join(OsStr::from_bytes(text[..len].trim_ascii())).exists()
+    let proc = Path::new("/proc");
+    proc.join(OsStr::from_bytes(text[..len].trim_ascii())).exists() || !proc.join("self").exists()
 }
 
 /// Whether the open file is the one of that name.
