@@ -10,8 +10,6 @@ use super::proto::text::Number;
 use super::reply;
 use kingdb::Error;
 use kingdb::store::{FETCHED, WON};
-use kingdb::sys::clock;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// In which dialect a command is answered, and what of its line the answer repeats.
 #[derive(Clone, Copy, Debug)]
@@ -129,15 +127,13 @@ pub fn fail(form: &Form<'_>, error: &Error, ctx: &mut Context) {
     }
 }
 
-/// The operator is told which file is damaged, and where; the client is not. Once a second: loops write these messages, and
-/// clients can have them written as fast as they ask.
+/// The operator is told which file is damaged, and where; the client is not.
 #[cold]
 pub fn note_damage(error: &Error) {
-    /// In which it was told last.
-    static SECOND: AtomicU64 = AtomicU64::new(u64::MAX);
-    let Error::Damaged(why) = error else { return };
-    let second = clock::monotonic().as_secs();
-    if SECOND.swap(second, Ordering::Relaxed) != second {
+    static LIMIT: log::Limit = log::Limit::new();
+    if let Error::Damaged(why) = error
+        && LIMIT.admits()
+    {
         log::error(format_args!("a client was told of a damaged value: {why}"));
     }
 }

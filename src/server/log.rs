@@ -146,6 +146,20 @@ pub fn answer(level: Level, message: &dyn Display) {
     }
 }
 
+/// Lets a message through once a second: loops write them, and clients can have some written as fast as they ask.
+pub struct Limit(AtomicU64);
+
+impl Limit {
+    pub const fn new() -> Limit {
+        Limit(AtomicU64::new(u64::MAX))
+    }
+
+    pub fn admits(&self) -> bool {
+        let second = clock::monotonic().as_secs();
+        self.0.swap(second, Ordering::Relaxed) != second
+    }
+}
+
 /// The program's last words: to stderr under the program's name, for whoever started it, and to the target if that is
 /// elsewhere.
 pub fn fatal(message: impl Display) {

@@ -38,6 +38,8 @@ struct Eviction<'a> {
     last: u64,
     enough: u64,
     unwritten: u64,
+    /// No other segment can be made: all goes that finds no room in this one.
+    stuck: bool,
     now: u64,
 }
 
@@ -59,7 +61,8 @@ impl Core {
         let live = self.log.segments.usage(oldest.handle).figures().live();
         let (most, enough, now) = (live / KEPT, self.space.capacity() / PARTS, self.time.now());
         let segment = oldest.clone();
-        let mut eviction = Eviction { core: self, segment, most, most_large: 0, last: 0, enough, unwritten: 0, now };
+        let mut eviction =
+            Eviction { core: self, segment, most, most_large: 0, last: 0, enough, unwritten: 0, stuck: false, now };
         eviction.choose()?;
         eviction.each(&mut Eviction::spare)?;
         self.log.write_all();
@@ -120,9 +123,8 @@ impl Eviction<'_> {
     /// Appends a value anew that does not go.
     fn spare(&mut self, fields: &Fields<'_>, here: Location) {
         let (core, hash) = (self.core, self.core.home.seed.hash(fields.key));
-        if core.log.wants_spare() {
-            // Where none can be made, all goes that finds no room in this one.
-            let _ = core.prepare_spare();
+        if !self.stuck && core.log.wants_spare() {
+            self.stuck = core.prepare_spare().is_err();
         }
         // What is appended anew must not get behind a flush that it was subject to.
         let _no_flush = core.flushes.hold();

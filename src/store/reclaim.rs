@@ -226,9 +226,12 @@ impl Core {
         let mut entries = Vec::new();
         self.index.each(&mut |entry| entries.extend(Some(*entry).filter(|entry| entry.large)));
         let mut named: HashMap<u32, HashSet<Range>> = HashMap::new();
+        // What has expired may have been given back, and its record is still in the log.
+        let mut needed: HashSet<u32> = HashSet::new();
         for entry in &entries {
             match self.read_ranges(entry) {
                 Some(Some((_, ranges))) => {
+                    needed.extend(ranges.iter().map(|range| range.file).filter(|_| !entry.expires));
                     for range in ranges {
                         named.entry(range.file).or_default().insert(range);
                     }
@@ -249,7 +252,7 @@ impl Core {
             }
             self.extents.sweep(&named)?;
         }
-        for error in named.keys().filter_map(|&number| self.extents.file(number).err()) {
+        for error in needed.iter().filter_map(|&number| self.extents.file(number).err()) {
             self.counters.damaged_records.fetch_add(1, SeqCst);
             (self.options.report)(Severity::Warning, &error.to_string());
         }

@@ -33,7 +33,8 @@ impl Connection {
     /// Its client has named himself wrongly, if he has just done so: for who looks for guessers, whom the port tells nothing.
     #[cold]
     pub(super) fn tell_denied(&self, ctx: &mut Context) {
-        if std::mem::take(&mut ctx.denied) {
+        static LIMIT: log::Limit = log::Limit::new();
+        if std::mem::take(&mut ctx.denied) && LIMIT.admits() {
             log::warn(format_args!("authentication failed for client {}", self.client()));
         }
     }

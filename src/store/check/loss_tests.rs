@@ -4,7 +4,7 @@
 use super::tests::contents;
 use super::tests::{make, options, quiet};
 use super::*;
-use crate::store::{Db, Options};
+use crate::store::{Db, Expect, NewBody, Options, Write};
 use std::fs;
 
 /// Options, and what was told with them.
@@ -77,6 +77,32 @@ fn what_stands_behind_damage_that_was_durable_survives_a_repair() {
     assert!(repair(dir.path(), &mut quiet()).unwrap().now.damages.is_empty());
     let db = Db::open(options(dir.path())).unwrap();
     assert!(db.get(b"first").unwrap().is_some() && db.get(b"third").unwrap().is_some());
+}
+
+/// How long the last segment was that is left, an index checkpoint from behind it does not tell.
+#[test]
+fn segments_that_an_index_checkpoint_knows_are_not_made_up() {
+    let dir = tempfile::tempdir().unwrap();
+    make(dir.path());
+    let log = dir.path().join("00000000.log");
+    let before = fs::read(&log).unwrap();
+    {
+        let db = Db::open(options(dir.path())).unwrap();
+        for _ in 0..2 {
+            db.put(b"key-1", b"later").unwrap();
+            db.core().seal_active().unwrap();
+        }
+        db.core().write_checkpoint().unwrap();
+    }
+    fs::write(&log, [&before[..], &[0; 4096]].concat()).unwrap();
+    for number in 1..=2 {
+        fs::remove_file(dir.path().join(format!("{number:08x}.log"))).unwrap();
+    }
+    let repaired = repair(dir.path(), &mut quiet()).unwrap();
+    assert!(repaired.damages.iter().any(|damage| damage.what.contains("is lost")), "{repaired:?}");
+    assert!(fs::metadata(&log).unwrap().len() <= before.len() as u64 + 4096);
+    let db = Db::open(options(dir.path())).unwrap();
+    assert!(db.get(b"key-1").unwrap().is_some());
 }
 
 /// Three segments, with the keys of one of them in the middle.
@@ -194,4 +220,25 @@ fn a_start_from_an_index_checkpoint_finds_what_was_cut_or_is_missing() {
     let told = told.lock().unwrap().clone() + &told_now.lock().unwrap();
     assert!(told_now.lock().unwrap().matches("00000000.ext").count() == 1, "{told}");
     assert_eq!(db.stats().damaged_records, 1, "{told}");
+}
+
+/// The record of a value that has expired stays in the log, and its file may be gone.
+#[test]
+fn a_start_does_not_miss_the_file_of_a_value_that_has_expired() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let db = Db::open(options(dir.path())).unwrap();
+        let mut upload = db.upload(100_000).unwrap();
+        upload.write_now(&[7; 1 << 16]).unwrap();
+        upload.write_now(&[7; 100_000 - (1 << 16)]).unwrap();
+        let (key, uploaded) = (db.key(b"large"), upload.finish());
+        let (body, expect) = (NewBody::Uploaded(&uploaded), Expect::Anything);
+        let expires = db.now() + 1000;
+        db.write_blocking(&Write { key, flags: 0, expires, marks: 0, cas: None, body, expect }).unwrap();
+    }
+    fs::remove_file(dir.path().join("00000000.ext")).unwrap();
+    let (options, told) = heard(dir.path());
+    let db = Db::open(options).unwrap();
+    (0..2).for_each(|_| db.core().reclaim(true).unwrap());
+    assert_eq!(db.stats().damaged_records, 0, "{}", told.lock().unwrap());
 }

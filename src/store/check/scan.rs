@@ -78,7 +78,10 @@ impl Scan {
         if sources.len() > MAX_HANDLES {
             return Err(Error::other(format!("the store has more than {MAX_HANDLES} segments")));
         }
-        self.durable = durable_mark(&sources)?.max(self.head.durable);
+        // What is promised behind the last segment says nothing of how long that was.
+        let newest = sources.iter().rfind(|source| !source.is_compacted()).map(|source| source.header.order);
+        let head = Some(self.head.durable).filter(|durable| newest == Some(durable.parts().0));
+        self.durable = durable_mark(&sources)?.max(head.unwrap_or_default());
         for (handle, source) in sources.iter().enumerate() {
             let followed = sources[handle + 1..].iter().any(|later| !later.is_compacted());
             let segment = Segment { source, handle: handle as u32, followed };
