@@ -63,7 +63,7 @@ impl Core {
         let segment = oldest.clone();
         let mut eviction =
             Eviction { core: self, segment, most, most_large: 0, last: 0, enough, unwritten: 0, stuck: false, now };
-        eviction.choose()?;
+        eviction.choose(live)?;
         eviction.each(&mut Eviction::spare)?;
         self.log.write_all();
         let mut pace = Pace::start(self, None);
@@ -93,7 +93,7 @@ impl Eviction<'_> {
     }
 
     /// Up to which sequence large values may go: the oldest, enough of them also where as many as may stay are read.
-    fn choose(&mut self) -> Result<()> {
+    fn choose(&mut self, live: u64) -> Result<()> {
         let mut values = Vec::new();
         if self.core.extents.any() {
             self.each(&mut |eviction, fields, here| match piece::named(fields) {
@@ -102,7 +102,7 @@ impl Eviction<'_> {
             })?;
         }
         let until = |last| values.iter().filter(|(sequence, _)| *sequence <= last).map(|(_, len)| len).sum::<u64>();
-        self.most_large = until(u64::MAX) / KEPT;
+        self.most_large = (live + until(u64::MAX)) / KEPT;
         let (wanted, mut high) = (self.enough.saturating_add(self.most_large), u64::MAX);
         while self.last < high {
             let middle = self.last + (high - self.last) / 2;
