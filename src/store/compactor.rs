@@ -31,7 +31,7 @@ const LATE: (u64, u64) = (1, 4);
 const BEHIND: (u64, u64) = (27, 100);
 /// In small stores they need not wait. Bytes that can be given back.
 const SMALL: u64 = 8 << 20;
-/// A segment that takes less than one such part of the usual size was ended for the sake of the large values it names.
+/// A segment that takes less than one such part of the usual size was ended to be given up with large values that it names.
 const FEW: u64 = 4;
 /// A cache gives up values for an index checkpoint that takes one in so many bytes of the disk at most.
 const INDEX_PART: u64 = 16;
@@ -278,7 +278,7 @@ impl Core {
         }
         // Those that a backup has linked give nothing: only on the way to others that give what is wanted.
         let gives = |segment: &&Arc<Segment>| self.is_full(segment) && !is_linked(segment);
-        // One that names large values is short.
+        // Records of large values are short, and tell nothing of what goes with them.
         let bytes = |segment| if self.extents.any() { size } else { bytes(segment) };
         !own && is_linked(oldest) && all.iter().filter(gives).map(bytes).sum::<u64>() < 2 * size
     }
@@ -373,9 +373,12 @@ impl Core {
     /// Whether values have no room, or the next segments of the log would have none.
     fn needs_room(&self) -> bool {
         // In a cache there is never more than that, so what an index checkpoint takes is made room for, if it is not much.
-        let most = if self.options.evict { self.space.capacity() / INDEX_PART } else { 0 };
+        let most = self.space.capacity() / INDEX_PART;
         let gives = || self.log.segments.all().first().is_none_or(|oldest| !is_linked(oldest));
-        let more = Some(self.room_for_checkpoint()).filter(|&room| 0 < room && room <= most && gives()).unwrap_or(0);
+        let is_worth_it = |room: &u64| 0 < *room && *room <= most && gives();
+        // To count the keys takes every stripe of the index: only where it matters.
+        let wanted = self.options.evict.then(|| self.room_for_checkpoint());
+        let more = wanted.filter(is_worth_it).unwrap_or(0);
         let next = 2 * self.options.segment_size(self.index.bytes()) + more;
         let is_short = self.space.level() != Level::Enough || more > 0;
         is_short && (self.space.headroom() <= next || self.space.level() == Level::Refusing)
