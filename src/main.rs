@@ -86,8 +86,9 @@ fn start(launch: Launch, daemon: &mut Option<Daemon>) -> Result<(), String> {
     let db = Arc::new(db);
     let door = server::open_door(&settings, &db);
     log::info(format_args!("listening on {}; data in {}", listeners.describe(), settings.db_path.display()));
-    if let Some(daemon) = daemon.take() {
-        daemon.ready().map_err(|error| format!("cannot leave the terminal: {error}"))?;
+    if let Some(waited_for) = daemon {
+        waited_for.ready().map_err(|error| format!("cannot leave the terminal: {error}"))?;
+        *daemon = None;
     }
     let served = server::run(settings, users, db.clone(), listeners, door);
     let closed = db.close().map_err(|error| format!("the store did not close in good order: {error}"));
@@ -100,15 +101,17 @@ fn start(launch: Launch, daemon: &mut Option<Daemon>) -> Result<(), String> {
 /// A daemon's messages go to the system log if nothing else was said; where there is none, whoever starts it is told.
 fn start_messages(level: log::Level, target: Option<Target>, daemon: bool, verbosity: u8) -> Result<(), String> {
     log::set_verbosity(verbosity);
-    match target {
-        Some(target) => log::init(level, &target),
-        None if daemon => log::init(level, &Target::Syslog).or_else(|why| {
-            log::init(level, &Target::Stderr)?;
-            log::warn(format_args!("in the background there will be no messages: {why}"));
-            Ok(())
-        }),
-        None => log::init(level, &Target::Stderr),
-    }
+    let why = match target {
+        None if daemon => match log::init(level, &Target::Syslog) {
+            Ok(()) => return Ok(()),
+            Err(why) => why,
+        },
+        Some(Target::Stderr) if daemon => "standard error stays behind".to_owned(),
+        target => return log::init(level, &target.unwrap_or(Target::Stderr)),
+    };
+    log::init(level, &Target::Stderr)?;
+    log::warn(format_args!("in the background there will be no messages: {why}"));
+    Ok(())
 }
 
 fn find_user(name: &str) -> Result<Identity, String> {

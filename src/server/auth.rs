@@ -59,7 +59,7 @@ impl Users {
         if std::fs::metadata(&self.path).is_ok_and(|found| found.mode() & 0o007 != 0) {
             let shown = self.path.display();
             log::warn(format_args!(
-                "the users' file {shown} is open to everybody on this host (chmod o= makes it private)"
+                "the users' file {shown} is open to everybody on this host: let the server's user or group alone read it"
             ));
         }
     }

@@ -139,7 +139,7 @@ pub fn debug(message: impl Display) {
     write(Level::Debug, &message);
 }
 
-/// What a signal came to. Whoever sends one looks for the answer, so it is no repetition of the one before.
+/// What is never taken for a repetition: the answer to a signal, for which whoever sent that looks; what others count.
 pub fn answer(level: Level, message: &dyn Display) {
     if enabled(level) {
         put(level, &one_line(message));
@@ -199,20 +199,28 @@ fn write(level: Level, message: &dyn Display) {
     }
 }
 
-fn put(level: Level, text: &str) {
+/// Tells it, whatever messages are to be shown.
+pub fn put(level: Level, text: &str) {
+    let stderr = io::stderr();
     // Nobody is left to tell about a message that cannot be written.
     let _ = match SINK.get().unwrap_or(&Sink::Stderr) {
-        Sink::Stderr => shout(level, text, stamped),
-        Sink::File(file, _) => (&*file).write_all(stamped(level, text).as_bytes()),
-        Sink::Journal => shout(level, text, |level, text| format!("<{}>{text}\n", priority(level))),
+        Sink::Stderr => shout(&mut &stderr, poll::is_writable(&stderr), level, text, stamped),
+        Sink::File(file, _) => shout(&mut &*file, poll::is_writable(file), level, text, stamped),
+        Sink::Journal => shout(&mut &stderr, poll::is_writable(&stderr), level, text, for_journal),
         Sink::Syslog(socket) => send(socket, Path::new(SYSLOG), datagram(level, text).as_bytes()),
     };
 }
 
-/// To stderr, unless whoever reads that has come to a stop. When he goes on, he is told what he missed.
-fn shout(level: Level, text: &str, form: impl Fn(Level, &str) -> String) -> io::Result<()> {
-    let mut stderr = io::stderr();
-    if !poll::is_writable(&stderr) {
+/// To stderr or a file, which may be a pipe, unless whoever reads that has come to a stop and it is not `ready`. When he goes
+/// on, he is told what he missed.
+fn shout(
+    out: &mut dyn io::Write,
+    ready: bool,
+    level: Level,
+    text: &str,
+    form: fn(Level, &str) -> String,
+) -> io::Result<()> {
+    if !ready {
         LOST.fetch_add(1, Ordering::Relaxed);
         return Ok(());
     }
@@ -220,7 +228,7 @@ fn shout(level: Level, text: &str, form: impl Fn(Level, &str) -> String) -> io::
         0 => String::new(),
         lost => form(Level::Warn, &format!("{lost} messages were lost: nobody read them")),
     };
-    stderr.write_all((lost + &form(level, text)).as_bytes())
+    out.write_all((lost + &form(level, text)).as_bytes())
 }
 
 /// The message without line ends: a client's bytes in it must not start a line of their own.
@@ -236,6 +244,11 @@ fn stamped(level: Level, text: &str) -> String {
         Level::Debug => "debug",
     };
     format!("{} {name}: {text}\n", timestamp(clock::wall_time()))
+}
+
+/// systemd's journal has its own time.
+fn for_journal(level: Level, text: &str) -> String {
+    format!("<{}>{text}\n", priority(level))
 }
 
 /// syslog.h's numbers.

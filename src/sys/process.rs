@@ -128,7 +128,7 @@ pub fn daemonize() -> io::Result<Daemon> {
 impl Daemon {
     /// Leaves the starter's directory, standard input and output, and lets it exit with status 0. Relative paths mean
     /// something else from here on.
-    pub fn ready(mut self) -> io::Result<()> {
+    pub fn ready(&mut self) -> io::Result<()> {
         std::env::set_current_dir("/")?;
         let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
         for standard in 0..=2 {

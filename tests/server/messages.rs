@@ -6,34 +6,95 @@ use crate::common::util::wait_until;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-/// The starter of a daemon that fails returns when the message is there, not before: here a daemon whose messages nobody reads
-/// for a while.
+/// A pipe that takes a page more, and not two. Its ends: one to read from, one to write to.
+fn nearly_full_pipe(path: &Path) -> (File, File) {
+    assert!(Command::new("mkfifo").arg(path).status().expect("run mkfifo").success());
+    let mut both = File::options().read(true).write(true).open(path).expect("open the pipe");
+    let nonblocking = 0o4000;
+    let mut filler = File::options().write(true).custom_flags(nonblocking).open(path).expect("open the pipe");
+    while filler.write(&[b'x'; 4096]).is_ok_and(|n| n > 0) {}
+    both.read_exact(&mut [0; 4096]).expect("read a page");
+    let writer = File::options().write(true).open(path).expect("open the pipe");
+    (both, writer)
+}
+
+/// The starter of a daemon that fails returns when the message is there, not before: here one that nobody reads for a while, and
+/// that is longer than what the pipe takes meanwhile.
 #[test]
 fn a_daemon_that_fails_tells_before_its_starter_returns() {
     let directory = tempfile::tempdir().expect("make a directory");
-    let pipe = directory.path().join("pipe");
-    assert!(Command::new("mkfifo").arg(&pipe).status().expect("run mkfifo").success());
-    let mut full = File::options().read(true).write(true).open(&pipe).expect("open the pipe");
-    let nonblocking = 0o4000;
-    let mut filler = File::options().write(true).custom_flags(nonblocking).open(&pipe).expect("open the pipe");
-    while filler.write(&[b'x'; 4096]).is_ok_and(|n| n > 0) {}
-    let stderr = directory.path().join("stderr");
+    let (mut reader, stderr) = nearly_full_pipe(&directory.path().join("pipe"));
+    let pid_file = format!("/proc/{}kingserver.pid", "none/".repeat(813));
+    let log = directory.path().join("log");
     let mut command = Command::new(binary());
-    command.args(["-d", "-p0", "-t1", "-P", "/proc/kingserver.pid", "--log.target"]).arg(&pipe).arg("--db.path");
-    command.arg(directory.path().join("data")).stderr(File::create(&stderr).expect("make a file"));
-    let mut starter = command.spawn().expect("start the server");
-    let reader = std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_millis(300));
-        assert!(full.read(&mut vec![0; 1 << 20]).expect("read the pipe") > 0);
+    command.args(["-d", "-p0", "-t1", "-P", &pid_file, "--log.target"]).arg(&log).arg("--db.path");
+    let mut starter = command.arg(directory.path().join("data")).stderr(stderr).spawn().expect("start the server");
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(starter.try_wait().expect("look").is_none(), "it has returned before the message was told");
+    let reading = std::thread::spawn(move || {
+        let mut text = Vec::new();
+        while !text.ends_with(b"\n") {
+            let mut bytes = [0; 4096];
+            let count = reader.read(&mut bytes).expect("read the pipe");
+            text.extend_from_slice(&bytes[..count]);
+        }
+        String::from_utf8_lossy(&text).into_owned()
     });
     assert_eq!(starter.wait().expect("wait for it").code(), Some(1));
-    let told = fs::read_to_string(&stderr).expect("read it");
-    assert!(told.contains("cannot write the pid file"), "{told}");
-    reader.join().expect("the reader");
+    let told = reading.join().expect("the reader");
+    assert!(told.contains("kingserver: cannot write the pid file"), "{told}");
+}
+
+/// Who reads messages from a pipe and stops holds up nobody; he is told later what he missed.
+#[test]
+fn nobody_waits_for_who_reads_messages() {
+    let plan = Plan::new(&[]);
+    let pipe = plan.root().join("pipe");
+    let (mut reader, writer) = nearly_full_pipe(&pipe);
+    drop(writer);
+    let target = format!("--log.target={}", pipe.display());
+    let mut server = plan.listen(&[]).args(&["-s", "socket", "-vv", &target]).spawn();
+    let socket = server.plan().root().join("socket");
+    let ask = |server: &mut Server| {
+        wait_until("it listens", || UnixStream::connect(&socket).is_ok());
+        let mut client = UnixStream::connect(&socket).expect("connect");
+        client.set_read_timeout(Some(Duration::from_secs(10))).expect("set a timeout");
+        client.write_all(b"version\r\n").expect("ask");
+        let mut answer = [0; 8];
+        client.read_exact(&mut answer).expect("an answer");
+        assert!(server.is_running());
+    };
+    // Each connection is a message or two.
+    (0..100).for_each(|_| ask(&mut server));
+    let mut text = Vec::new();
+    while !String::from_utf8_lossy(&text).contains(" messages were lost: nobody read them\n") {
+        let mut bytes = [0; 4096];
+        let count = reader.read(&mut bytes).expect("read the pipe");
+        text.extend_from_slice(&bytes[..count]);
+        ask(&mut server);
+    }
+    server.signal("TERM");
+    assert!(server.await_exit().success());
+}
+
+/// A daemon's standard error stays with its starter.
+#[test]
+fn a_daemon_without_messages_says_so() {
+    let directory = tempfile::tempdir().expect("make a directory");
+    let (data, pid_file) = (directory.path().join("data"), directory.path().join("pid"));
+    let mut command = Command::new(binary());
+    command.args(["-d", "-p0", "-t1", "--log.target=stderr", "-s"]).arg(directory.path().join("socket"));
+    let output = command.arg("-P").arg(&pid_file).arg("--db.path").arg(data).output().expect("start the server");
+    let pid = fs::read_to_string(&pid_file).expect("read the pid file");
+    assert!(Command::new("kill").arg(pid.trim()).status().expect("run kill").success());
+    wait_until("it is gone", || !Path::new(&format!("/proc/{}", pid.trim())).exists());
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && told.contains("in the background there will be no messages: "), "{told}");
 }
 
 /// A server that writes its messages to a file, over a Unix socket.
@@ -117,6 +178,12 @@ fn who_is_not_admitted_is_named() {
     }
     client.send("set any 0 0 7\r\nalice a\r\n");
     assert_eq!(client.line(), "STORED");
+    let mut guesser = server.client();
+    wait_until("he is named again, and again", || {
+        guesser.send("set any 0 0 7\r\nalice b\r\n");
+        guesser.line();
+        server.messages().matches(refused).count() == 3
+    });
     let (_, messages) = server.end();
     let (told, seconds) = (messages.matches("authentication failed").count() as u64, begun.elapsed().as_secs());
     assert!(told <= 2 + seconds, "{told} lines in {seconds} s: {messages}");
@@ -137,4 +204,21 @@ fn who_switches_debug_messages_on_is_named() {
     other.bytes(24);
     wait_until("he is named again", || count(off) == 1);
     assert_eq!(count(on), 1, "what changes nothing is not told");
+}
+
+/// Whatever the level of messages is, those who are shown debug messages are told why, and when that ends.
+#[test]
+fn switching_debug_messages_is_told_at_any_level() {
+    for (level, told) in [("error", 1), ("debug", 0)] {
+        let server = Plan::new(&[]).listen(&[]).args(&["-s", "socket", "--log.level", level]).spawn();
+        let socket = server.plan().root().join("socket");
+        wait_until("it listens", || UnixStream::connect(&socket).is_ok());
+        let mut client = UnixStream::connect(&socket).expect("connect");
+        client.write_all(b"verbosity 1\r\nverbosity 0\r\n").expect("ask");
+        client.read_exact(&mut [0; 8]).expect("two answers");
+        let (_, messages) = server.end();
+        for what in ["has switched debug messages on\n", "has switched debug messages off\n"] {
+            assert_eq!(messages.matches(what).count(), told, "{level}: {messages}");
+        }
+    }
 }

@@ -35,24 +35,29 @@ impl Connection {
     pub(super) fn tell_denied(&self, ctx: &mut Context) {
         static LIMIT: log::Limit = log::Limit::new();
         if std::mem::take(&mut ctx.denied) && LIMIT.admits() {
-            log::warn(format_args!("authentication failed for client {}", self.client()));
+            log::answer(log::Level::Warn, &format_args!("authentication failed for client {}", self.client()));
         }
     }
 
     /// Its client wants so many messages.
     #[cold]
     pub(super) fn set_verbosity(&self, level: u32) {
-        let before = log::verbosity() > 0;
+        let before = log::enabled(log::Level::Debug);
         log::set_verbosity(level.min(255) as u8);
-        if before != (level > 0) {
+        if before != log::enabled(log::Level::Debug) {
             let what = if before { "off" } else { "on" };
-            log::info(format_args!("client {} has switched debug messages {what}", self.client()));
+            // Whoever was shown those is shown this.
+            log::put(log::Level::Info, &format!("client {} has switched debug messages {what}", self.client()));
         }
     }
 
     /// Whose it is.
     fn client(&self) -> String {
-        self.stream.peer().map_or("on a local socket".to_owned(), |peer| peer.ip().to_canonical().to_string())
+        match self.stream.peer() {
+            Ok(peer) => peer.ip().to_canonical().to_string(),
+            Err(error) if error.kind() == ErrorKind::NotConnected => "that is gone".to_owned(),
+            Err(_) => "on a local socket".to_owned(),
+        }
     }
 
     /// How it came to its end, for messages.

@@ -121,7 +121,7 @@ const PROCESS: &[Row] = &[
     row("d", &["daemon"], "", "", "run in the background, once the server listens", daemon),
     row("P", &["pidfile"], "FILE", "", "write the process id to a file", pid_file),
     row("u", &["user"], "NAME", "", "become this user, if started by root", user),
-    row("v", &["verbose"], "", "", "show debug messages; more of them with -vv and -vvv", verbose),
+    row("v", &["verbose"], "", "", "show debug messages (-vv and -vvv: the same)", verbose),
     row("", &["log.level"], "LEVEL", "info", "least weight of messages: error, warn, info or debug", log_level),
     row("", &["log.target"], "TARGET", "stderr, with -d syslog", "where messages go: stderr, syslog or a file's path", log_target),
     row("h", &["help"], "", "", "show this and exit", on_command_line),
