@@ -6,7 +6,7 @@ use crate::common::util::{DEADLINE, counted, fnv, random_bytes, text_bytes, tier
 use crate::common::{Client, Server};
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Seek as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -477,6 +477,23 @@ fn a_target_out_of_the_server_s_reach_names_the_server() {
     let why = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(why.contains("cannot write to the standard output") && !why.contains("runs as user"), "{why}");
     server.stop();
+}
+
+/// In a directory that is another user's, root makes no store that he could not open.
+#[test]
+fn root_makes_no_store_for_another() {
+    let directory = tempfile::tempdir().expect("make a directory");
+    if chown(directory.path(), Some(65534), None).is_err() {
+        println!("not root: nobody else to be");
+        return;
+    }
+    let dump = directory.path().join("dump");
+    fs::write(&dump, "kingdb-dump 1\n").expect("write a dump");
+    let mut load = command(&["load"], directory.path());
+    let output = load.stdin(fs::File::open(&dump).expect("open it")).output().expect("run kingserver");
+    let why = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(2) && why.contains("belongs to user 65534"), "{why}");
+    assert!(!directory.path().join("STORE").exists());
 }
 
 /// Even where the socket's permission bits would let others in, only its own user and root are served.

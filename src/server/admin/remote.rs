@@ -99,19 +99,16 @@ fn alone(order: &Order, said: Said, bar: &mut Bar, more: More<'_>) -> Outcome {
 /// Nothing is to be made by mistake, and no files of root's in a store that is another user's.
 fn require_store(data: &Path, may_make: bool) -> Result<(), String> {
     let shown = data.display();
-    match std::fs::metadata(data.join("STORE")) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => match may_make {
-            true => require_dump(),
-            false => Err(format!("there is no store in {shown}: give the directory that has it")),
-        },
-        Err(error) => Err(format!("cannot use the store in {shown}: {error}")),
+    let store = std::fs::metadata(data.join("STORE"));
+    let is_missing = store.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    match if is_missing { std::fs::metadata(data) } else { store } {
+        _ if is_missing && !may_make => Err(format!("there is no store in {shown}: give the directory that has it")),
         Ok(found) if process::is_root() && found.uid() != 0 => {
             let user = found.uid();
-            Err(format!(
-                "the store in {shown} belongs to user {user}: do this as that user, who must be able to use it"
-            ))
+            Err(format!("{shown} belongs to user {user}: do this as that user, who must be able to use it"))
         }
-        Ok(_) => Ok(()),
+        _ if is_missing => require_dump(),
+        found => found.map(drop).map_err(|error| format!("cannot use the store in {shown}: {error}")),
     }
 }
 
