@@ -236,6 +236,11 @@ impl<'a> Replay<'a> {
         Ok(self.durable.unwrap_or(self.marked))
     }
 
+    /// Whether that is known of what stands at `offset`, by what the log says.
+    fn was_durable(&mut self, segment: &Segment, offset: u64) -> Result<bool> {
+        Ok(segment.compacted || segment.position(offset) < self.durable()?)
+    }
+
     /// What lies between `offset` and the sound record at `found`, or the end.
     fn judge(
         &mut self,
@@ -246,7 +251,9 @@ impl<'a> Replay<'a> {
         found: Option<u64>,
     ) -> Result<Verdict> {
         let path = segment.path.display();
-        let durable = segment.compacted || segment.position(offset) < self.durable()?;
+        // Where the log has lost its end, what stands behind this was durable: it is not here that it was cut.
+        let goes_on = found.is_some() || following.is_some_and(|following| following.position(0) < self.lost);
+        let durable = (goes_on && segment.position(offset) < self.lost) || self.was_durable(segment, offset)?;
         if !durable && !is_decay(reader.bytes(offset)?, segment.salt, offset, found, following.is_some()) {
             if !reader.is_blank(offset)? {
                 let was = if segment.position(offset) < self.lost { "was durable" } else { "was never synced" };
@@ -289,7 +296,7 @@ impl<'a> Replay<'a> {
     /// does in pieces that an earlier record named: had a crash torn one, the log would have ended there, and their files
     /// had their names for good before anything was written to them, whatever the policy.
     fn has_chunks(&mut self, segment: &Segment, offset: u64, table: &[u8]) -> Result<bool> {
-        if segment.compacted || segment.position(offset) < self.durable()? {
+        if segment.position(offset) < self.lost || self.was_durable(segment, offset)? {
             return Ok(true);
         }
         let path = segment.path.display();
@@ -405,3 +412,7 @@ fn entry(fields: &Fields<'_>, location: Location, len: usize) -> Entry {
     let (expires, large) = (fields.expires != 0, fields.kind == Kind::Large);
     Entry { location, size_class: size_class(len), expires, large }
 }
+
+#[cfg(test)]
+#[path = "replay_tests.rs"]
+mod tests;
