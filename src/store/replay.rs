@@ -137,9 +137,10 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Segments follow each other without a gap, or compaction has removed one, or a file is missing.
+    /// Segments follow each other without a gap, the first one of all at 1, or compaction has removed one, or a file is
+    /// missing.
     pub fn notice_gap(&mut self, before: Option<&Arc<Segment>>, segment: &Arc<Segment>) {
-        if before.is_some_and(|before| before.order + 1 < segment.order) {
+        if before.map_or(0, |before| before.order) + 1 < segment.order {
             self.gaps.push(segment.clone());
         }
         if segment.compacted {

@@ -3,6 +3,8 @@
 use super::*;
 use crate::store::CHUNK;
 use crate::store::db::Db;
+#[cfg(not(feature = "tiny-tags"))]
+use crate::store::dump;
 use crate::store::recovery::tests::{copy, noise, options, scratch};
 use std::fs;
 use std::path::Path;
@@ -113,3 +115,138 @@ fn a_large_value_that_decayed_cuts_nothing_off_where_the_log_has_lost_its_end() 
 /// Bytes of a file's header.
 #[cfg(not(feature = "tiny-tags"))]
 const HEADER_OF_FILE: usize = crate::store::segment::SEGMENT_HEADER as usize;
+
+/// Three segments, of which the first one alone names a large value, and the file of that.
+#[cfg(not(feature = "tiny-tags"))]
+fn with_a_value_in_the_first(checkpoint: bool) -> tempfile::TempDir {
+    let dir = scratch();
+    let (db, _) = open(dir.path());
+    db.put(b"large", &noise(3 * CHUNK, 1)).unwrap();
+    db.core().extents.begin_next();
+    for key in [&b"second"[..], b"third"] {
+        db.core().seal_active().unwrap();
+        db.put(key, &noise(3 * CHUNK, 2)).unwrap();
+    }
+    db.flush().unwrap();
+    if checkpoint {
+        db.core().write_checkpoint().unwrap();
+    }
+    copy(dir.path())
+}
+
+/// A log begins with its first segment, unless that was removed; if it is put back, all that it names must be there.
+#[test]
+#[cfg(not(feature = "tiny-tags"))]
+fn the_first_segment_is_missed_too() {
+    for checkpoint in [false, true] {
+        let dir = with_a_value_in_the_first(checkpoint);
+        let path = segment(dir.path(), 0);
+        let sound = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        for life in 0..2 {
+            let (db, told) = open(dir.path());
+            db.compact().unwrap();
+            let told = told.lock().unwrap();
+            assert!(life > 0 || told.contains("00000001.log: a segment before this one is missing"), "{told}");
+            assert!(life > 0 || db.stats().damaged_records == 1, "{checkpoint}: {told}");
+            assert!(
+                told.contains("no disk space of earlier large values is given back"),
+                "{checkpoint} {life}: {told}"
+            );
+        }
+        fs::write(&path, sound).unwrap();
+        let _ = fs::remove_file(dir.path().join("CHECKPOINT"));
+        let (db, told) = open(dir.path());
+        let found = db.get(b"large").map_err(|error| error.to_string());
+        assert!(found == Ok(Some(noise(3 * CHUNK, 1))), "{:?}: {}", found.err(), told.lock().unwrap());
+    }
+}
+
+/// Repair gives it up, and then nothing is missed.
+#[test]
+#[cfg(not(feature = "tiny-tags"))]
+fn a_check_misses_the_first_segments_and_a_repair_gives_them_up() {
+    for (checkpoint, gone) in [(false, 1), (true, 1), (false, 2), (true, 2)] {
+        let dir = with_a_value_in_the_first(checkpoint);
+        (0..gone).for_each(|number| fs::remove_file(segment(dir.path(), number)).unwrap());
+        let found = crate::store::check::check(dir.path(), &mut |_, _| ()).unwrap();
+        let is_told = |text: String| text.contains("a segment before this one is missing");
+        assert!(found.damages.iter().any(|damage| is_told(damage.to_string())), "{found:?}");
+        let repaired = crate::store::check::repair(dir.path(), &mut |_, _| ()).unwrap();
+        assert!(repaired.now.damages.is_empty(), "{repaired:?}");
+        assert_silent(dir.path(), "after a repair");
+    }
+}
+
+/// Opens a store, with an index checkpoint and without one, after a check: none of them misses anything.
+#[cfg(not(feature = "tiny-tags"))]
+fn assert_silent(dir: &Path, what: &str) {
+    let found = crate::store::check::check(dir, &mut |_, _| ()).unwrap();
+    assert!(found.damages.is_empty(), "{what}: {found:?}");
+    for life in 0..4 {
+        if life % 2 == 1 {
+            let _ = fs::remove_file(dir.join("CHECKPOINT"));
+        }
+        let (db, told) = open(dir);
+        let told = told.lock().unwrap();
+        assert!(db.stats().damaged_records == 0 && !told.contains("missing"), "{what}, life {life}: {told}");
+        assert!(!dir.join("CHECKPOINT.lost").exists(), "{what}, life {life}: {told}");
+        db.core().write_checkpoint().unwrap();
+    }
+}
+
+/// The first segments go in a store that is used, and with them those that a backup of it has; a crash may come at any time.
+#[test]
+#[cfg(not(feature = "tiny-tags"))]
+fn segments_that_were_removed_are_not_missed() {
+    type Way = (&'static str, fn(&Db));
+    let evict = |db: &Db| {
+        db.core().seal_active().unwrap();
+        let _rounds = db.core().hold_rounds();
+        (0..2).for_each(|_| assert!(db.core().evict().unwrap().is_some()));
+    };
+    let compact = |db: &Db| {
+        (0..40_u8).for_each(|key| db.put(&[key], b"another").unwrap());
+        db.compact().unwrap();
+    };
+    let flush = |db: &Db| {
+        db.flush_all(None).unwrap();
+        db.compact().unwrap();
+    };
+    let ways: [Way; 3] = [("eviction", evict), ("compaction", compact), ("flush_all", flush)];
+    for (name, way) in ways {
+        let (dir, backup) = (scratch(), scratch());
+        let (db, _) = open(dir.path());
+        for key in 0..40_u8 {
+            db.put(&[key], &noise(if key == 3 { 2 * CHUNK } else { 1000 }, key.into())).unwrap();
+            if key % 10 == 9 {
+                db.core().seal_active().unwrap();
+            }
+        }
+        way(&db);
+        assert!(!segment(dir.path(), 0).exists() && !segment(dir.path(), 1).exists(), "the control: {name}");
+        let crashed = copy(dir.path());
+        db.backup(&backup.path().join("store"), &mut |_, _| true).unwrap();
+        db.close().unwrap();
+        drop(db);
+        assert_silent(crashed.path(), name);
+        assert_silent(&backup.path().join("store"), name);
+        assert_silent(dir.path(), name);
+    }
+}
+
+/// A store of the first version of the format, which knows nothing of removals, and one that was loaded.
+#[test]
+#[cfg(not(feature = "tiny-tags"))]
+fn old_stores_and_loaded_ones_miss_nothing() {
+    let (old, loaded) = (scratch(), scratch());
+    crate::store::recovery::tests::copy_to(Path::new("tests/fixtures/v1"), old.path());
+    fs::remove_file(old.path().join("README.md")).unwrap();
+    let (db, _) = open(old.path());
+    let mut text = Vec::new();
+    dump::dump(&db.snapshot().unwrap(), &mut text, &mut |_| ()).unwrap();
+    drop(db);
+    dump::load(&open(loaded.path()).0, &mut &text[..], &mut |_| ()).unwrap();
+    assert_silent(old.path(), "version 1");
+    assert_silent(loaded.path(), "a load");
+}

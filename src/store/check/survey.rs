@@ -102,16 +102,20 @@ impl Survey {
         Ok(())
     }
 
-    /// Segments follow each other without a gap, or a file is missing: one with a damaged header, or one that is gone.
+    /// Segments follow each other without a gap, the first one of all at 1, or a file is missing: one with a damaged header,
+    /// or one that is gone.
     fn notice_gaps(&mut self) {
-        let unread = self.damages.iter().filter(|damage| matches!(damage.fault, Fault::SegmentHeader { .. })).count();
-        let gaps = self.segments.windows(2).filter(|pair| pair[0].header.order + 1 < pair[1].header.order);
-        let found = gaps.map(|pair| {
-            let (from, to) = (pair[0].header.order + 1, pair[1].header.order);
-            Damage::new(&pair[1].path, 0, "a segment before this one is missing", Fault::Missing { from, to })
-        });
-        if unread == 0 {
-            self.gaps = found.collect();
+        if self.damages.iter().any(|damage| matches!(damage.fault, Fault::SegmentHeader { .. })) {
+            return;
+        }
+        let mut from = 1;
+        for Source { path, header } in &self.segments {
+            let to = header.order;
+            if from < to {
+                let what = "a segment before this one is missing";
+                self.gaps.push(Damage::new(path, 0, what, Fault::Missing { from, to }));
+            }
+            from = to + 1;
         }
     }
 }
