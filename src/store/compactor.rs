@@ -31,7 +31,8 @@ const LATE: (u64, u64) = (1, 4);
 const BEHIND: (u64, u64) = (27, 100);
 /// In small stores they need not wait. Bytes that can be given back.
 const SMALL: u64 = 8 << 20;
-/// A segment that takes less than one such part of the usual size was ended to be given up with large values that it names.
+/// Where there are large values, a segment that takes less than one such part of the usual size was ended to be given up
+/// with those that it names.
 const FEW: u64 = 4;
 /// A cache gives up values for an index checkpoint that takes one in so many bytes of the disk at most.
 const INDEX_PART: u64 = 16;
@@ -274,7 +275,8 @@ impl Core {
         let Some(oldest) = all.first() else { return false };
         let (own, size) = (self.space.is_own_limit(), self.options.segment_size(self.index.bytes()));
         if self.is_pinned() {
-            return !own || !self.is_full(oldest) || bytes(oldest) < size / FEW;
+            let is_short = || self.extents.any() && bytes(oldest) < size / FEW;
+            return !own || !self.is_full(oldest) || is_short();
         }
         // Those that a backup has linked give nothing: only on the way to others that give what is wanted.
         let gives = |segment: &&Arc<Segment>| self.is_full(segment) && !is_linked(segment);
@@ -371,7 +373,7 @@ impl Core {
     }
 
     /// Whether values have no room, or the next segments of the log would have none.
-    fn needs_room(&self) -> bool {
+    pub(super) fn needs_room(&self) -> bool {
         // In a cache there is never more than that, so what an index checkpoint takes is made room for, if it is not much.
         let most = self.space.capacity() / INDEX_PART;
         let gives = || self.log.segments.all().first().is_none_or(|oldest| !is_linked(oldest));
@@ -381,7 +383,9 @@ impl Core {
         let more = wanted.filter(is_worth_it).unwrap_or(0);
         let next = 2 * self.options.segment_size(self.index.bytes()) + more;
         let is_short = self.space.level() != Level::Enough || more > 0;
-        is_short && (self.space.headroom() <= next || self.space.level() == Level::Refusing)
+        // Where there can be no other segment, room is of no use.
+        let are_many = self.options.evict && self.log.segments.are_many();
+        are_many || is_short && (self.space.headroom() <= next || self.space.level() == Level::Refusing)
     }
 
     /// Makes room otherwise than by a round: by what is gone of large values, or, in cache mode, by giving up the oldest

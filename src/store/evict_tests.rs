@@ -266,3 +266,57 @@ fn a_full_cache_of_many_keys_gets_an_index_checkpoint() {
         put();
     }
 }
+
+/// The files of what is small count as gone at the cache's own limit, whoever reads them: those of short segments, too.
+#[test]
+#[cfg(not(feature = "tiny-tags"))]
+fn a_snapshot_of_a_cache_whose_oldest_segment_is_short_refuses_nothing() {
+    let dir = scratch();
+    let db = small_cache(dir.path());
+    db.put(b"first", b"value").unwrap();
+    db.core().seal_active().unwrap();
+    let snapshot: Snapshot = db.snapshot().unwrap();
+    for number in 0..5000_u64 {
+        db.put(&number.to_le_bytes(), &noise(20_000, number)).unwrap_or_else(|error| panic!("{number}: {error}"));
+    }
+    assert!(db.core().counters.evicted.load(Relaxed) > 1000);
+    drop(snapshot);
+}
+
+/// Puts values of 20,000 bytes, no faster than the compactor makes room.
+#[cfg(not(feature = "tiny-tags"))]
+fn put_many(db: &Db, count: u64) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    for number in 0..count {
+        db.put(&number.to_le_bytes(), &noise(20_000, number)).unwrap_or_else(|error| panic!("{number}: {error}"));
+        while number % 10 == 0 && db.core().needs_room() {
+            assert!(std::time::Instant::now() < deadline, "room is made: {number}");
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+}
+
+/// However little is left: one that goes gives about a 32nd of the disk, and there are not many more of them than that.
+#[test]
+#[cfg(not(feature = "tiny-tags"))]
+fn segments_of_a_full_cache_have_their_usual_size() {
+    let dir = scratch();
+    let db = Db::open(Options { max_size: 128 << 20, segment_bytes: 64 << 20, ..cache(dir.path()) }).unwrap();
+    put_many(&db, 16_000);
+    let (bytes, all) = (db.core().index.bytes() >> 20, db.core().log.segments.all());
+    let lens: Vec<u64> = all.iter().map(|segment| segment.file.metadata().unwrap().len() >> 10).collect();
+    println!("{bytes} MiB in segments of KiB: {lens:?}");
+    assert!(all.len() < 64 && bytes > 100, "{} segments", all.len());
+}
+
+/// Where there is room for more of them, but no name.
+#[test]
+#[cfg(not(feature = "tiny-tags"))]
+fn a_cache_of_all_the_segments_that_there_can_be_goes_on() {
+    let dir = scratch();
+    let db = Db::open(cache(dir.path())).unwrap();
+    db.core().log.segments.few.store(128, Relaxed);
+    put_many(&db, 8000);
+    assert!(db.core().counters.evicted_segments.load(Relaxed) > 10);
+    assert!(db.stats().items > 4000, "{}", db.stats().items);
+}

@@ -9,10 +9,16 @@ use super::location::{Location, MAX_HANDLES, Position};
 use super::segment::Segment;
 use super::usage::{Usage, Usages};
 
+/// A cache gives up segments so that one in so many of those that there can be is left: more are made while some go.
+const LEFT: usize = 32;
+
 /// The segments that exist, by handle.
 pub(crate) struct Segments {
     table: RwLock<Table>,
     usages: Usages,
+    /// As if there could not be more.
+    #[cfg(test)]
+    pub few: std::sync::atomic::AtomicUsize,
 }
 
 struct Table {
@@ -32,19 +38,38 @@ impl Segments {
     /// An empty table; the first segment made will have the number `next_number`.
     pub fn new(next_number: u32) -> Segments {
         let table = Table { rows: Arc::default(), next_handle: 0, next_number };
-        Segments { table: RwLock::new(table), usages: Usages::default() }
+        Segments {
+            table: RwLock::new(table),
+            usages: Usages::default(),
+            #[cfg(test)]
+            few: MAX_HANDLES.into(),
+        }
+    }
+
+    /// How many there can be.
+    fn most(&self) -> usize {
+        #[cfg(test)]
+        return self.few.load(std::sync::atomic::Ordering::Relaxed);
+        #[cfg(not(test))]
+        MAX_HANDLES
+    }
+
+    /// Whether there can hardly be any more.
+    pub fn are_many(&self) -> bool {
+        let most = self.most();
+        self.len() > (most - most / LEFT) as u64
     }
 
     /// A handle and a number for a segment to be made. They are not given out twice, be it made or not.
     pub fn reserve(&self) -> Result<(u32, u32)> {
-        let mut table = super::write(&self.table);
+        let (most, mut table) = (self.most(), super::write(&self.table));
         let is_free = |handle: &usize| table.rows.get(*handle).is_none_or(Option::is_none);
-        let free = (table.next_handle..MAX_HANDLES).chain(0..table.next_handle).find(is_free);
-        let full = || Error::Full(format!("the store has {MAX_HANDLES} segments, its limit").into());
+        let free = (table.next_handle..most).chain(0..table.next_handle).find(is_free);
+        let full = || Error::Full(format!("the store has {most} segments, its limit").into());
         let handle = free.ok_or_else(full)?;
         let number = table.next_number;
         table.next_number = number.checked_add(1).ok_or_else(|| Error::other("the numbers of segments are used up"))?;
-        table.next_handle = (handle + 1) % MAX_HANDLES;
+        table.next_handle = (handle + 1) % most;
         self.usages.row(handle as u32).clear();
         Ok((handle as u32, number))
     }

@@ -271,8 +271,10 @@ impl Core {
         if room < LEAST_SEGMENT {
             return Err(Error::Full("there is no room for another segment of the log".into()));
         }
-        // Much is not taken where little is left: a segment is given back whole.
-        let size = self.next_size().min(self.space.headroom() / SEGMENTS).max(LEAST_SEGMENT) & !(BLOCK - 1);
+        // Much is not taken where little is left: a segment is given back whole. In a cache that is full there is room for
+        // two all the time, and for no more.
+        let parts = if self.options.evict { 2 } else { SEGMENTS };
+        let size = self.next_size().min(self.space.headroom() / parts).max(LEAST_SEGMENT) & !(BLOCK - 1);
         let order = self.log.active_order() + 1;
         let make = |size| next_segment(&self.options, self.home.store, &self.log.segments, order, size);
         match make(size) {
