@@ -9,6 +9,8 @@
 #[cfg(test)]
 mod loss_tests;
 mod repair;
+#[cfg(all(test, not(feature = "tiny-tags")))]
+mod repair_tests;
 mod scan;
 mod survey;
 #[cfg(test)]
@@ -147,7 +149,7 @@ enum Fault {
 /// newer version.
 pub fn check(dir: &Path, watch: Watch<'_>) -> Result<Checked> {
     let _lock = lock_existing(dir, false)?;
-    examine(dir, Position(0), watch).map(|(checked, _)| checked)
+    examine(dir, None, watch).map(|(checked, _)| checked)
 }
 
 /// Checks the store in directory `dir` and leaves out of it what is damaged.
@@ -166,12 +168,14 @@ pub fn repair(dir: &Path, watch: Watch<'_>) -> std::result::Result<Repaired, Unf
 fn repair_in_rounds(dir: &Path, watch: Watch<'_>, done: &mut Done) -> Result<Checked> {
     let _lock = lock_existing(dir, true)?;
     repair::give_to_owner_of(dir, &dir.join("LOCK"))?;
-    let mut promised = Position(0);
+    let mut promised = None;
     for round in 0..=ROUNDS {
         let (checked, scan) = examine(dir, promised, watch)?;
-        // What tells of it goes with the first round.
-        promised = scan.promised;
+        promised = Some(scan.promised);
         if checked.damages.is_empty() {
+            if round > 0 {
+                repair::forget_checkpoints(dir)?;
+            }
             done.damages.iter_mut().for_each(|damage| scan.settle(damage));
             return Ok(checked);
         }
@@ -183,10 +187,16 @@ fn repair_in_rounds(dir: &Path, watch: Watch<'_>, done: &mut Done) -> Result<Che
     Err(Error::other(format!("{dir} is still damaged after {ROUNDS} rounds of repair: restore it from a backup")))
 }
 
-/// The log was durable up to `promised`, as far as is known besides its files.
-fn examine(dir: &Path, promised: Position, watch: Watch<'_>) -> Result<(Checked, Scan)> {
+/// The log was durable up to `promised`, as is known from the round before: that has told of the index checkpoint.
+fn examine(dir: &Path, promised: Option<Position>, watch: Watch<'_>) -> Result<(Checked, Scan)> {
     let survey = Survey::new(dir)?;
-    let read = checkpoint::read(dir, survey.store, &mut |_| ());
+    let mut path = dir.join(checkpoint::NAME);
+    let is_there = path.exists();
+    if !is_there {
+        // Of use for what it knows of headers, and of what was durable; the log may have gone on without it since.
+        path.set_extension("lost");
+    }
+    let read = checkpoint::read_file(path, survey.store, &mut |_| ());
     let mut checked = Checked {
         segments: survey.segments.len() as u64,
         extents: survey.extents,
@@ -201,11 +211,13 @@ fn examine(dir: &Path, promised: Position, watch: Watch<'_>) -> Result<(Checked,
         Ok(None) => {}
         Err(error) => unread = Some(error),
     }
-    scan.promised = promised.max(scan.head.durable);
+    scan.promised = promised.unwrap_or_default().max(scan.head.durable);
     scan.log(&mut checked, watch)?;
-    index_checkpoint(&scan, unread, &mut checked);
-    if checkpoint::knows_of_loss(dir) {
-        let what = "a start has found segments missing, and keeps what they may name";
+    if promised.is_none() && is_there {
+        index_checkpoint(&scan, unread, &mut checked);
+    }
+    if promised.is_none() && checkpoint::knows_of_loss(dir) {
+        let what = "a start has found segments missing, or a repair was not finished: what they may name is kept";
         checked.damages.push(Damage::new(&dir.join(checkpoint::LOST), 0, what, Fault::Checkpoint));
     }
     if scan.survey.segments.is_empty() && checked.extents > 0 && checked.damages.is_empty() {

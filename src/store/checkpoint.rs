@@ -31,10 +31,10 @@ use super::usage::Figures;
 use crate::sys;
 
 const MAGIC: [u8; 8] = *b"KDBINDEX";
-const NAME: &str = "CHECKPOINT";
+pub(crate) const NAME: &str = "CHECKPOINT";
 /// Until it is whole.
 const FRESH: &str = "CHECKPOINT.new";
-/// See [`note_loss`].
+/// See [`note_loss`]. A repair sets the index checkpoint aside under this name, too, until it is done.
 pub(crate) const LOST: &str = "CHECKPOINT.lost";
 const HEADER: usize = 128;
 const ROW: usize = 64;
@@ -339,7 +339,11 @@ pub(crate) fn remove(dir: &Path) -> Result<()> {
 /// Reads the index checkpoint of `store` in `dir`; shows `watch` how much of it was read, in percent, now and then.
 /// `Ok(None)`: there is none. The error says why it cannot be used.
 pub(crate) fn read(dir: &Path, store: u64, watch: &mut dyn FnMut(usize)) -> Result<Option<(Head, Index)>> {
-    let path = dir.join(NAME);
+    read_file(dir.join(NAME), store, watch)
+}
+
+/// The same of the file at `path`: it may have been set aside.
+pub(crate) fn read_file(path: PathBuf, store: u64, watch: &mut dyn FnMut(usize)) -> Result<Option<(Head, Index)>> {
     let file = match File::open(&path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         opened => opened.map_err(|error| Error::io("open", &path, &error))?,

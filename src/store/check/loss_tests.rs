@@ -8,7 +8,7 @@ use crate::store::{Db, Expect, NewBody, Options, Write};
 use std::fs;
 
 /// Options, and what was told with them.
-fn heard(dir: &Path) -> (Options, std::sync::Arc<std::sync::Mutex<String>>) {
+pub(super) fn heard(dir: &Path) -> (Options, std::sync::Arc<std::sync::Mutex<String>>) {
     let told = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
     let hear = told.clone();
     let report = std::sync::Arc::new(move |_, text: &str| hear.lock().unwrap().push_str(&format!("{text}\n")));
@@ -108,7 +108,7 @@ fn segments_that_an_index_checkpoint_knows_are_not_made_up() {
 
 /// Three segments, with the keys of one of them in the middle.
 #[cfg(not(feature = "tiny-tags"))]
-fn make_three(dir: &Path, checkpoint: bool) -> Vec<String> {
+pub(super) fn make_three(dir: &Path, checkpoint: bool) -> Vec<String> {
     let db = Db::open(options(dir)).unwrap();
     let mut keys = Vec::new();
     for number in 0..30 {

@@ -35,7 +35,6 @@ pub(super) fn repair(dir: &Path, damages: &[Damage], rows: &[Row], done: &mut Do
     if let Some((damage, _)) = faults.iter().find(|(_, fault)| *fault == Fault::Unreadable) {
         return Err(Error::other(format!("{damage}: copy the store to a sound disk first")));
     }
-    forget_what_was_derived(dir)?;
     let mut segments: BTreeMap<u32, Vec<(&Damage, Fault)>> = BTreeMap::new();
     for (damage, fault) in faults {
         let mut more = String::new();
@@ -50,8 +49,9 @@ pub(super) fn repair(dir: &Path, damages: &[Damage], rows: &[Row], done: &mut Do
             Fault::Store => store(dir, damage, &mut done.kept)?,
             Fault::SegmentHeader { number } => done.kept.push(segment_header(dir, number, rows, &mut more)?),
             Fault::ExtentHeader { number } => done.kept.extend(extent_header(dir, number)?),
-            Fault::Missing { from, to } => (from..to).try_for_each(|order| empty_segment(dir, order))?,
-            // It went with what was derived; that was refused.
+            Fault::Missing { from, to } => forget_what_was_derived(dir)
+                .and_then(|()| (from..to).try_for_each(|order| empty_segment(dir, order)))?,
+            // It goes in the end; that was refused.
             Fault::Checkpoint | Fault::Unreadable => {}
         }
         let mut told = damage.clone();
@@ -78,20 +78,33 @@ fn faults(damages: &[Damage]) -> Vec<(&Damage, Fault)> {
     faults
 }
 
-/// Files that are made from others, and would be made anew, go first: they must not speak of what is no more.
+/// Files that are made from others, and would be made anew, go before those are changed: they must not speak of what is no
+/// more. The index checkpoint is only set aside: it alone knows headers, and what was durable, for a repair after one that
+/// failed, too.
 fn forget_what_was_derived(dir: &Path) -> Result<()> {
-    let tags = segment::files(dir, "tags")?.into_iter().map(|number| segment::numbered(dir, number, "tags"));
-    for path in tags.chain(["CHECKPOINT", checkpoint::LOST].map(|name| dir.join(name))) {
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(Error::io("remove", &path, &error)),
-            _ => {}
-        }
+    for number in segment::files(dir, "tags")? {
+        remove(&segment::numbered(dir, number, "tags"))?;
     }
+    checkpoint::note_loss(dir)?;
+    give_to_owner_of(dir, &dir.join(checkpoint::LOST))
+}
+
+/// All is mended, and sound up to what was durable.
+pub(super) fn forget_checkpoints(dir: &Path) -> Result<()> {
+    [checkpoint::NAME, checkpoint::LOST].iter().try_for_each(|name| remove(&dir.join(name)))?;
     sync_directory(dir)
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("remove", path, &error)),
+        _ => Ok(()),
+    }
 }
 
 /// A new `STORE` for the segments that are there. If its seed is not the old one, the index is built anew with it.
 fn store(dir: &Path, damage: &Damage, kept: &mut Vec<PathBuf>) -> Result<()> {
+    forget_what_was_derived(dir)?;
     let identity = super::Survey::new(dir).map(|survey| (survey.store, survey.seed))?;
     if damage.file.exists() {
         kept.push(keep(&damage.file)?);
@@ -189,13 +202,20 @@ fn segment_header(dir: &Path, number: u32, rows: &[Row], more: &mut String) -> R
     let path = segment::path_of(dir, number);
     let (survey, bytes) = (super::Survey::new(dir)?, head(&path)?);
     let file = File::open(&path).map_err(|error| Error::io("open", &path, &error))?;
-    let known = known_again(&bytes, &survey, number, rows.iter().find(|row| row.number == number));
-    let mut reader = Reader::over(&file, &path, le_u32(&known, 36));
-    let is_salt = known != bytes && reader.next_sound(SEGMENT_HEADER)? == Some(SEGMENT_HEADER);
+    let first = |salt| Reader::over(&file, &path, salt).next_sound(SEGMENT_HEADER);
+    let mut row = rows.iter().find(|row| row.number == number);
+    // The file may be another one of that number: then it has another salt.
+    if let Some(found) = row
+        && first(found.salt)? != Some(SEGMENT_HEADER)
+    {
+        row = None;
+    }
+    let known = known_again(&bytes, &survey, number, row);
+    let is_salt = known != bytes && first(le_u32(&known, 36))? == Some(SEGMENT_HEADER);
     if let Some(header) = corrected(&bytes, survey.store, number, &path).or(is_salt.then_some(known)) {
         return replace(&path, |file| write_header(file, &header, &path));
     }
-    let (mut end, mut records) = (SEGMENT_HEADER, 0_u64);
+    let (mut reader, mut end, mut records) = (Reader::over(&file, &path, 0), SEGMENT_HEADER, 0_u64);
     while let Ok((_, len)) = reader.record(end) {
         (end, records) = (end + len as u64, records + 1);
     }
@@ -308,10 +328,12 @@ fn copy(path: &Path, fresh: &Path, change: impl FnOnce(&File) -> Result<()>) -> 
 }
 
 fn exchange(path: &Path, fresh: &Path) -> Result<PathBuf> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    forget_what_was_derived(dir)?;
     let kept = keep(path)?;
     let renamed = std::fs::rename(fresh, path).inspect_err(|_| drop(std::fs::remove_file(&kept)));
     renamed.map_err(|error| Error::io("rename to", path, &error))?;
-    sync_directory(path.parent().unwrap_or(Path::new(".")))?;
+    sync_directory(dir)?;
     Ok(kept)
 }
 
@@ -338,6 +360,7 @@ pub(super) fn give_to_owner_of(model: &Path, path: &Path) -> Result<()> {
 
 /// Takes a file out of the store.
 fn set_aside(path: &Path, dir: &Path) -> Result<PathBuf> {
+    forget_what_was_derived(dir)?;
     let kept = free_name(path);
     std::fs::rename(path, &kept).map_err(|error| Error::io("rename", path, &error))?;
     sync_directory(dir)?;

@@ -1,0 +1,121 @@
+//! Tests of repairs that fail and are done again.
+
+use super::loss_tests::make_three;
+use super::tests::{contents, make, options, quiet};
+use super::*;
+use crate::store::Db;
+use std::fs;
+
+fn segment(dir: &Path, number: u32) -> PathBuf {
+    dir.join(format!("{number:08x}.log"))
+}
+
+/// Changes bytes of a file.
+fn alter(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = fs::read(path).unwrap();
+    change(&mut bytes);
+    fs::write(path, bytes).unwrap();
+}
+
+fn place(bytes: &[u8], text: &[u8]) -> usize {
+    bytes.windows(text.len()).position(|window| window == text).unwrap()
+}
+
+/// How many of these keys the store still has once it was started, and started again.
+fn kept(dir: &Path, keys: &[String]) -> usize {
+    drop(Db::open(options(dir)).unwrap());
+    contents(dir, keys).values().filter(|value| matches!(value, Ok(Some(_)))).count()
+}
+
+/// No copy of segment `number` can be made; then it can, and the repair is done again.
+fn repair_twice(dir: &Path, number: u32) -> Repaired {
+    let blocked = segment(dir, number).with_extension("log.new");
+    fs::create_dir(&blocked).unwrap();
+    assert!(repair(dir, &mut quiet()).is_err());
+    fs::remove_dir(&blocked).unwrap();
+    let repaired = repair(dir, &mut quiet()).unwrap();
+    assert!(repaired.now.damages.is_empty(), "{repaired:?}");
+    for name in ["CHECKPOINT", "CHECKPOINT.lost"] {
+        assert!(!dir.join(name).exists(), "{name}");
+    }
+    repaired
+}
+
+#[test]
+fn headers_are_known_again_also_after_a_repair_that_failed() {
+    for blocked in [1, 2] {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = make_three(dir.path(), true);
+        for number in [1, 2] {
+            alter(&segment(dir.path(), number), |bytes| bytes[24..40].fill(0x24));
+        }
+        assert_eq!(repair_twice(dir.path(), blocked).now.keys, 30, "{blocked}");
+        assert_eq!(kept(dir.path(), &keys), 30, "{blocked}");
+    }
+}
+
+#[test]
+fn damage_that_was_durable_is_no_torn_tail_after_a_repair_that_failed() {
+    let dir = tempfile::tempdir().unwrap();
+    make(dir.path());
+    let (log, checkpoint) = (segment(dir.path(), 0), dir.path().join("CHECKPOINT"));
+    let keys = ["first", "other", "third"].map(String::from);
+    {
+        let db = Db::open(options(dir.path())).unwrap();
+        keys.iter().for_each(|key| db.put(key.as_bytes(), b"a value").unwrap());
+        db.core().write_checkpoint().unwrap();
+        // What notes that all this is durable never came.
+        let end = db.core().log.end().parts().1 as usize;
+        let (bytes, index) = (fs::read(&log).unwrap()[..end].to_vec(), fs::read(&checkpoint).unwrap());
+        drop(db);
+        fs::write(&log, bytes).unwrap();
+        fs::write(&checkpoint, index).unwrap();
+    }
+    alter(&log, |bytes| {
+        let at = place(bytes, b"othera value");
+        bytes[at] ^= 3;
+    });
+    // This is set right before the copy fails.
+    alter(&dir.path().join("STORE"), |bytes| bytes[20] ^= 1);
+    repair_twice(dir.path(), 0);
+    assert_eq!(kept(dir.path(), &keys), 2);
+}
+
+/// A repair that fails before it has changed anything leaves the index checkpoint to the next start.
+#[test]
+fn a_repair_that_changes_nothing_leaves_the_index_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    make_three(dir.path(), true);
+    alter(&segment(dir.path(), 1), |bytes| {
+        let at = bytes.len() / 2;
+        bytes[at] ^= 3;
+    });
+    let blocked = segment(dir.path(), 1).with_extension("log.new");
+    fs::create_dir(&blocked).unwrap();
+    assert!(repair(dir.path(), &mut quiet()).is_err());
+    assert!(dir.path().join("CHECKPOINT").exists() && !dir.path().join("CHECKPOINT.lost").exists());
+}
+
+/// What was set aside may be of a log that has gone on since without its end, under the same numbers.
+#[test]
+fn what_is_known_of_an_earlier_segment_of_a_number_is_of_no_account() {
+    let dir = tempfile::tempdir().unwrap();
+    make_three(dir.path(), true);
+    let checkpoint = fs::read(dir.path().join("CHECKPOINT")).unwrap();
+    fs::remove_file(dir.path().join("CHECKPOINT")).unwrap();
+    (1..=2).for_each(|number| fs::remove_file(segment(dir.path(), number)).unwrap());
+    let keys: Vec<String> = (0..3).map(|number| format!("new-{number}")).collect();
+    {
+        let db = Db::open(options(dir.path())).unwrap();
+        for key in &keys {
+            db.put(key.as_bytes(), b"value").unwrap();
+            db.core().seal_active().unwrap();
+        }
+    }
+    fs::write(dir.path().join("CHECKPOINT.lost"), checkpoint).unwrap();
+    let (path, sound) = (segment(dir.path(), 1), fs::read(segment(dir.path(), 1)).unwrap());
+    alter(&path, |bytes| bytes[24] ^= 0x24);
+    let repaired = repair(dir.path(), &mut quiet()).unwrap();
+    assert!(fs::read(&path).unwrap() == sound && repaired.damages.len() == 2, "{repaired:?}");
+    assert_eq!(kept(dir.path(), &keys), 3);
+}
