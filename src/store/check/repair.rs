@@ -197,7 +197,7 @@ fn end_with_seal(file: &File, salt: u32, at: u64) -> std::io::Result<()> {
 }
 
 /// A header that can be known again is set right; else nobody knows salt or order, and the segment goes out of the log:
-/// `more` tells then how many records go with it, by what they claim to be.
+/// `more` tells then what goes with it, its records by what they claim to be, to the first that does not.
 fn segment_header(dir: &Path, number: u32, rows: &[Row], more: &mut String) -> Result<PathBuf> {
     let path = segment::path_of(dir, number);
     let (survey, bytes) = (super::Survey::new(dir)?, head(&path)?);
@@ -206,12 +206,12 @@ fn segment_header(dir: &Path, number: u32, rows: &[Row], more: &mut String) -> R
     let mut row = rows.iter().find(|row| row.number == number);
     // The file may be another one of that number: then it has another salt.
     if let Some(found) = row
-        && first(found.salt)? != Some(SEGMENT_HEADER)
+        && first(found.salt)?.is_none()
     {
         row = None;
     }
     let known = known_again(&bytes, &survey, number, row);
-    let is_salt = known != bytes && first(le_u32(&known, 36))? == Some(SEGMENT_HEADER);
+    let is_salt = known != bytes && (row.is_some() || first(le_u32(&known, 36))? == Some(SEGMENT_HEADER));
     if let Some(header) = corrected(&bytes, survey.store, number, &path).or(is_salt.then_some(known)) {
         return replace(&path, |file| write_header(file, &header, &path));
     }
@@ -219,14 +219,18 @@ fn segment_header(dir: &Path, number: u32, rows: &[Row], more: &mut String) -> R
     while let Ok((_, len)) = reader.record(end) {
         (end, records) = (end + len as u64, records + 1);
     }
+    let bytes = reader.content_end(SEGMENT_HEADER)?;
     let kept = set_aside(&path, dir)?;
-    *more = format!("; its {records} records, {end} bytes, are lost to the store and set aside as {}", kept.display());
+    *more = format!(
+        "; its {bytes} bytes, at least {records} records, are lost to the store and set aside as {}",
+        kept.display()
+    );
     Ok(kept)
 }
 
 /// The header as the index checkpoint knows it. Or, if nothing in it is wrong but checksum and order, with the only order
-/// that the segments around it leave it, or with its own, if it is the next after them. Else as it is. The salt is yet to be
-/// tried.
+/// that the segments around it leave it, or with its own, if it is the next after them. Else as it is. Then the salt is yet
+/// to be tried.
 fn known_again(bytes: &[u8; HEADER], survey: &super::Survey, number: u32, row: Option<&Row>) -> [u8; HEADER] {
     let (mut before, mut after) = (0, le_u64(bytes, 24));
     for Source { header, .. } in survey.segments.iter() {
@@ -241,6 +245,10 @@ fn known_again(bytes: &[u8; HEADER], survey: &super::Survey, number: u32, row: O
     let mut known = FileHeader { magic: segment::MAGIC, version, store, order: after, number, salt, flags: 0 };
     if let Some(row) = row {
         (known.order, known.salt, known.flags) = (row.order, row.salt, u32::from(row.compacted) * COMPACTED);
+        if !KNOWN.contains(&version) {
+            // It can read what earlier ones wrote.
+            known.version = VERSION;
+        }
     }
     let known = known.encode();
     let mut same = known;
@@ -248,7 +256,7 @@ fn known_again(bytes: &[u8; HEADER], survey: &super::Survey, number: u32, row: O
     same[24..32].copy_from_slice(&bytes[24..32]);
     let is_taken = survey.segments.iter().any(|source| source.header.order == after);
     let is_placed = after == before + 1 && !is_taken && same == *bytes;
-    if KNOWN.contains(&version) && (row.is_some() || is_placed) { known } else { *bytes }
+    if row.is_some() || KNOWN.contains(&version) && is_placed { known } else { *bytes }
 }
 
 /// The header as it was, if what is wrong is a single bit, or bytes of which it is known what they can be, or both: its

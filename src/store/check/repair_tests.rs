@@ -1,4 +1,4 @@
-//! Tests of repairs that fail and are done again.
+//! Tests of repairs that fail and are done again, and of headers whose whole sector is lost.
 
 use super::loss_tests::make_three;
 use super::tests::{contents, make, options, quiet};
@@ -118,4 +118,32 @@ fn what_is_known_of_an_earlier_segment_of_a_number_is_of_no_account() {
     let repaired = repair(dir.path(), &mut quiet()).unwrap();
     assert!(fs::read(&path).unwrap() == sound && repaired.damages.len() == 2, "{repaired:?}");
     assert_eq!(kept(dir.path(), &keys), 3);
+}
+
+/// Zeros or garbage at its begin: records behind the header are lost, too, and the format's version.
+#[test]
+fn a_header_is_known_again_though_its_sector_is_lost() {
+    for (sector, byte, number) in [(512, 0, 1), (4096, 0, 2), (512, 0xa5, 2), (4096, 0xa5, 0), (4096, 0, 0)] {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = make_three(dir.path(), true);
+        alter(&segment(dir.path(), number), |bytes| bytes[..sector].fill(byte));
+        let repaired = repair(dir.path(), &mut quiet()).unwrap();
+        let least = 30 - sector / 1000 - 1;
+        assert!(repaired.now.keys as usize >= least, "{sector} bytes of {number}: {repaired:?}");
+        assert!(kept(dir.path(), &keys) >= least, "{sector} bytes of {number}");
+    }
+}
+
+#[test]
+fn all_that_is_set_aside_with_a_segment_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    make_three(dir.path(), false);
+    let path = segment(dir.path(), 1);
+    let len = fs::metadata(&path).unwrap().len();
+    alter(&path, |bytes| bytes[..512].fill(0xa5));
+    let told = repair(dir.path(), &mut quiet()).unwrap().damages[0].to_string();
+    let (bytes, rest) = told.split_once("; its ").unwrap().1.split_once(" bytes, ").unwrap();
+    // The seal ends with zeros, and these are not told from room.
+    assert!((len - 24..=len).contains(&bytes.parse().unwrap()), "{told}");
+    assert!(rest.starts_with("at least 0 records, are lost to the store"), "{told}");
 }
