@@ -180,7 +180,8 @@ fn repair_in_rounds(dir: &Path, watch: Watch<'_>, done: &mut Done) -> Result<Che
             return Ok(checked);
         }
         if round < ROUNDS {
-            repair::repair(dir, &checked.damages, &scan.head.rows, done)?;
+            let identity = (scan.survey.store, scan.survey.seed);
+            repair::repair(dir, &checked.damages, identity, &scan.head.rows, done)?;
         }
     }
     let dir = dir.display();

@@ -15,6 +15,7 @@ use super::survey::{Source, head};
 use super::{Damage, Done, Fault};
 use crate::store::checkpoint::{self, Row};
 use crate::store::error::{Error, Result};
+use crate::store::hash::Seed;
 use crate::store::header::{COMPACTED, FileHeader, HEADER, KNOWN, VERSION, checksum, mend};
 use crate::store::home::{self, FILE_MODE};
 use crate::store::reader::Reader;
@@ -29,12 +30,20 @@ const SHORTEST: u64 = record::HEADER as u64;
 /// Filler records are at most so long. Bytes.
 const LONGEST: u64 = SHORTEST + CHUNK as u64;
 
-/// Isolates what is damaged, as far as is told here.
-pub(super) fn repair(dir: &Path, damages: &[Damage], rows: &[Row], done: &mut Done) -> Result<()> {
+/// Isolates what is damaged, as far as is told here, in the store of this identity and seed, of which an index checkpoint
+/// has these rows.
+pub(super) fn repair(
+    dir: &Path,
+    damages: &[Damage],
+    (store, seed): (u64, Seed),
+    rows: &[Row],
+    done: &mut Done,
+) -> Result<()> {
     let faults = faults(damages);
     if let Some((damage, _)) = faults.iter().find(|(_, fault)| *fault == Fault::Unreadable) {
         return Err(Error::other(format!("{damage}: copy the store to a sound disk first")));
     }
+    let mut next = next_number(dir)?;
     let mut segments: BTreeMap<u32, Vec<(&Damage, Fault)>> = BTreeMap::new();
     for (damage, fault) in faults {
         let mut more = String::new();
@@ -46,11 +55,16 @@ pub(super) fn repair(dir: &Path, damages: &[Damage], rows: &[Row], done: &mut Do
                 segments.entry(number).or_default().push((damage, fault));
                 continue;
             }
-            Fault::Store => store(dir, damage, &mut done.kept)?,
+            Fault::Store => identity(dir, damage, (store, seed), &mut done.kept)?,
             Fault::SegmentHeader { number } => done.kept.push(segment_header(dir, number, rows, &mut more)?),
-            Fault::ExtentHeader { number } => done.kept.extend(extent_header(dir, number)?),
-            Fault::Missing { from, to } => forget_what_was_derived(dir)
-                .and_then(|()| (from..to).try_for_each(|order| empty_segment(dir, order)))?,
+            Fault::ExtentHeader { number } => done.kept.extend(extent_header(dir, number, store)?),
+            Fault::Missing { from, to } => {
+                forget_what_was_derived(dir)?;
+                for order in from..to {
+                    empty_segment(dir, store, next, order)?;
+                    next += 1;
+                }
+            }
             // It goes in the end; that was refused.
             Fault::Checkpoint | Fault::Unreadable => {}
         }
@@ -103,13 +117,12 @@ fn remove(path: &Path) -> Result<()> {
 }
 
 /// A new `STORE` for the segments that are there. If its seed is not the old one, the index is built anew with it.
-fn store(dir: &Path, damage: &Damage, kept: &mut Vec<PathBuf>) -> Result<()> {
+fn identity(dir: &Path, damage: &Damage, (store, seed): (u64, Seed), kept: &mut Vec<PathBuf>) -> Result<()> {
     forget_what_was_derived(dir)?;
-    let identity = super::Survey::new(dir).map(|survey| (survey.store, survey.seed))?;
     if damage.file.exists() {
         kept.push(keep(&damage.file)?);
     }
-    home::write(dir, identity.0, identity.1)?;
+    home::write(dir, store, seed)?;
     give_to_owner_of(dir, &damage.file)
 }
 
@@ -285,9 +298,8 @@ fn with_known(bytes: &[u8; HEADER], store: u64, number: u32, version: u32, flags
 }
 
 /// All that the header of an extent file says is known: it is written anew, in place.
-fn extent_header(dir: &Path, number: u32) -> Result<Option<PathBuf>> {
+fn extent_header(dir: &Path, number: u32, store: u64) -> Result<Option<PathBuf>> {
     let path = extent::path_of(dir, number);
-    let store = super::Survey::new(dir)?.store;
     if owner_is_another(&head(&path)?, store) {
         return set_aside(&path, dir).map(Some);
     }
@@ -303,9 +315,8 @@ fn owner_is_another(bytes: &[u8; HEADER], store: u64) -> bool {
 }
 
 /// A segment without records at a place of the log where one is missing, so that the log is whole again.
-fn empty_segment(dir: &Path, order: u64) -> Result<()> {
-    let store = super::Survey::new(dir)?.store;
-    let (number, size) = (next_number(dir)?, SEGMENT_HEADER + SHORTEST);
+fn empty_segment(dir: &Path, store: u64, number: u32, order: u64) -> Result<()> {
+    let size = SEGMENT_HEADER + SHORTEST;
     let made = Plan { dir, store, number, handle: 0, order, size, compacted: false }.create()?;
     give_to_owner_of(dir, &made.path)?;
     end_with_seal(&made.file, made.salt, SEGMENT_HEADER)
@@ -413,7 +424,7 @@ mod tests {
         let (checkpoint, extent) = (dir.path().join("CHECKPOINT"), dir.path().join("00000000.ext"));
         std::fs::write(&checkpoint, b"").unwrap();
         let damages = [Damage::new(&extent, 4096, "it cannot be read", Fault::Unreadable)];
-        let error = repair(dir.path(), &damages, &[], &mut Done::default()).unwrap_err().to_string();
+        let error = repair(dir.path(), &damages, (1, Seed([0; 2])), &[], &mut Done::default()).unwrap_err().to_string();
         assert!(error.contains("00000000.ext at offset 4096") && checkpoint.exists(), "{error}");
     }
 

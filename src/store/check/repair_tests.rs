@@ -1,9 +1,11 @@
-//! Tests of repairs that fail and are done again, and of headers whose whole sector is lost.
+//! Tests of repairs that fail and are done again, of headers whose whole sector is lost, and of gaps.
 
 use super::loss_tests::make_three;
 use super::tests::{contents, make, options, quiet};
 use super::*;
 use crate::store::Db;
+use crate::store::header::{FileHeader, HEADER};
+use crate::store::segment::MAGIC;
 use std::fs;
 
 fn segment(dir: &Path, number: u32) -> PathBuf {
@@ -146,4 +148,31 @@ fn all_that_is_set_aside_with_a_segment_is_told() {
     // The seal ends with zeros, and these are not told from room.
     assert!((len - 24..=len).contains(&bytes.parse().unwrap()), "{told}");
     assert!(rest.starts_with("at least 0 records, are lost to the store"), "{told}");
+}
+
+/// For each segment that is missing, not all files are opened.
+#[test]
+fn a_gap_of_many_segments_is_filled_in_little_time() {
+    const MANY: u64 = 150;
+    let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let keys = make_three(dir.path(), false);
+    fs::remove_file(segment(dir.path(), 1)).unwrap();
+    alter(&segment(dir.path(), 2), |bytes| re_head(bytes, |header| header.order += MANY));
+    let reads = || {
+        let told = fs::read_to_string("/proc/thread-self/io").unwrap_or_default();
+        told.split_once("syscr: ").map_or(0, |(_, count)| count.lines().next().unwrap().parse::<u64>().unwrap())
+    };
+    let before = reads();
+    assert!(repair(dir.path(), &mut quiet()).unwrap().now.damages.is_empty());
+    let took = reads() - before;
+    assert!(took < MANY * 40, "{took} reads");
+    assert_eq!(kept(dir.path(), &keys), 20);
+}
+
+fn re_head(bytes: &mut [u8], change: impl FnOnce(&mut FileHeader)) {
+    let head: [u8; HEADER] = bytes[..HEADER].try_into().unwrap();
+    let word = |at| u64::from_le_bytes(head[at..at + 8].try_into().unwrap());
+    let mut header = FileHeader::decode(&head, MAGIC, word(16), word(32) as u32, Path::new("segment")).unwrap();
+    change(&mut header);
+    bytes[..HEADER].copy_from_slice(&header.encode());
 }
