@@ -25,7 +25,6 @@ use self::survey::{Source, Survey};
 use super::checkpoint::{self, Row};
 use super::error::{Error, Result};
 use super::home::lock_existing;
-use super::location::Position;
 
 /// Told how far the check has come: bytes read, and bytes there are to read, to within what nobody can know before.
 pub type Watch<'a> = &'a mut dyn FnMut(u64, u64);
@@ -149,7 +148,7 @@ enum Fault {
 /// newer version.
 pub fn check(dir: &Path, watch: Watch<'_>) -> Result<Checked> {
     let _lock = lock_existing(dir, false)?;
-    examine(dir, None, watch).map(|(checked, _)| checked)
+    examine(dir, true, watch).map(|(checked, _)| checked)
 }
 
 /// Checks the store in directory `dir` and leaves out of it what is damaged.
@@ -168,10 +167,8 @@ pub fn repair(dir: &Path, watch: Watch<'_>) -> std::result::Result<Repaired, Unf
 fn repair_in_rounds(dir: &Path, watch: Watch<'_>, done: &mut Done) -> Result<Checked> {
     let _lock = lock_existing(dir, true)?;
     repair::give_to_owner_of(dir, &dir.join("LOCK"))?;
-    let mut promised = None;
     for round in 0..=ROUNDS {
-        let (checked, scan) = examine(dir, promised, watch)?;
-        promised = Some(scan.promised);
+        let (checked, scan) = examine(dir, round == 0, watch)?;
         if checked.damages.is_empty() {
             if round > 0 {
                 repair::forget_checkpoints(dir)?;
@@ -188,8 +185,8 @@ fn repair_in_rounds(dir: &Path, watch: Watch<'_>, done: &mut Done) -> Result<Che
     Err(Error::other(format!("{dir} is still damaged after {ROUNDS} rounds of repair: restore it from a backup")))
 }
 
-/// The log was durable up to `promised`, as is known from the round before: that has told of the index checkpoint.
-fn examine(dir: &Path, promised: Option<Position>, watch: Watch<'_>) -> Result<(Checked, Scan)> {
+/// Only the first round of a repair tells of the index checkpoint.
+fn examine(dir: &Path, first: bool, watch: Watch<'_>) -> Result<(Checked, Scan)> {
     let survey = Survey::new(dir)?;
     let mut path = dir.join(checkpoint::NAME);
     let is_there = path.exists();
@@ -212,12 +209,11 @@ fn examine(dir: &Path, promised: Option<Position>, watch: Watch<'_>) -> Result<(
         Ok(None) => {}
         Err(error) => unread = Some(error),
     }
-    scan.promised = promised.unwrap_or_default().max(scan.head.durable);
     scan.log(&mut checked, watch)?;
-    if promised.is_none() && is_there {
+    if first && is_there {
         index_checkpoint(&scan, unread, &mut checked);
     }
-    if promised.is_none() && checkpoint::knows_of_loss(dir) {
+    if first && checkpoint::knows_of_loss(dir) {
         let what = "a start has found segments missing, or a repair was not finished: what they may name is kept";
         checked.damages.push(Damage::new(&dir.join(checkpoint::LOST), 0, what, Fault::Checkpoint));
     }

@@ -1,10 +1,11 @@
-//! Tests of repairs that fail and are done again, of headers whose whole sector is lost, and of gaps.
+//! Tests of repairs that fail and are done again, of headers whose whole sector is lost, and of what is left of a log that
+//! has lost its newest segment.
 
 use super::loss_tests::make_three;
 use super::tests::{contents, make, options, quiet};
 use super::*;
 use crate::store::Db;
-use crate::store::header::{FileHeader, HEADER};
+use crate::store::header::{COMPACTED, FileHeader, HEADER};
 use crate::store::segment::MAGIC;
 use std::fs;
 
@@ -175,4 +176,58 @@ fn re_head(bytes: &mut [u8], change: impl FnOnce(&mut FileHeader)) {
     let mut header = FileHeader::decode(&head, MAGIC, word(16), word(32) as u32, Path::new("segment")).unwrap();
     change(&mut header);
     bytes[..HEADER].copy_from_slice(&header.encode());
+}
+
+/// A compacted segment that is newer than all that is left of the log does not tell how long the last segment of that was.
+#[test]
+fn a_damaged_end_of_the_log_before_a_compacted_segment_is_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = make_three(dir.path(), false);
+    fs::remove_file(segment(dir.path(), 2)).unwrap();
+    alter(&segment(dir.path(), 1), |bytes| re_head(bytes, |header| header.flags = COMPACTED));
+    let mut len = 0;
+    alter(&segment(dir.path(), 0), |bytes| {
+        len = bytes.len() & !7;
+        bytes[len - 1400..].fill(0x55);
+    });
+    let repaired = repair(dir.path(), &mut quiet()).unwrap();
+    assert!(repaired.now.damages.is_empty() && repaired.damages.len() == 2, "{repaired:?}");
+    assert!(fs::metadata(segment(dir.path(), 0)).unwrap().len() <= len as u64 + 24);
+    assert_eq!(kept(dir.path(), &keys), 18);
+}
+
+/// The index checkpoint knows that the log was durable to far behind what is left of it.
+#[test]
+fn what_stands_behind_damage_survives_where_the_newest_segment_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = make_three(dir.path(), true);
+    fs::remove_file(segment(dir.path(), 2)).unwrap();
+    alter(&segment(dir.path(), 1), |bytes| {
+        let at = place(bytes, b"key-17");
+        bytes[at + 20] ^= 3;
+    });
+    let found = check(dir.path(), &mut quiet()).unwrap();
+    assert!(found.damages.iter().any(|damage| damage.key.as_deref() == Some(b"key-17")), "{found:?}");
+    assert!(repair(dir.path(), &mut quiet()).unwrap().now.damages.is_empty());
+    assert_eq!(kept(dir.path(), &keys), 19);
+}
+
+/// And so that large values were.
+#[test]
+fn a_damaged_large_value_is_not_torn_where_the_newest_segment_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let db = Db::open(options(dir.path())).unwrap();
+        db.put(b"large", &[7; 100_000]).unwrap();
+        db.put(b"behind", b"value").unwrap();
+        db.core().seal_active().unwrap();
+        db.put(b"newest", b"value").unwrap();
+        db.core().write_checkpoint().unwrap();
+    }
+    fs::remove_file(segment(dir.path(), 1)).unwrap();
+    alter(&dir.path().join("00000000.ext"), |bytes| bytes[4096..].fill(0));
+    let found = check(dir.path(), &mut quiet()).unwrap();
+    assert!(found.damages.iter().any(|damage| damage.key.as_deref() == Some(b"large")), "{found:?}");
+    assert!(repair(dir.path(), &mut quiet()).unwrap().now.damages.is_empty());
+    assert_eq!(kept(dir.path(), &["behind".into()]), 1);
 }

@@ -9,9 +9,9 @@ use crate::store::checkpoint::Head;
 use crate::store::error::{Error, Result};
 use crate::store::hash::Hash;
 use crate::store::index::{Entry, Index, size_class};
-use crate::store::location::{Location, MAX_HANDLES, Position};
+use crate::store::location::{Location, MAX_HANDLES, MAX_SEGMENT, Position};
 use crate::store::reader::Reader;
-use crate::store::record::{Fields, Kind, le_u64};
+use crate::store::record::{Fields, HEADER, Kind, le_u64};
 use crate::store::replay::is_decay;
 use crate::store::segment::SEGMENT_HEADER;
 
@@ -23,9 +23,7 @@ pub(super) struct Scan {
     pub survey: Survey,
     /// Before it, everything was on the disk.
     pub durable: Position,
-    /// Before it, everything was on the disk once, by the index checkpoint: the log may have been cut since.
-    pub promised: Position,
-    /// Of the index checkpoint, if there is one.
+    /// Of the index checkpoint, if there is one, or one that was set aside: the log may have been cut since.
     pub head: Head,
     /// Where the last sound record of the log ends.
     pub end: Position,
@@ -61,7 +59,6 @@ impl Scan {
         Scan {
             survey,
             durable: Position(0),
-            promised: Position(0),
             head: Head::default(),
             end: Position(0),
             time: 0,
@@ -78,7 +75,7 @@ impl Scan {
         if sources.len() > MAX_HANDLES {
             return Err(Error::other(format!("the store has more than {MAX_HANDLES} segments")));
         }
-        // What is promised behind the last segment says nothing of how long that was.
+        // What is promised behind the last segment says nothing of how long that was; only that damage in it is no torn end.
         let newest = sources.iter().rfind(|source| !source.is_compacted()).map(|source| source.header.order);
         let head = Some(self.head.durable).filter(|durable| newest == Some(durable.parts().0));
         self.durable = durable_mark(&sources)?.max(head.unwrap_or_default());
@@ -194,10 +191,11 @@ impl Scan {
         checked: &mut Checked,
     ) -> Result<bool> {
         let Segment { source, followed, .. } = *segment;
-        let durable = source.is_compacted() || source.position(offset) < self.durable;
+        let (position, goes_on) = (source.position(offset), found.is_some() || followed);
+        let durable = source.is_compacted() || position < self.durable || (goes_on && position < self.head.durable);
         if !durable && !is_decay(reader.bytes(offset)?, source.header.salt, offset, found, followed) {
             // Else the index checkpoint tells that the log has lost its end.
-            if source.position(offset) >= self.promised && !reader.is_blank(offset)? {
+            if position >= self.head.durable && !reader.is_blank(offset)? {
                 let path = source.path.display();
                 checked.notes.push(format!("{path} at offset {offset}: a torn tail, never durable; a start cuts it"));
             }
@@ -273,10 +271,16 @@ impl Scan {
     fn tail(&mut self, segment: &Segment<'_>, start: u64, end: u64, checked: &mut Checked) {
         let Segment { source, followed, .. } = *segment;
         let last = !followed && !source.is_compacted();
-        let durable = self.durable.0.saturating_sub(Position::new(source.header.order, 0).0);
+        let mut durable = self.durable.0.saturating_sub(Position::new(source.header.order, 0).0);
+        if durable >= MAX_SEGMENT {
+            // A compacted segment was behind it, which does not tell how long it was.
+            durable = end;
+        }
         if last && start >= durable {
             return;
         }
+        // The log may have gone on since it was known how long it was.
+        durable = durable.max(start + HEADER as u64);
         let fault = Fault::Tail { number: source.header.number, start, durable, last };
         let what = format!("damaged or cut from here to its end: {} bytes", end - start);
         checked.damages.push(Damage::new(&source.path, start, what, fault));

@@ -116,7 +116,7 @@ impl Bad {
     /// Whether a crash may have left it so.
     fn is_torn(&self, scan: &Scan, source: &Source, start: u64) -> bool {
         let may_be = self.fresh && self.state == State::Other;
-        may_be && !source.is_compacted() && source.position(start) >= scan.durable
+        may_be && !source.is_compacted() && source.position(start) >= scan.durable.max(scan.head.durable)
     }
 }
 
