@@ -17,7 +17,7 @@ const _: () = assert!(WINDOW > MAX_RECORD);
 pub(crate) struct Reader<'a> {
     file: &'a File,
     path: &'a Path,
-    salt: u32,
+    pub salt: u32,
     window: Vec<u8>,
     /// Bytes of the window that hold what the file has from `start` on.
     filled: usize,

@@ -215,20 +215,25 @@ fn segment_header(dir: &Path, number: u32, rows: &[Row], more: &mut String) -> R
     let path = segment::path_of(dir, number);
     let (survey, bytes) = (super::Survey::new(dir)?, head(&path)?);
     let file = File::open(&path).map_err(|error| Error::io("open", &path, &error))?;
-    let first = |salt| Reader::over(&file, &path, salt).next_sound(SEGMENT_HEADER);
+    let mut reader = Reader::over(&file, &path, 0);
     let mut row = rows.iter().find(|row| row.number == number);
-    // The file may be another one of that number: then it has another salt.
-    if let Some(found) = row
-        && first(found.salt)?.is_none()
-    {
+    let (known, is_salt) = loop {
+        let known = known_again(&bytes, &survey, number, row);
+        reader.salt = le_u32(&known, 36);
+        let found = reader.next_sound(SEGMENT_HEADER)?;
+        if row.is_none() {
+            break (known, known != bytes && found == Some(SEGMENT_HEADER));
+        }
+        if found.is_some() {
+            break (known, true);
+        }
+        // The file is another one of that number: then it has another salt.
         row = None;
-    }
-    let known = known_again(&bytes, &survey, number, row);
-    let is_salt = known != bytes && (row.is_some() || first(le_u32(&known, 36))? == Some(SEGMENT_HEADER));
+    };
     if let Some(header) = corrected(&bytes, survey.store, number, &path).or(is_salt.then_some(known)) {
         return replace(&path, |file| write_header(file, &header, &path));
     }
-    let (mut reader, mut end, mut records) = (Reader::over(&file, &path, 0), SEGMENT_HEADER, 0_u64);
+    let (mut end, mut records) = (SEGMENT_HEADER, 0_u64);
     while let Ok((_, len)) = reader.record(end) {
         (end, records) = (end + len as u64, records + 1);
     }
@@ -347,24 +352,24 @@ fn copy(path: &Path, fresh: &Path, change: impl FnOnce(&File) -> Result<()>) -> 
 }
 
 fn exchange(path: &Path, fresh: &Path) -> Result<PathBuf> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    forget_what_was_derived(dir)?;
     let kept = keep(path)?;
     let renamed = std::fs::rename(fresh, path).inspect_err(|_| drop(std::fs::remove_file(&kept)));
     renamed.map_err(|error| Error::io("rename to", path, &error))?;
-    sync_directory(dir)?;
+    sync_directory(path.parent().unwrap_or(Path::new(".")))?;
     Ok(kept)
 }
 
-/// Gives a file a second name, under which it stays.
+/// Gives a file that is about to be replaced a second name, under which it stays.
 fn keep(path: &Path) -> Result<PathBuf> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    forget_what_was_derived(dir)?;
     let kept = free_name(path);
     let linked = std::fs::hard_link(path, &kept).or_else(|_| {
         // Not every file system has links.
         std::fs::copy(path, &kept).and_then(|_| File::open(&kept)?.sync_all())
     });
     linked.map_err(|error| Error::io("keep a copy as", &kept, &error))?;
-    sync_directory(path.parent().unwrap_or(Path::new(".")))?;
+    sync_directory(dir)?;
     Ok(kept)
 }
 
@@ -379,9 +384,8 @@ pub(super) fn give_to_owner_of(model: &Path, path: &Path) -> Result<()> {
 
 /// Takes a file out of the store.
 fn set_aside(path: &Path, dir: &Path) -> Result<PathBuf> {
-    forget_what_was_derived(dir)?;
-    let kept = free_name(path);
-    std::fs::rename(path, &kept).map_err(|error| Error::io("rename", path, &error))?;
+    let kept = keep(path)?;
+    remove(path)?;
     sync_directory(dir)?;
     Ok(kept)
 }

@@ -191,8 +191,12 @@ impl Scan {
         checked: &mut Checked,
     ) -> Result<bool> {
         let Segment { source, followed, .. } = *segment;
-        let (position, goes_on) = (source.position(offset), found.is_some() || followed);
-        let durable = source.is_compacted() || position < self.durable || (goes_on && position < self.head.durable);
+        let position = source.position(offset);
+        let mut known = self.durable;
+        if found.is_some() || followed {
+            known = known.max(self.head.durable);
+        }
+        let durable = source.is_compacted() || position < known;
         if !durable && !is_decay(reader.bytes(offset)?, source.header.salt, offset, found, followed) {
             // Else the index checkpoint tells that the log has lost its end.
             if position >= self.head.durable && !reader.is_blank(offset)? {
