@@ -277,3 +277,26 @@ fn a_seal_shortly_before_the_end_of_what_was_reserved_is_an_end() {
         assert_eq!(db.stats().damaged_records, u64::from(!sound), "{padding}: {}", told.lock().unwrap());
     }
 }
+
+/// What a cache has given up is not made up by a repair, however many segments that were.
+#[test]
+#[cfg(not(feature = "tiny-tags"))]
+fn a_repair_makes_up_for_no_segment_that_was_removed() {
+    let dir = scratch();
+    let (db, _) = open(dir.path());
+    for key in 0..8_u8 {
+        db.put(&[key], &noise(1000, key.into())).unwrap();
+        db.core().seal_active().unwrap();
+    }
+    {
+        let _rounds = db.core().hold_rounds();
+        (0..5).for_each(|_| assert!(db.core().evict().unwrap().is_some()));
+    }
+    drop(db);
+    let count = || crate::store::segment::numbers(dir.path()).unwrap().len();
+    let before = count();
+    fs::remove_file(segment(dir.path(), 5)).unwrap();
+    assert!(crate::store::check::repair(dir.path(), &mut |_, _| ()).unwrap().now.damages.is_empty());
+    assert_eq!(count(), before, "one for the one that is missing");
+    assert_silent(dir.path(), "after a repair");
+}

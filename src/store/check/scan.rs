@@ -97,10 +97,16 @@ impl Scan {
             }
         }
         self.survey.segments = sources;
-        let gaps = std::mem::take(&mut self.survey.gaps).into_iter();
-        checked
-            .damages
-            .extend(gaps.filter(|gap| !matches!(gap.fault, Fault::Missing { to, .. } if to <= self.removed + 1)));
+        // What compaction is known to have removed is not missing, and repair is not to make up for it.
+        let removed = self.removed.max(self.head.facts.removed);
+        for mut gap in std::mem::take(&mut self.survey.gaps) {
+            if let Fault::Missing { from, to } = &mut gap.fault {
+                *from = (*from).max(removed + 1);
+                if from < to {
+                    checked.damages.push(gap);
+                }
+            }
+        }
         Ok(())
     }
 
