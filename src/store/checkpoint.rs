@@ -34,7 +34,7 @@ const MAGIC: [u8; 8] = *b"KDBINDEX";
 pub(crate) const NAME: &str = "CHECKPOINT";
 /// Until it is whole.
 const FRESH: &str = "CHECKPOINT.new";
-/// See [`note_loss`]. A repair sets the index checkpoint aside under this name, too, until it is done.
+/// See [`remember_loss`] and [`set_aside`].
 pub(crate) const LOST: &str = "CHECKPOINT.lost";
 const HEADER: usize = 128;
 const ROW: usize = 64;
@@ -305,26 +305,30 @@ pub(crate) fn remove_unfinished(dir: &Path) {
     let _ = std::fs::remove_file(dir.join(FRESH));
 }
 
-/// Whether a start met a log that had lost something, and what it lost was not given up since.
+/// Whether a start met a log that had lost something, and what it lost was not given up since; or a repair is not done.
 pub(crate) fn knows_of_loss(dir: &Path) -> bool {
     dir.join(LOST).exists()
 }
 
-/// Sets the index checkpoint aside, if there is one: the log lacks something that it had. As long as that file is there, nothing
-/// is given back that records may name which are missing.
-pub(crate) fn note_loss(dir: &Path) -> Result<()> {
+/// Sets the index checkpoint aside, if there is one, until a repair is done. As long as that file is there, nothing is given
+/// back that records may name which are missing.
+pub(crate) fn set_aside(dir: &Path) -> Result<()> {
     let (path, lost) = (dir.join(NAME), dir.join(LOST));
     match std::fs::rename(&path, &lost) {
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         noted => noted.map_err(|error| Error::io("make", &lost, &error))?,
     }
-    remember_loss(dir)
+    make_lost(dir, false)
 }
 
-/// The same where the index checkpoint is still of use.
+/// Notes that the log lacks something that it had, and goes on without: what was known of it is void.
 pub(crate) fn remember_loss(dir: &Path) -> Result<()> {
+    make_lost(dir, true)
+}
+
+fn make_lost(dir: &Path, void: bool) -> Result<()> {
     let lost = dir.join(LOST);
-    let open = OpenOptions::new().write(true).create(true).truncate(false).mode(FILE_MODE).open(&lost);
+    let open = OpenOptions::new().write(true).create(true).truncate(void).mode(FILE_MODE).open(&lost);
     open.map_err(|error| Error::io("make", &lost, &error))?;
     sys::file::sync_directory(dir).map_err(|error| Error::io("sync directory", dir, &error))
 }

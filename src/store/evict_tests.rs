@@ -255,7 +255,7 @@ fn a_full_cache_of_many_keys_gets_an_index_checkpoint() {
     assert!(!dir.path().join("CHECKPOINT").exists());
     // As if that much had been written since.
     db.core().compaction.counters.bytes_written.fetch_add(1 << 30, Relaxed);
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while !dir.path().join("CHECKPOINT").exists() {
         assert!(
             std::time::Instant::now() < deadline,

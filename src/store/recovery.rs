@@ -67,6 +67,11 @@ pub(crate) fn recover(options: &Options, home: &Home, extents: &Extents) -> Resu
         make_durable(segment, replay.marked, end)?;
         table.add(segment);
     }
+    if start.lost > Position(0) {
+        // The log may reach as far one day, with other records.
+        checkpoint::remember_loss(&options.path)?;
+        checkpoint::remove(&options.path)?;
+    }
     let incomplete = start.incomplete || lacks_log(options, &segments, extents)?;
     segments.iter().filter(|segment| start.incomplete && segment.is_damaged()).for_each(|segment| {
         let text = format!("{} is known to be damaged; see kingserver check", segment.path.display());
@@ -90,13 +95,11 @@ pub(crate) fn recover(options: &Options, home: &Home, extents: &Extents) -> Resu
 /// Whether segments are missing, by what earlier starts have found, or because there are large values and no log.
 fn lacks_log(options: &Options, segments: &[Arc<Segment>], extents: &Extents) -> Result<bool> {
     let dir = &options.path;
-    if segments.is_empty() && extents.any() {
-        checkpoint::note_loss(dir)?;
-    }
-    let lacks = checkpoint::knows_of_loss(dir);
+    let lacks = (segments.is_empty() && extents.any()) || checkpoint::knows_of_loss(dir);
     if lacks {
+        checkpoint::remember_loss(dir)?;
         // Not that they could be put back: the log may have gone on under their numbers.
-        let text = "segments of the log are missing: no disk space of earlier large values is given back; restore a backup, \
+        let text = "segments of the log are missing, or a repair was not finished: no disk space of earlier large values is given back; restore a backup, \
                     or have kingserver check --repair give up what they named";
         (options.report)(Severity::Warning, text);
     }

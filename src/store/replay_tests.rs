@@ -58,6 +58,67 @@ fn what_was_durable_behind_damage_stays_where_the_log_has_lost_its_end() {
     assert!(db.get(b"first").unwrap().is_some() && db.get(b"third").unwrap().is_some(), "{told}");
 }
 
+/// The same at the start after one that was cut short.
+#[test]
+#[cfg(not(feature = "tiny-tags"))]
+fn what_was_durable_behind_damage_stays_where_a_start_was_cut_short() {
+    let dir = scratch();
+    let (db, _) = open(dir.path());
+    for (key, value) in [(b"first", b"value"), (b"other", b"thing"), (b"third", b"value"), (b"final", b"words")] {
+        db.put(key, value).unwrap();
+    }
+    db.core().write_checkpoint().unwrap();
+    let crashed = copy(dir.path());
+    damage(&segment(crashed.path(), 0), b"otherthing");
+    cut(&segment(crashed.path(), 0), b"finalwords");
+    let report = Arc::new(|_, text: &str| assert!(text.contains("is of no use"), "killed at: {text}"));
+    let killed = Options { report, ..options(crashed.path()) };
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| Db::open(killed).map(drop))).is_err());
+    let (db, told) = open(crashed.path());
+    let told = told.lock().unwrap().clone();
+    assert!(told.contains("though it was durable, is lost"), "{told}");
+    assert!(db.get(b"first").unwrap().is_some() && db.get(b"third").unwrap().is_some(), "{told}");
+    assert!(!crashed.path().join("CHECKPOINT").exists() && crashed.path().join("CHECKPOINT.lost").exists());
+}
+
+/// What the index checkpoint knew of a log that has gone on without is void.
+#[test]
+#[cfg(not(feature = "tiny-tags"))]
+fn what_was_known_of_a_lost_end_says_nothing_of_what_comes_in_its_place() {
+    let dir = scratch();
+    let (db, _) = open(dir.path());
+    for key in 0..50_u64 {
+        db.put(&key.to_le_bytes(), &noise(1000, key)).unwrap();
+    }
+    db.core().write_checkpoint().unwrap();
+    let crashed = copy(dir.path());
+    fs::OpenOptions::new().write(true).open(segment(crashed.path(), 0)).unwrap().set_len(10_000).unwrap();
+    let (db, _) = open(crashed.path());
+    for key in 0..10_u64 {
+        db.put(&key.to_le_bytes(), &noise(1000, key)).unwrap();
+    }
+    drop(db);
+    let found = crate::store::check::check(crashed.path(), &mut |_, _| ()).unwrap();
+    let told: Vec<String> = found.damages.iter().map(ToString::to_string).collect();
+    assert!(told.len() == 1 && told[0].contains("CHECKPOINT.lost"), "{told:?}");
+}
+
+/// The same of what a repair has left that was not finished.
+#[test]
+#[cfg(not(feature = "tiny-tags"))]
+fn a_start_makes_void_what_a_repair_knew() {
+    let dir = scratch();
+    let (db, _) = open(dir.path());
+    db.put(b"first", b"value").unwrap();
+    db.core().write_checkpoint().unwrap();
+    let stopped = copy(dir.path());
+    fs::rename(stopped.path().join("CHECKPOINT"), stopped.path().join("CHECKPOINT.lost")).unwrap();
+    let (db, told) = open(stopped.path());
+    assert!(told.lock().unwrap().contains("or a repair was not finished"));
+    assert_eq!(fs::metadata(stopped.path().join("CHECKPOINT.lost")).unwrap().len(), 0);
+    assert_eq!(db.get(b"first").unwrap().unwrap(), b"value");
+}
+
 /// The same where nothing sound follows in the segment itself, but in the next one.
 #[test]
 #[cfg(not(feature = "tiny-tags"))]

@@ -52,10 +52,9 @@ impl Start {
         };
         let text = format!("the index checkpoint is of no use, so the whole log is read: {why}");
         (options.report)(Severity::Warning, &text);
-        // Where it knew more than the log does, the log may reach as far one day, with other records.
-        match lost > Position(0) {
-            true => checkpoint::note_loss(&options.path)?,
-            false => checkpoint::remove(&options.path)?,
+        // Where it knew more than the log does, a start after one that was cut short is to hear of that, too.
+        if lost == Position(0) {
+            checkpoint::remove(&options.path)?;
         }
         Ok(Start::beginning(segments, lost))
     }

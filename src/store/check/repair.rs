@@ -99,7 +99,7 @@ fn forget_what_was_derived(dir: &Path) -> Result<()> {
     for number in segment::files(dir, "tags")? {
         remove(&segment::numbered(dir, number, "tags"))?;
     }
-    checkpoint::note_loss(dir)?;
+    checkpoint::set_aside(dir)?;
     give_to_owner_of(dir, &dir.join(checkpoint::LOST))
 }
 
@@ -368,7 +368,10 @@ fn keep(path: &Path) -> Result<PathBuf> {
         // Not every file system has links.
         std::fs::copy(path, &kept).and_then(|_| File::open(&kept)?.sync_all())
     });
-    linked.map_err(|error| Error::io("keep a copy as", &kept, &error))?;
+    linked.map_err(|error| {
+        let _ = std::fs::remove_file(&kept);
+        Error::io("keep a copy as", &kept, &error)
+    })?;
     sync_directory(dir)?;
     Ok(kept)
 }
