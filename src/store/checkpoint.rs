@@ -329,7 +329,7 @@ pub(crate) fn remember_loss(dir: &Path) -> Result<()> {
 fn make_lost(dir: &Path, void: bool) -> Result<()> {
     let lost = dir.join(LOST);
     let open = OpenOptions::new().write(true).create(true).truncate(void).mode(FILE_MODE).open(&lost);
-    open.map_err(|error| Error::io("make", &lost, &error))?;
+    open.and_then(|file| file.sync_all()).map_err(|error| Error::io("make", &lost, &error))?;
     sys::file::sync_directory(dir).map_err(|error| Error::io("sync directory", dir, &error))
 }
 

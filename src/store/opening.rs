@@ -86,14 +86,15 @@ pub(super) fn open_core(options: Options, home: Home, lane: &Lane) -> Result<Arc
     let (space, throttle) = (Arc::new(Space::new(&options)), Arc::new(Throttle::new(options.incoming_rate)));
     let limits = (space.clone(), throttle.clone());
     let extents = Arc::new(Extents::open(&options, home.store, lane.clone(), limits)?);
+    // Whatever can fail does so before what the index checkpoint knew of a lost end of the log is given up.
+    let cache = Cache::new(options.cache_bytes).map_err(|error| {
+        Error::other(format!("cannot get {} bytes for the record cache: {error}", options.cache_bytes))
+    })?;
     let recovered = recover(&options, &home, &extents)?;
     let (active, offset) = first_segment(&recovered, &options, home.store)?;
     let Recovered { segments, index, facts, damaged, incomplete, replayed, .. } = recovered;
     index.copies.limit(options.snapshot_bytes);
     extents.sync_all()?;
-    let cache = Cache::new(options.cache_bytes).map_err(|error| {
-        Error::other(format!("cannot get {} bytes for the record cache: {error}", options.cache_bytes))
-    })?;
     let bell = Arc::new(Bell::default());
     let log = Log::new(active, offset, &options, segments, lane.clone(), bell.clone());
     let counters = Counters {

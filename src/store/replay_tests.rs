@@ -339,6 +339,28 @@ fn a_seal_shortly_before_the_end_of_what_was_reserved_is_an_end() {
     }
 }
 
+/// Where the notes of what was removed are lost, a repair makes the log whole without the index checkpoint, which goes.
+#[test]
+#[cfg(not(feature = "tiny-tags"))]
+fn a_repair_leaves_no_gap_that_only_an_index_checkpoint_explains() {
+    let dir = scratch();
+    let (db, _) = open(dir.path());
+    for key in 0..4_u8 {
+        db.put(&[key], &noise(1000, key.into())).unwrap();
+        db.core().seal_active().unwrap();
+    }
+    {
+        let _rounds = db.core().hold_rounds();
+        (0..2).for_each(|_| assert!(db.core().evict().unwrap().is_some()));
+    }
+    db.core().write_checkpoint().unwrap();
+    let crashed = copy(dir.path());
+    fs::remove_file(segment(crashed.path(), db.core().log.segments.last_number())).unwrap();
+    let _ = fs::remove_file(segment(crashed.path(), 4));
+    assert!(crate::store::check::repair(crashed.path(), &mut |_, _| ()).unwrap().now.damages.is_empty());
+    assert_silent(crashed.path(), "after a repair");
+}
+
 /// What a cache has given up is not made up by a repair, however many segments that were.
 #[test]
 #[cfg(not(feature = "tiny-tags"))]

@@ -97,11 +97,11 @@ impl Scan {
             }
         }
         self.survey.segments = sources;
-        // What compaction is known to have removed is not missing, and repair is not to make up for it.
-        let removed = self.removed.max(self.head.facts.removed);
+        // What compaction is known to have removed is not missing, and repair is not to make up for it. By the log alone: of
+        // the index checkpoint nothing will be left.
         for mut gap in std::mem::take(&mut self.survey.gaps) {
             if let Fault::Missing { from, to } = &mut gap.fault {
-                *from = (*from).max(removed + 1);
+                *from = (*from).max(self.removed + 1);
                 if from < to {
                     checked.damages.push(gap);
                 }
