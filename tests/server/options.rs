@@ -429,13 +429,14 @@ fn another_user_finds_everything_his() {
     let [data, socket, _] = paths(directory.path());
     let data = format!("{data}/of/all");
     let server = Plan::new(&["-u", "nobody", "--db.path", &data, "-t1"]).listen(&["-s", &socket, "-a", "770"]).start();
+    // Connections are taken by the kernel before the server has become that user; answers come after.
+    Client::connect_unix(Path::new(&socket)).set("a", "x");
     let owner = u32::try_from(proc_status(server.pid(), "Uid")).expect("a user id");
     for path in [&socket, &data] {
         let found = fs::symlink_metadata(path).expect("look at it");
         assert_eq!((found.uid(), found.mode() & 0o7777), (owner, if path == &data { 0o700 } else { 0o770 }), "{path}");
     }
     assert!(!root() || owner == 65534);
-    Client::connect_unix(Path::new(&socket)).set("a", "x");
 }
 
 /// A user who can remove the pid file finds it removed; one who cannot is told at the start.
