@@ -86,7 +86,7 @@ pub(super) fn open_core(options: Options, home: Home, lane: &Lane) -> Result<Arc
     let (space, throttle) = (Arc::new(Space::new(&options)), Arc::new(Throttle::new(options.incoming_rate)));
     let limits = (space.clone(), throttle.clone());
     let extents = Arc::new(Extents::open(&options, home.store, lane.clone(), limits)?);
-    // Whatever can fail does so before what the index checkpoint knew of a lost end of the log is given up.
+    // Where a setting asks for too much, that shows before what the index checkpoint knew of a lost end of the log is given up.
     let cache = Cache::new(options.cache_bytes).map_err(|error| {
         Error::other(format!("cannot get {} bytes for the record cache: {error}", options.cache_bytes))
     })?;

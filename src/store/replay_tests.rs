@@ -38,10 +38,9 @@ fn cut(path: &Path, text: &[u8]) {
     fs::write(path, &bytes[..at]).unwrap();
 }
 
-/// The index checkpoint knows that it was durable, which no mark in the log says; and the end of the log is missing.
-#[test]
+/// A log whose second record is damaged and whose fourth and last one is gone; by the index checkpoint, all were durable.
 #[cfg(not(feature = "tiny-tags"))]
-fn what_was_durable_behind_damage_stays_where_the_log_has_lost_its_end() {
+fn damaged_and_cut() -> tempfile::TempDir {
     let dir = scratch();
     let (db, _) = open(dir.path());
     for (key, value) in [(b"first", b"value"), (b"other", b"thing"), (b"third", b"value"), (b"final", b"words")] {
@@ -51,6 +50,14 @@ fn what_was_durable_behind_damage_stays_where_the_log_has_lost_its_end() {
     let crashed = copy(dir.path());
     damage(&segment(crashed.path(), 0), b"otherthing");
     cut(&segment(crashed.path(), 0), b"finalwords");
+    crashed
+}
+
+/// The index checkpoint knows that it was durable, which no mark in the log says; and the end of the log is missing.
+#[test]
+#[cfg(not(feature = "tiny-tags"))]
+fn what_was_durable_behind_damage_stays_where_the_log_has_lost_its_end() {
+    let crashed = damaged_and_cut();
     let (db, told) = open(crashed.path());
     let told = told.lock().unwrap().clone();
     assert!(told.contains("though it was durable, is lost") && !told.contains("never synced"), "{told}");
@@ -62,15 +69,7 @@ fn what_was_durable_behind_damage_stays_where_the_log_has_lost_its_end() {
 #[test]
 #[cfg(not(feature = "tiny-tags"))]
 fn what_was_durable_behind_damage_stays_where_a_start_was_cut_short() {
-    let dir = scratch();
-    let (db, _) = open(dir.path());
-    for (key, value) in [(b"first", b"value"), (b"other", b"thing"), (b"third", b"value"), (b"final", b"words")] {
-        db.put(key, value).unwrap();
-    }
-    db.core().write_checkpoint().unwrap();
-    let crashed = copy(dir.path());
-    damage(&segment(crashed.path(), 0), b"otherthing");
-    cut(&segment(crashed.path(), 0), b"finalwords");
+    let crashed = damaged_and_cut();
     let report = Arc::new(|_, text: &str| assert!(text.contains("is of no use"), "killed at: {text}"));
     let killed = Options { report, ..options(crashed.path()) };
     assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| Db::open(killed).map(drop))).is_err());
