@@ -17,16 +17,19 @@ use std::sync::Arc;
 /// Input read at once where memory is tight, and so much at least of what is thrown away is progress. Bytes.
 pub const LITTLE: usize = 4096;
 /// A line of the processor's cache. Bytes.
-const LINE: usize = 64;
+pub const LINE: usize = 64;
 /// A connection with this much unsent stops executing until it could send. Bytes.
 pub const UNSENT_LIMIT: usize = 64 * 1024;
-/// The turn buffer's capacity. Bytes.
+/// The turn buffer's capacity, but for the chunks that end a turn. Bytes.
 const TURN_BUFFER: usize = 512 * 1024;
 /// The most one connection can add to it in a turn: it stops at `UNSENT_LIMIT`, after at most one more value
 /// or one more `stats`. Bytes.
 const ONE_CONNECTION: usize = UNSENT_LIMIT + kingdb::store::CHUNK + 32 * 1024;
 /// Log records appended per worker and turn. Bytes.
 const APPEND_LIMIT: usize = 1024 * 1024;
+/// Chunks of a large value that a worker sends per turn, with as few sends as the socket allows. The fewer these are, the seldomer
+/// is the peer woken, as long as the processor's cache has the chunks when they are sent.
+pub const CHUNKS_OUT: usize = 16;
 /// Chunks of large values that a worker receives per turn, and writes if the disk is fast: that takes 0.1 to 0.2 ms,
 /// longer where they can be compressed. (Who may write any may write four: a turn receives seven at most.)
 const CHUNK_LIMIT: usize = 4;
@@ -116,7 +119,7 @@ impl Context {
             scratch: Scratch::default(),
             line: Line::default(),
             value: Vec::new(),
-            replies: Vec::with_capacity(TURN_BUFFER),
+            replies: Vec::with_capacity(TURN_BUFFER + CHUNKS_OUT * kingdb::store::CHUNK),
             now: 0,
             appended: 0,
             chunks: 0,

@@ -256,9 +256,7 @@ impl Uploading {
     pub fn written(&mut self, written: ChunkWritten) {
         match &mut self.stage {
             Stage::Receiving(receiving) => receiving.written(written),
-            Stage::Received(_) | Stage::Over => {
-                unreachable!("a value is whole when no chunk is in flight")
-            }
+            Stage::Received(_) | Stage::Over => unreachable!("nothing is in flight"),
         }
     }
 
@@ -266,7 +264,7 @@ impl Uploading {
     pub fn ran(&mut self, written: RunWritten) {
         match &mut self.stage {
             Stage::Receiving(receiving) => receiving.ran(written),
-            Stage::Received(_) | Stage::Over => unreachable!("a value is whole when no run is in flight"),
+            Stage::Received(_) | Stage::Over => unreachable!("nothing is in flight"),
         }
     }
 

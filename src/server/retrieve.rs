@@ -3,7 +3,7 @@
 //! keys and goes on later. A value that lives in an extent file goes out a few chunks per turn.
 
 use super::answer::{self, Form};
-use super::context::{Context, Waiting};
+use super::context::{CHUNKS_OUT, Context, LINE, Waiting};
 use super::counters::Counter;
 use super::inbox::Answer;
 use super::input::Input;
@@ -283,10 +283,13 @@ pub struct Streaming {
 /// Memory of a chunk that comes from the lane, packed and unpacked. Bytes.
 const FETCH: usize = 2 * CHUNK;
 
-/// Chunks of a value per turn, and the time after which none is added. The fewer the sends, the less each byte costs; but out
-/// of memory that the processor has not seen for long, or never, a chunk may take ten times as long as it does else.
-const CHUNKS: usize = 4;
-const QUICK: Duration = Duration::from_micros(100);
+/// After so long none is added to the chunks of a turn: out of memory that the processor has not seen for long, or never, one may
+/// take ten times as long as it does else.
+const QUICK: Duration = Duration::from_micros(300);
+
+/// While more follows, bytes leave by so many or a little more: as the loopback device's largest packet has them, less a line
+/// of the processor's cache or two. What a send has beyond whole packets would be one of its own, and the peer be woken for it.
+const PACKET: usize = CHUNK - 3 * LINE;
 
 /// Where the next chunk comes from.
 enum Source {
@@ -337,6 +340,18 @@ impl Streaming {
         back
     }
 
+    /// Takes back, in the same way, what would be a small packet behind the others, of `bytes` that may leave now. Tells how much
+    /// that is.
+    pub fn round(&mut self, bytes: usize) -> usize {
+        let over = bytes % PACKET / LINE * LINE;
+        if bytes < PACKET || over > self.said {
+            return 0;
+        }
+        self.said -= over;
+        self.next -= over as u64;
+        over
+    }
+
     /// The peer takes nothing now, for however long: a chunk that came is read again when he does.
     pub fn forget(&mut self) {
         self.source = Source::Here;
@@ -350,11 +365,11 @@ impl Streaming {
     /// Sends the next chunks. The last one begins a turn: what is not taken of it has to be held, and of others not.
     pub fn step(&mut self, ctx: &mut Context) -> StreamStep {
         let began = clock::monotonic();
-        for _ in 0..CHUNKS {
+        for _ in 0..CHUNKS_OUT {
             if let Some(step) = self.step_chunk(ctx) {
                 return step;
             }
-            if self.end - self.next <= CHUNK as u64 || !ctx.has_reply_room() || clock::monotonic() - began > QUICK {
+            if self.end - self.next <= CHUNK as u64 || clock::monotonic() - began > QUICK {
                 break;
             }
         }
