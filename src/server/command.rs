@@ -152,7 +152,7 @@ fn change(
         }
         Command::Abort { upload, noreply } => (multipart::abort(upload, ctx), upload, noreply),
         Command::FlushAll { delay, noreply } => (flush_all(delay, ctx), &b""[..], noreply),
-        _ => unreachable!("the others do not write"),
+        _ => unreachable!("matched by the caller"),
     };
     finish(attempt, &Form::Text { noreply }, key, used, input, ctx)
 }

@@ -297,7 +297,7 @@ impl Uploading {
     /// The value has arrived and nothing is in flight: was it right?
     fn finish(&mut self) -> Result<(), Refusal> {
         let Stage::Receiving(receiving) = std::mem::replace(&mut self.stage, Stage::Over) else {
-            unreachable!("called once, at the end of receiving");
+            unreachable!("matched by the caller");
         };
         match (receiving.failed, receiving.ended) {
             (Some(error), _) => Err(Refusal::Store(error)),

@@ -275,6 +275,9 @@ pub struct Streaming {
     source: Source,
     /// The part of the value's table that was read last.
     block: TableBlock,
+    /// Chunks of the next turn at most: twice as many after each send that the socket took whole, half as many after others,
+    /// for what it does not take was read in vain. One if the last was all that could be had here and now.
+    most: usize,
     /// Bytes of the value at the end of the turn's replies.
     said: usize,
     after: After,
@@ -323,12 +326,22 @@ impl Streaming {
     /// What `large` has from one offset to another, at most its length, behind `header`.
     pub fn part(large: Large, (next, end): (u64, u64), header: Vec<u8>, after: After) -> Box<Self> {
         assert!(next < end && end <= large.len(), "there is something to send");
-        Box::new(Self { large, next, end, header, source: Source::Here, block: TableBlock::default(), said: 0, after })
+        Box::new(Self {
+            large,
+            next,
+            end,
+            header,
+            source: Source::Here,
+            block: TableBlock::default(),
+            most: 2,
+            said: 0,
+            after,
+        })
     }
 
     /// The lane's answer to a fetch.
     pub fn came(&mut self, chunk: kingdb::store::Result<Vec<u8>>) {
-        assert!(matches!(self.source, Source::Asked), "a chunk comes only when asked for");
+        assert!(matches!(self.source, Source::Asked), "it was asked for");
         self.source = Source::Came(chunk);
     }
 
@@ -337,14 +350,15 @@ impl Streaming {
     pub fn take_back(&mut self, unsent: usize) -> usize {
         let back = unsent.min(std::mem::take(&mut self.said));
         self.next -= back as u64;
+        self.most = if back > 0 { self.most.div_ceil(2) } else { CHUNKS_OUT.min(self.most * 2) };
         back
     }
 
-    /// Takes back, in the same way, what would be a small packet behind the others, of `bytes` that may leave now. Tells how much
-    /// that is.
+    /// Takes back, in the same way, what would be a small packet behind the others, of `bytes` that may leave now, if more than a
+    /// chunk follows at once. Tells how much that is.
     pub fn round(&mut self, bytes: usize) -> usize {
         let over = bytes % PACKET / LINE * LINE;
-        if bytes < PACKET || over > self.said {
+        if self.most == 1 || self.end - self.next <= CHUNK as u64 || bytes < PACKET || over > self.said {
             return 0;
         }
         self.said -= over;
@@ -365,7 +379,7 @@ impl Streaming {
     /// Sends the next chunks. The last one begins a turn: what is not taken of it has to be held, and of others not.
     pub fn step(&mut self, ctx: &mut Context) -> StreamStep {
         let began = clock::monotonic();
-        for _ in 0..CHUNKS_OUT {
+        for _ in 0..self.most {
             if let Some(step) = self.step_chunk(ctx) {
                 return step;
             }
@@ -382,7 +396,7 @@ impl Streaming {
         ctx.replies.extend_from_slice(&self.header);
         let before = ctx.replies.len();
         let sent = match std::mem::replace(&mut self.source, Source::Here) {
-            Source::Asked => unreachable!("a connection that waits for the lane takes no step"),
+            Source::Asked => unreachable!("it waits for the lane"),
             Source::Came(chunk) => chunk.map(|chunk| {
                 ctx.say(&chunk);
                 true
@@ -395,6 +409,7 @@ impl Streaming {
                 ctx.replies.truncate(start);
                 // Of what was said in this turn some may come back, and then another chunk is the next one.
                 if self.said > 0 {
+                    self.most = 1;
                     return Some(StreamStep::Wait(Waiting::Turn));
                 }
                 if let Err(waiting) = ctx.admit(FETCH) {
