@@ -4,11 +4,15 @@
 mod common;
 
 use common::client::storage;
+use common::server::Plan;
 use common::strace::Tracer;
 use common::util::random_bytes;
 use common::{Client, Server};
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// One at a time: the syncs of one test would make the log writes of another slow, and slow ones take another way.
 fn alone() -> MutexGuard<'static, ()> {
@@ -175,6 +179,11 @@ fn a_value_with_a_file_alone_takes_a_write_per_run() {
     assert!(c.get("key").is_some_and(|found| found == value));
 }
 
+/// What a traced call returned, if it did not fail.
+fn returned(line: &str) -> Option<usize> {
+    line.rsplit_once(" = ").and_then(|(_, count)| count.parse().ok())
+}
+
 /// Bytes of each send while a value that was got before is got, with those of which the socket took all told apart: where it
 /// takes less, it has room for no more.
 fn sends_of_a_get(server: &Server, c: &mut Client, key: &str, len: usize) -> (Vec<usize>, Vec<usize>) {
@@ -182,10 +191,9 @@ fn sends_of_a_get(server: &Server, c: &mut Client, key: &str, len: usize) -> (Ve
     let tracer = Tracer::attach(server.pid(), &["-e", "trace=sendto,sendmsg"]);
     assert!(c.get(key).is_some_and(|value| value.len() == len));
     let log = tracer.finish();
-    let sent = |line: &str| line.rsplit_once(" = ").and_then(|(_, count)| count.parse::<usize>().ok());
-    let sends: Vec<usize> = log.lines().filter_map(sent).collect();
-    let full = |line: &&str| sent(line).is_some_and(|count| line.contains(&format!(", {count}, MSG_NOSIGNAL")));
-    let full: Vec<usize> = log.lines().filter(full).filter_map(sent).collect();
+    let sends: Vec<usize> = log.lines().filter_map(returned).collect();
+    let full = |line: &&str| returned(line).is_some_and(|count| line.contains(&format!(", {count}, MSG_NOSIGNAL")));
+    let full: Vec<usize> = log.lines().filter(full).filter_map(returned).collect();
     println!("{} sends of {len} bytes, {} of them taken whole", sends.len(), full.len());
     assert!(sends.iter().sum::<usize>() > len, "the trace shows every send:\n{log}");
     (sends, full)
@@ -219,6 +227,37 @@ fn a_value_of_two_chunks_leaves_by_two_sends() {
         let of_value = sends.iter().filter(|&&count| count > 5).count();
         assert_eq!(of_value, 2, "{sends:?}");
     }
+}
+
+/// What a socket does not take is read in vain. A Unix socket takes little, and who reads slowly leaves it little room.
+#[test]
+fn a_slow_reader_has_little_read_in_vain() {
+    let _alone = alone();
+    let directory = tempfile::tempdir().expect("make a directory");
+    let path = directory.path().join("socket");
+    let server = Plan::new(&["-t", "1", "--db.sync=none"]).listen(&["-s", path.to_str().expect("UTF-8")]).start();
+    let (mut c, value) = (Client::connect_unix(&path), random_bytes(1, 32 << 20));
+    c.set("key", &value);
+    assert!(c.get("key").is_some());
+    let tracer = Tracer::attach(server.pid(), &["-e", "trace=preadv2,sendto,sendmsg"]);
+    let mut slow = UnixStream::connect(&path).expect("connect");
+    slow.write_all(b"get key\r\nquit\r\n").expect("ask");
+    let (mut got, mut part) = (Vec::new(), vec![0; 64 << 10]);
+    loop {
+        let count = slow.read(&mut part).expect("read");
+        if count == 0 {
+            break;
+        }
+        got.extend_from_slice(&part[..count]);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let log = tracer.finish();
+    let bytes = |name: &str| log.lines().filter(|line| line.contains(name)).filter_map(returned).sum::<usize>() as f64;
+    let (read, sent) = (bytes("preadv2("), bytes("send"));
+    println!("{:.2} bytes read per byte sent", read / sent);
+    assert_eq!(got, [b"VALUE key 0 33554432\r\n", &value[..], b"\r\nEND\r\n"].concat());
+    assert!(sent >= got.len() as f64 && read >= value.len() as f64, "the trace shows every call");
+    assert!(read < 3.0 * sent, "{read} bytes read to send {sent}");
 }
 
 /// A disk that is fast has the chunks of a large value from the worker that received them. The best of a few: on a busy

@@ -445,13 +445,8 @@ impl Connection {
             self.output.push(&replies[..kept], pool);
             return self.transmit(&[], pool, ctx);
         }
-        let all = self.output.len() + replies.len();
-        let over = match &mut self.state {
-            State::Stream(streaming) => streaming.round(all),
-            _ => 0,
-        };
-        self.free = all - over;
-        self.transmit(&replies[..replies.len() - over], pool, ctx)
+        self.free = self.output.len() + replies.len();
+        self.transmit(replies, pool, ctx)
     }
 
     /// Where the log must get for the output that is held back, if any is.

@@ -181,7 +181,7 @@ impl Context {
     }
 
     /// Whether the turn buffer has room for whatever one more connection may add.
-    pub fn has_reply_room(&self) -> bool {
+    fn has_reply_room(&self) -> bool {
         self.replies.len() + ONE_CONNECTION <= TURN_BUFFER
     }
 

@@ -253,7 +253,7 @@ impl Fetch<'_> {
                 out.extend_from_slice(&facts.flags.to_be_bytes());
                 out.extend_from_slice(key);
             }
-            Form::Text { .. } => unreachable!("the text protocol has its own retrieval"),
+            Form::Text { .. } => unreachable!("text has its own retrieval"),
         }
         true
     }

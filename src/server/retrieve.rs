@@ -275,8 +275,8 @@ pub struct Streaming {
     source: Source,
     /// The part of the value's table that was read last.
     block: TableBlock,
-    /// Chunks of the next turn at most: twice as many after each send that the socket took whole, half as many after others,
-    /// for what it does not take was read in vain. One if the last was all that could be had here and now.
+    /// Chunks of the next turn at most: one more after a send that the socket took whole, half as many after another one,
+    /// for what it does not take was read in vain.
     most: usize,
     /// Bytes of the value at the end of the turn's replies.
     said: usize,
@@ -286,6 +286,8 @@ pub struct Streaming {
 /// Memory of a chunk that comes from the lane, packed and unpacked. Bytes.
 const FETCH: usize = 2 * CHUNK;
 
+/// Chunks of a value's first turn; see [`Streaming::take_back`] for the others.
+const CHUNKS: usize = 4;
 /// After so long none is added to the chunks of a turn: out of memory that the processor has not seen for long, or never, one may
 /// take ten times as long as it does else.
 const QUICK: Duration = Duration::from_micros(300);
@@ -333,7 +335,7 @@ impl Streaming {
             header,
             source: Source::Here,
             block: TableBlock::default(),
-            most: 2,
+            most: CHUNKS,
             said: 0,
             after,
         })
@@ -350,20 +352,8 @@ impl Streaming {
     pub fn take_back(&mut self, unsent: usize) -> usize {
         let back = unsent.min(std::mem::take(&mut self.said));
         self.next -= back as u64;
-        self.most = if back > 0 { self.most.div_ceil(2) } else { CHUNKS_OUT.min(self.most * 2) };
+        self.most = if back > 0 { CHUNKS.max(self.most / 2) } else { CHUNKS_OUT.min(self.most + 1) };
         back
-    }
-
-    /// Takes back, in the same way, what would be a small packet behind the others, of `bytes` that may leave now, if more than a
-    /// chunk follows at once. Tells how much that is.
-    pub fn round(&mut self, bytes: usize) -> usize {
-        let over = bytes % PACKET / LINE * LINE;
-        if self.most == 1 || self.end - self.next <= CHUNK as u64 || bytes < PACKET || over > self.said {
-            return 0;
-        }
-        self.said -= over;
-        self.next -= over as u64;
-        over
     }
 
     /// The peer takes nothing now, for however long: a chunk that came is read again when he does.
@@ -383,11 +373,25 @@ impl Streaming {
             if let Some(step) = self.step_chunk(ctx) {
                 return step;
             }
-            if self.end - self.next <= CHUNK as u64 || clock::monotonic() - began > QUICK {
+            if self.end - self.next <= CHUNK as u64 {
+                return StreamStep::Wait(Waiting::Turn);
+            }
+            if clock::monotonic() - began > QUICK {
                 break;
             }
         }
+        self.round(ctx);
         StreamStep::Wait(Waiting::Turn)
+    }
+
+    /// Takes back what would be a small packet behind whole ones, in lines, so that what comes next begins at one.
+    fn round(&mut self, ctx: &mut Context) {
+        let bytes = ctx.unsent();
+        let over = bytes % PACKET / LINE * LINE;
+        if bytes >= PACKET && over <= self.said {
+            ctx.replies.truncate(ctx.replies.len() - over);
+            (self.said, self.next) = (self.said - over, self.next - over as u64);
+        }
     }
 
     /// Sends the next chunk. `None`: more may follow.
@@ -409,7 +413,6 @@ impl Streaming {
                 ctx.replies.truncate(start);
                 // Of what was said in this turn some may come back, and then another chunk is the next one.
                 if self.said > 0 {
-                    self.most = 1;
                     return Some(StreamStep::Wait(Waiting::Turn));
                 }
                 if let Err(waiting) = ctx.admit(FETCH) {

@@ -99,8 +99,8 @@ fn lacks_log(options: &Options, segments: &[Arc<Segment>], extents: &Extents) ->
     if lacks {
         checkpoint::remember_loss(dir)?;
         // Not that they could be put back: the log may have gone on under their numbers.
-        let text = "segments of the log are missing, or a repair was not finished: no disk space of earlier large values is given back; restore a backup, \
-                    or have kingserver check --repair give up what they named";
+        let text = "segments of the log are missing, or a repair was not finished: no disk space of earlier large \
+                    values is given back; restore a backup, or have kingserver check --repair give up what they named";
         (options.report)(Severity::Warning, text);
     }
     Ok(lacks)

@@ -338,20 +338,26 @@ fn a_seal_shortly_before_the_end_of_what_was_reserved_is_an_end() {
     }
 }
 
+/// A store of so many segments with a value each, of which the oldest were given up.
+#[cfg(not(feature = "tiny-tags"))]
+fn cache(dir: &Path, segments: u8, evicted: usize) -> Db {
+    let (db, _) = open(dir);
+    for key in 0..segments {
+        db.put(&[key], &noise(1000, key.into())).unwrap();
+        db.core().seal_active().unwrap();
+    }
+    let rounds = db.core().hold_rounds();
+    (0..evicted).for_each(|_| assert!(db.core().evict().unwrap().is_some()));
+    drop(rounds);
+    db
+}
+
 /// Where the notes of what was removed are lost, a repair makes the log whole without the index checkpoint, which goes.
 #[test]
 #[cfg(not(feature = "tiny-tags"))]
 fn a_repair_leaves_no_gap_that_only_an_index_checkpoint_explains() {
     let dir = scratch();
-    let (db, _) = open(dir.path());
-    for key in 0..4_u8 {
-        db.put(&[key], &noise(1000, key.into())).unwrap();
-        db.core().seal_active().unwrap();
-    }
-    {
-        let _rounds = db.core().hold_rounds();
-        (0..2).for_each(|_| assert!(db.core().evict().unwrap().is_some()));
-    }
+    let db = cache(dir.path(), 4, 2);
     db.core().write_checkpoint().unwrap();
     let crashed = copy(dir.path());
     fs::remove_file(segment(crashed.path(), db.core().log.segments.last_number())).unwrap();
@@ -365,15 +371,7 @@ fn a_repair_leaves_no_gap_that_only_an_index_checkpoint_explains() {
 #[cfg(not(feature = "tiny-tags"))]
 fn a_repair_makes_up_for_no_segment_that_was_removed() {
     let dir = scratch();
-    let (db, _) = open(dir.path());
-    for key in 0..8_u8 {
-        db.put(&[key], &noise(1000, key.into())).unwrap();
-        db.core().seal_active().unwrap();
-    }
-    {
-        let _rounds = db.core().hold_rounds();
-        (0..5).for_each(|_| assert!(db.core().evict().unwrap().is_some()));
-    }
+    let db = cache(dir.path(), 8, 5);
     drop(db);
     let count = || crate::store::segment::numbers(dir.path()).unwrap().len();
     let before = count();
