@@ -70,15 +70,17 @@ pub(crate) struct Space {
     told: AtomicBool,
     report: Report,
     level: AtomicU8,
-    /// Bytes that may be taken before values are refused.
-    headroom: AtomicI64,
+    /// Bytes of large values that may be written and on their way in before values are refused.
+    most: AtomicI64,
+    /// Bytes of large values that were ever written.
+    written: AtomicI64,
+    /// Set aside by large values that are on their way in.
+    in_flight: AtomicI64,
     /// Bytes that may be taken before nothing at all is left.
     room: AtomicU64,
     own: AtomicBool,
     /// Bytes that the store may take in all: of the file system, or of its own limit.
     capacity: AtomicU64,
-    /// Set aside by large values that are on their way in.
-    in_flight: AtomicU64,
     /// Values refused for want of room.
     pub refused: AtomicU64,
     /// Why values are refused, if they are. Held during a measurement.
@@ -104,14 +106,13 @@ pub(crate) struct Taken {
 impl Taken {
     /// So many bytes are in the file now. They count until the file system is asked again.
     pub fn written(&self, bytes: u64) {
-        self.space.headroom.fetch_sub(i64::try_from(bytes).unwrap_or(i64::MAX), Relaxed);
+        self.space.written.fetch_add(bytes as i64, Relaxed);
     }
 
     /// No more will come.
     pub fn end(&mut self) {
         let ahead = std::mem::take(&mut self.ahead);
-        self.space.in_flight.fetch_sub(ahead, Relaxed);
-        self.space.headroom.fetch_add(ahead as i64, Relaxed);
+        self.space.in_flight.fetch_sub(ahead as i64, Relaxed);
     }
 }
 
@@ -136,11 +137,12 @@ impl Space {
             told: AtomicBool::new(false),
             report: options.report.clone(),
             level: AtomicU8::new(0),
-            headroom: AtomicI64::new(i64::MAX),
+            most: AtomicI64::new(i64::MAX),
+            written: AtomicI64::new(0),
+            in_flight: AtomicI64::new(0),
             room: AtomicU64::new(u64::MAX),
             own: AtomicBool::new(false),
             capacity: AtomicU64::new(u64::MAX),
-            in_flight: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             why: Mutex::new("".into()),
         }
@@ -166,7 +168,7 @@ impl Space {
 
     /// Whether writers must wait until the compactor has made room.
     pub fn is_waiting(&self) -> bool {
-        (self.headroom() == 0 || self.level() == Level::Refusing) && self.makes_room()
+        (self.left() <= 0 || self.level() == Level::Refusing) && self.makes_room()
     }
 
     fn makes_room(&self) -> bool {
@@ -213,13 +215,12 @@ impl Space {
         // What is kept back may be drawn on for a moment, as by several who saw the same room; its bytes wait for theirs. But
         // not for so much that no other writer could go on.
         let is_small = bytes <= self.capacity() / self.most_part;
-        let ahead = bytes.min(AHEAD);
-        let fits = |left: i64| (is_small || left >= wanted).then(|| left - ahead as i64);
-        if self.headroom.fetch_update(Relaxed, Relaxed, fits).is_err() {
+        if !is_small && self.left() < wanted {
             self.refused.fetch_add(1, Relaxed);
             return Err(Error::Full(format!("there is no room for {} more", show(bytes)).into()));
         }
-        self.in_flight.fetch_add(ahead, Relaxed);
+        let ahead = bytes.min(AHEAD);
+        self.in_flight.fetch_add(ahead as i64, Relaxed);
         Ok(Taken { space: self.clone(), ahead })
     }
 
@@ -229,8 +230,13 @@ impl Space {
     }
 
     /// Bytes that may be taken before values are refused.
+    #[inline(never)]
     pub fn headroom(&self) -> u64 {
-        u64::try_from(self.headroom.load(Relaxed)).unwrap_or(0)
+        u64::try_from(self.left()).unwrap_or(0)
+    }
+
+    fn left(&self) -> i64 {
+        self.most.load(Relaxed) - self.written.load(Relaxed) - self.in_flight.load(Relaxed)
     }
 
     /// Bytes that the store could take on an empty disk.
@@ -254,7 +260,11 @@ impl Space {
                 return (self.report)(Severity::Warning, &format!("cannot tell the free space of {dir}: {error}"));
             }
         };
-        self.headroom.store(found.headroom, Relaxed);
+        self.adopt(found, &mut why);
+    }
+
+    fn adopt(&self, found: Found, why: &mut Arc<str>) {
+        self.most.store(found.most, Relaxed);
         self.room.store(found.room, Relaxed);
         self.own.store(found.own, Relaxed);
         let before = self.level();
@@ -273,7 +283,7 @@ impl Space {
         if level != Level::Refusing || before != Level::Refusing {
             self.prospect.store(Prospect::Open as u8, Relaxed);
         }
-        self.tell(&why);
+        self.tell(why);
     }
 
     /// Tells when values begin to be refused, and when that ends.
@@ -287,10 +297,12 @@ impl Space {
     }
 
     fn look(&self, needs: &Needs) -> std::io::Result<Found> {
+        // Read first: what is written while the files are looked at counts at least once.
+        let (written, in_flight) = (self.written.load(Relaxed), self.in_flight.load(Relaxed));
         let disk = file_system(&self.dir)?;
         let most = if self.max_size == 0 { u64::MAX } else { self.max_size };
         self.capacity.store(disk.total.min(most), Relaxed);
-        let promised = needs.promised + self.in_flight.load(Relaxed);
+        let promised = needs.promised + in_flight as u64;
         let mut found = self.judge_disk(&disk, promised);
         if self.max_size != 0 {
             found = found.or_less(self.judge_size(disk_usage(&self.dir)? + promised));
@@ -302,6 +314,7 @@ impl Space {
         if let Some(stuck) = &needs.stuck {
             found.short = Some(stuck.to_string());
         }
+        found.most = found.headroom.saturating_add(written + in_flight);
         Ok(found)
     }
 
@@ -338,6 +351,8 @@ impl Space {
 struct Found {
     room: u64,
     headroom: i64,
+    /// See [`Space::most`].
+    most: i64,
     /// Headroom from which values are accepted again.
     resume: i64,
     low: bool,
@@ -351,7 +366,8 @@ impl Found {
     fn new(room: u64, floor: u64, survival: u64) -> Found {
         let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         let headroom = signed(room) - signed(floor);
-        Found { room, headroom, resume: signed(floor / 8), low: room < survival.max(floor), own: false, short: None }
+        let (resume, low) = (signed(floor / 8), room < survival.max(floor));
+        Found { room, headroom, most: headroom, resume, low, own: false, short: None }
     }
 
     /// The tighter of two.

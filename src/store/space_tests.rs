@@ -47,7 +47,7 @@ fn the_tighter_limit_counts() {
 #[test]
 fn what_is_set_aside_counts_until_it_is_measured() {
     let space = space(|_| ());
-    space.headroom.store(10, Relaxed);
+    space.most.store(10, Relaxed);
     space.capacity.store(20, Relaxed);
     let first = space.take(6).unwrap();
     assert!(matches!(space.take(6), Err(Error::Full(_))), "4 are left");
@@ -67,7 +67,7 @@ fn what_is_set_aside_counts_until_it_is_measured() {
 #[test]
 fn what_is_announced_keeps_nobody_out() {
     let space = space(|_| ());
-    space.headroom.store(100 * MIB as i64, Relaxed);
+    space.most.store(100 * MIB as i64, Relaxed);
     space.capacity.store(400 * MIB, Relaxed);
     let all: Vec<_> = (0..20).map(|_| space.take(70 * MIB).unwrap()).collect();
     assert_eq!(space.headroom(), 80 * MIB);
@@ -124,13 +124,30 @@ fn files_count_with_the_blocks_they_have() {
 #[test]
 fn what_is_whole_is_not_counted_twice() {
     let space = Arc::new(space(|_| ()));
-    space.headroom.store(100 << 20, Relaxed);
+    space.most.store(100 << 20, Relaxed);
     let before = space.in_flight.load(Relaxed);
     let mut taken = space.take(2 << 20).unwrap();
-    assert_eq!(space.in_flight.load(Relaxed) - before, AHEAD);
+    assert_eq!(space.in_flight.load(Relaxed) - before, AHEAD as i64);
     taken.written(2 << 20);
     taken.end();
     assert_eq!((space.in_flight.load(Relaxed), space.headroom()), (before, 98 << 20));
     drop(taken);
     assert_eq!((space.in_flight.load(Relaxed), space.headroom()), (before, 98 << 20));
+}
+
+#[test]
+fn what_is_written_while_the_room_is_measured_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let space = Arc::new(Space::new(&Options::new(dir.path()).max_size(64 * MIB)));
+    space.measure(&Needs::default());
+    let before = space.headroom();
+    let mut taken = space.take(2 * MIB).unwrap();
+    let found = space.look(&Needs::default()).unwrap();
+    taken.written(2 * MIB);
+    taken.end();
+    let other = space.take(AHEAD).unwrap();
+    space.adopt(found, &mut "".into());
+    assert_eq!(space.headroom(), before - 2 * MIB - AHEAD);
+    drop(other);
+    assert_eq!(space.headroom(), before - 2 * MIB);
 }

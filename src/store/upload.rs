@@ -157,7 +157,7 @@ impl Upload {
     /// The number of the next chunk, which has these bytes.
     fn begin(&mut self, bytes: &[u8]) -> u64 {
         let left = self.target.len - self.started * CHUNK as u64;
-        assert_eq!(bytes.len() as u64, left.min(CHUNK as u64), "chunks have a fixed size");
+        assert!(bytes.len() as u64 == left.min(CHUNK as u64), "chunks have a fixed size");
         self.target.reservation.extents.throttle.draw(bytes.len());
         self.started += 1;
         self.started - 1
@@ -178,7 +178,7 @@ impl Upload {
     /// # Panics
     /// If a chunk is missing: callers count.
     pub fn finish(mut self) -> Uploaded {
-        assert_eq!(self.done, self.target.len.div_ceil(CHUNK as u64), "every chunk was written");
+        assert!(self.done == self.target.len.div_ceil(CHUNK as u64), "every chunk was written");
         // The jobs are done: nobody else has it, and a descriptor is freed before the value's record is written.
         if let Some(target) = Arc::get_mut(&mut self.target) {
             target.reservation.direct = Direct::default();
