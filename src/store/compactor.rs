@@ -119,10 +119,13 @@ impl Compactor {
         Ok(())
     }
 
-    /// Rounds, as long as one is due.
+    /// Rounds, as long as one is due: where values never cease to come in, that may be for ever.
     fn rounds(&mut self) -> Result<()> {
         while self.progress()? {
             self.last_round = Instant::now();
+            if !self.core.is_behind() {
+                self.core.refresh_checkpoint();
+            }
         }
         Ok(())
     }
