@@ -229,6 +229,20 @@ fn a_value_of_two_chunks_leaves_by_two_sends() {
     }
 }
 
+/// Small pieces that were appended to a large value do not leave one by one.
+#[test]
+fn what_was_appended_leaves_together() {
+    let _alone = alone();
+    let server = Server::start(&["-t", "1", "--db.sync=none"]);
+    let mut c = server.client();
+    c.set("grown", random_bytes(1, 300_000));
+    for _ in 0..14 {
+        assert_eq!(c.store("append", "grown", 0, 0, [b'x'; 100]), "STORED");
+    }
+    let (sends, _) = sends_of_a_get(&server, &mut c, "grown", 301_400);
+    assert!((2..=6).contains(&sends.len()), "{sends:?}");
+}
+
 /// What a socket does not take is read in vain. A Unix socket takes little, and who reads slowly leaves it little room.
 #[test]
 fn a_slow_reader_has_little_read_in_vain() {

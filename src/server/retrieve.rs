@@ -1,6 +1,6 @@
 //! `get`, `gets`, `gat` and `gats`. Keys are taken from the line one by one and answered at once, so a line
 //! may be of any length and may arrive in any pieces; with too much unsent the connection pauses between two
-//! keys and goes on later. A value that lives in an extent file goes out a few chunks per turn.
+//! keys and goes on later. A value that lives in an extent file goes out by up to 16 chunks per turn.
 
 use super::answer::{self, Form};
 use super::context::{CHUNKS_OUT, Context, LINE, Waiting};
@@ -350,9 +350,13 @@ impl Streaming {
     /// Takes back what did not leave of the turn's replies, as far as it was the value's: it is read again when the peer
     /// takes more, and not held meanwhile. Tells how much that is, of `unsent` bytes.
     pub fn take_back(&mut self, unsent: usize) -> usize {
-        let back = unsent.min(std::mem::take(&mut self.said));
+        let said = std::mem::take(&mut self.said);
+        let back = unsent.min(said);
         self.next -= back as u64;
-        self.most = if back > 0 { CHUNKS.max(self.most / 2) } else { CHUNKS_OUT.min(self.most + 1) };
+        self.most = match back {
+            0 => CHUNKS_OUT.min(self.most + usize::from(said > 0)),
+            _ => CHUNKS.max(self.most / 2),
+        };
         back
     }
 
@@ -368,12 +372,13 @@ impl Streaming {
 
     /// Sends the next chunks. The last one begins a turn: what is not taken of it has to be held, and of others not.
     pub fn step(&mut self, ctx: &mut Context) -> StreamStep {
-        let began = clock::monotonic();
+        let (began, last) = (clock::monotonic(), self.end.saturating_sub(CHUNK as u64));
+        let is_last = self.next >= last;
         for _ in 0..self.most {
             if let Some(step) = self.step_chunk(ctx) {
                 return step;
             }
-            if self.end - self.next <= CHUNK as u64 {
+            if self.next >= last && !is_last {
                 return StreamStep::Wait(Waiting::Turn);
             }
             if clock::monotonic() - began > QUICK {
@@ -409,12 +414,13 @@ impl Streaming {
         };
         match sent {
             Ok(true) => self.sent(before, ctx),
+            // Of what was said in this turn some may come back, and then another chunk is the next one.
+            Ok(false) | Err(_) if self.said > 0 => {
+                ctx.replies.truncate(start);
+                Some(StreamStep::Wait(Waiting::Turn))
+            }
             Ok(false) => {
                 ctx.replies.truncate(start);
-                // Of what was said in this turn some may come back, and then another chunk is the next one.
-                if self.said > 0 {
-                    return Some(StreamStep::Wait(Waiting::Turn));
-                }
                 if let Err(waiting) = ctx.admit(FETCH) {
                     return Some(StreamStep::Wait(waiting));
                 }

@@ -119,13 +119,10 @@ impl Compactor {
         Ok(())
     }
 
-    /// Rounds, as long as one is due: where values never cease to come in, that may be for ever.
+    /// Rounds, as long as one is due.
     fn rounds(&mut self) -> Result<()> {
         while self.progress()? {
             self.last_round = Instant::now();
-            if !self.core.is_behind() {
-                self.core.refresh_checkpoint();
-            }
         }
         Ok(())
     }

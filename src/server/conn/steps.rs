@@ -1,5 +1,5 @@
 //! The transitions of a connection's state machine: what comes in decides what comes next. Between reading and sending,
-//! which are the parent's; a step executes at most one command, or moves a few chunks.
+//! which are the parent's; a step executes at most one command, or moves up to 16 chunks.
 
 use super::*;
 
