@@ -1,9 +1,9 @@
 //! How much room the store has left, and what follows from it: with too little, values are refused, so that what is
 //! left is there for what makes room: tombstones and compaction.
 //!
-//! The room is measured (by the syncer, and by whoever has just freed some) and between two measurements counted down
-//! by what large values set aside, so that the store itself never goes below its floor unseen. Segments are measured
-//! when they are made. Only what others write to the file system is seen late: at the next measurement.
+//! The room is measured (by the syncer, and by whoever has just freed some) and meanwhile counted down by what is written
+//! of large values, and by the next bytes of each that is on its way: they do not go below the floor unseen. Segments are
+//! measured when they are made. What an index checkpoint takes, and others do, is seen late: at the next measurement.
 //!
 //! Reading the level and setting room aside cost an atomic operation and may be done by any thread.
 
