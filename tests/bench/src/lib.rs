@@ -3,6 +3,7 @@
 //! connection), `commit` (sets that share an fdatasync), `idle` (memory of an idle connection), and two servers to
 //! compare with, `null` and `threaded`.
 
+pub mod apart;
 pub mod case;
 pub mod load;
 pub mod matrix;

@@ -26,6 +26,11 @@ pub fn pin(core: usize) -> Result<()> {
     sched_setaffinity(Pid::this(), &one(core)?).with_context(|| format!("cannot pin to core {core}"))
 }
 
+/// Keeps the calling thread on one core.
+pub fn pin_thread(core: usize) -> Result<()> {
+    sched_setaffinity(Pid::from_raw(0), &one(core)?).with_context(|| format!("cannot pin a thread to core {core}"))
+}
+
 /// The child will run on `core` alone and be killed when the thread that starts it ends, however that ends.
 pub fn tie(command: &mut Command, core: usize) -> Result<()> {
     let set = one(core)?;

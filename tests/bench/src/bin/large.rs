@@ -17,7 +17,7 @@ use hdrhistogram::Histogram;
 use kingserver_bench::peer::{Peer, Places, Server};
 use kingserver_bench::report::{figure, median, surroundings, whole, write};
 use kingserver_bench::wire::{Op, Work};
-use kingserver_bench::{place, proc, sys};
+use kingserver_bench::{apart, place, proc, sys};
 
 const PEERS: [Peer; 2] = [Peer::KingServer, Peer::Memcached];
 const LARGE: usize = 64 << 20;
@@ -107,8 +107,9 @@ fn table(places: &Places, rounds: usize, window: Duration, only: &str) -> Result
     let mut text = format!(
         "Gets of {SMALL} B at {RATE}/s beside values of 64 MiB, one worker on a core of its own. Medians of {rounds} interleaved \
          rounds of {window:?}, but the worst maximum. CPU is the server's, all its threads; growth is that of its resident memory \
-         at most. First gets follow the sets, and end with one for each stream; get streams get values that were got before. {}.\n\n\
-         | beside | server | MB/s | CPU, ms/MB | p50, ms | p99, ms | max, ms | growth, MiB |\n|:--|:--|--:|--:|--:|--:|--:|--:|\n",
+         at most. First gets follow the sets, and end with one for each stream; get streams get values that were got before. \
+         Apart: how long a cache line takes between the two cores, to and fro. {}.\n\n\
+         | beside | server | MB/s | CPU, ms/MB | p50, ms | p99, ms | max, ms | growth, MiB | apart, ns |\n|:--|:--|--:|--:|--:|--:|--:|--:|--:|\n",
         surroundings(&PEERS)
     );
     for scenario in SCENARIOS.into_iter().filter(|scenario| scenario.title().contains(only)) {
@@ -117,7 +118,7 @@ fn table(places: &Places, rounds: usize, window: Duration, only: &str) -> Result
             for turn in 0..PEERS.len() {
                 let index = (turn + round) % PEERS.len();
                 let server = places.start(PEERS[index], Work::single(Op::Get, SMALL, 1))?;
-                samples[index].push(one(&server, scenario, window).with_context(|| scenario.title())?);
+                samples[index].push(one(&server, scenario, window, places.core).with_context(|| scenario.title())?);
                 server.stop()?;
                 // A virtual machine gives freed memory back two seconds later, which takes its processors a while.
                 std::thread::sleep(window);
@@ -130,8 +131,9 @@ fn table(places: &Places, rounds: usize, window: Duration, only: &str) -> Result
             let cpu = if scenario.streams > 0 { figure(of(|sample| sample.cpu)) } else { "".into() };
             let (p50, p99) = (figure(of(|sample| sample.p50)), figure(of(|sample| sample.p99)));
             let (max, growth) = (figure(Some(max)), figure(of(|sample| sample.growth)));
+            let apart = whole(of(|sample| sample.apart));
             let (title, name) = (scenario.title(), peer.name());
-            let line = format!("| {title} | {name} | {rate} | {cpu} | {p50} | {p99} | {max} | {growth} |");
+            let line = format!("| {title} | {name} | {rate} | {cpu} | {p50} | {p99} | {max} | {growth} | {apart} |");
             eprintln!("{line}");
             let _ = writeln!(text, "{line}");
         }
@@ -139,7 +141,7 @@ fn table(places: &Places, rounds: usize, window: Duration, only: &str) -> Result
     Ok(text)
 }
 
-/// Megabytes per second, milliseconds of processor time per megabyte, milliseconds, mebibytes.
+/// Megabytes per second, milliseconds of processor time per megabyte, milliseconds, mebibytes, nanoseconds.
 struct Sample {
     rate: f64,
     cpu: f64,
@@ -147,9 +149,11 @@ struct Sample {
     p99: f64,
     max: f64,
     growth: f64,
+    apart: f64,
 }
 
-fn one(server: &Server, scenario: Scenario, window: Duration) -> Result<Sample> {
+fn one(server: &Server, scenario: Scenario, window: Duration, core: usize) -> Result<Sample> {
+    let apart = apart::round_trip(core)?;
     let mut random = fastrand::Rng::with_seed(7);
     let ring: Vec<u8> = (0..RING).map(|_| random.u8(..)).collect();
     let mut smalls = (0..SMALLS).map(|number| Small::connect(server.address, number)).collect::<Result<Vec<_>>>()?;
@@ -190,6 +194,7 @@ fn one(server: &Server, scenario: Scenario, window: Duration) -> Result<Sample> 
         p99: at(0.99),
         max: latency.max() as f64 / 1e6,
         growth: growth as f64 / f64::from(1 << 20),
+        apart: apart.unwrap_or(f64::NAN),
     })
 }
 
