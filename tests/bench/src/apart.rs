@@ -11,13 +11,12 @@ use crate::sys;
 
 const TRIPS: u32 = 20_000;
 
-/// Nanoseconds for one round trip between `core` and the caller's, to which it is pinned: the median of a few. `None`: they
+/// Nanoseconds for one round trip between `core` and the caller's, to which it is pinned: the median of a few. NaN: they
 /// are one.
-pub fn round_trip(core: usize) -> Result<Option<f64>> {
-    match sys::cores()? == [core] {
-        true => Ok(None),
-        false => (0..5).map(|_| trips(core)).collect::<Result<Vec<_>>>().map(crate::report::median),
-    }
+pub fn round_trip(core: usize) -> Result<f64> {
+    let count = if sys::cores()? == [core] { 0 } else { 5 };
+    let times = (0..count).map(|_| trips(core)).collect::<Result<Vec<_>>>()?;
+    Ok(crate::report::median(times).unwrap_or(f64::NAN))
 }
 
 fn trips(core: usize) -> Result<f64> {

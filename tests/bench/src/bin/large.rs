@@ -108,7 +108,7 @@ fn table(places: &Places, rounds: usize, window: Duration, only: &str) -> Result
         "Gets of {SMALL} B at {RATE}/s beside values of 64 MiB, one worker on a core of its own. Medians of {rounds} interleaved \
          rounds of {window:?}, but the worst maximum. CPU is the server's, all its threads; growth is that of its resident memory \
          at most. First gets follow the sets, and end with one for each stream; get streams get values that were got before. \
-         Apart: how long a cache line takes between the two cores, to and fro. {}.\n\n\
+         Apart: how long a cache line takes between the two cores, to and fro, before or after, whichever is longer. {}.\n\n\
          | beside | server | MB/s | CPU, ms/MB | p50, ms | p99, ms | max, ms | growth, MiB | apart, ns |\n|:--|:--|--:|--:|--:|--:|--:|--:|--:|\n",
         surroundings(&PEERS)
     );
@@ -182,6 +182,7 @@ fn one(server: &Server, scenario: Scenario, window: Duration, core: usize) -> Re
         false => spin(&mut smalls, &mut streams, scenario.op, &ring, window)?,
     };
     let (cpu, wall) = (sys::cpu_time(server.pid())? - cpu, began.elapsed().as_secs_f64());
+    let apart = apart.max(apart::round_trip(core)?);
     let growth = proc::peak(server.pid())?.saturating_sub(before);
     let mut latency = Histogram::<u64>::new(3).context("a histogram")?;
     smalls.iter().try_for_each(|small| latency.add(&small.latency)).context("a sum of histograms")?;
@@ -194,7 +195,7 @@ fn one(server: &Server, scenario: Scenario, window: Duration, core: usize) -> Re
         p99: at(0.99),
         max: latency.max() as f64 / 1e6,
         growth: growth as f64 / f64::from(1 << 20),
-        apart: apart.unwrap_or(f64::NAN),
+        apart,
     })
 }
 
