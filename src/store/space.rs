@@ -230,6 +230,7 @@ impl Space {
     }
 
     /// Bytes that may be taken before values are refused.
+    // Asked a few times a second, at many places: requests ask whether to wait.
     #[inline(never)]
     pub fn headroom(&self) -> u64 {
         u64::try_from(self.left()).unwrap_or(0)

@@ -1,6 +1,6 @@
 //! How far the load's core and the servers' are apart: how long a cache line takes from one to the other and back. A virtual
-//! machine's processors are moved about on what is below: at times they share a cache, and at others what one of them
-//! writes, and the other reads, costs five times as much. Figures of bytes that cross over mean little without this.
+//! machine's processors are moved about on what is below: at times they share a cache, and at others it costs one of them
+//! four to five times as much to write what the other has just read. Figures of what is sent mean little without this.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
@@ -31,7 +31,7 @@ fn trips(core: usize) -> Result<f64> {
     };
     std::thread::scope(|scope| {
         let other = scope.spawn(|| {
-            let pinned = sys::pin_thread(core);
+            let pinned = sys::pin(core);
             play(0);
             pinned
         });

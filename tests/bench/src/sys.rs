@@ -21,14 +21,9 @@ pub fn cores() -> Result<Vec<usize>> {
     Ok((0..CpuSet::count()).filter(|&core| set.is_set(core).unwrap_or(false)).collect())
 }
 
-/// Keeps this process on one core.
+/// Keeps the calling thread, and those that it starts, on one core.
 pub fn pin(core: usize) -> Result<()> {
-    sched_setaffinity(Pid::this(), &one(core)?).with_context(|| format!("cannot pin to core {core}"))
-}
-
-/// Keeps the calling thread on one core.
-pub fn pin_thread(core: usize) -> Result<()> {
-    sched_setaffinity(Pid::from_raw(0), &one(core)?).with_context(|| format!("cannot pin a thread to core {core}"))
+    sched_setaffinity(Pid::from_raw(0), &one(core)?).with_context(|| format!("cannot pin to core {core}"))
 }
 
 /// The child will run on `core` alone and be killed when the thread that starts it ends, however that ends.
