@@ -85,7 +85,7 @@ pub struct Context {
     pub chunks: usize,
     /// The buffer of the last one, for the next: it is in the processor's cache.
     pub chunk: Vec<u8>,
-    /// The buffer of those that are written at once.
+    /// The buffer of those that come at once.
     pub batch: Vec<u8>,
     /// The connection being worked on is one that something has come for in this turn.
     pub is_news: bool,
@@ -268,7 +268,7 @@ impl Context {
         self.db.submit(Box::new(move || answer(job())));
     }
 
-    /// The same, of one that takes as long as the disk does for a megabyte.
+    /// The same, of one that takes as long as the disk does for two megabytes.
     pub fn submit_scan(&self, job: impl FnOnce() -> Answer + Send + 'static) {
         let answer = self.answer_later();
         self.db.submit_scan(Box::new(move || answer(job())));

@@ -4,9 +4,9 @@
 //! the disk is slow, the disk lane does, at most two chunks of a connection at once: while both are there, nothing more is
 //! read and TCP holds the client back.
 //!
-//! A value that has a file alone, and that cannot be compressed, is received into a run of chunks instead, and the lane
-//! writes that past the page cache, if so little memory is taken that two megabytes more do not matter. So a transfer takes
-//! the same memory whatever its size.
+//! A value that has a file alone, and that cannot be compressed, is gathered in a run of chunks instead, by way of that same
+//! buffer, and the lane writes that past the page cache, if so little memory is taken that two megabytes more do not matter. So a
+//! transfer takes the same memory whatever its size.
 
 use super::answer::{self, Facts, Form, Said, tell};
 use super::context::{Context, Step, Waiting};
@@ -325,26 +325,24 @@ impl Refusal {
     }
 }
 
-/// The worker's buffer for chunks that are written at once.
-fn batch(ctx: &mut Context) -> &mut [u8] {
-    ctx.batch.resize(AT_ONCE * CHUNK, 0);
-    &mut ctx.batch
+/// So many bytes of the worker's buffer for chunks that come at once.
+fn batch(len: usize, ctx: &mut Context) -> &mut [u8] {
+    if ctx.batch.len() < len {
+        ctx.batch.resize(len, 0);
+    }
+    &mut ctx.batch[..len]
 }
 
 impl Receiving {
     fn sink<'a>(&'a mut self, ctx: &'a mut Context) -> Option<Sink<'a>> {
         match &self.runs {
             Runs::Nothing => self.sink_of_chunks(ctx),
-            Runs::Filling(_) => self.sink_of_run(),
+            Runs::Filling(run) => {
+                let room = batch(run.room().min(AT_ONCE * CHUNK), ctx);
+                Some(Sink { body: &mut self.chunk, want: 0, behind: Behind::Value(room) })
+            }
             Runs::Writing => None,
         }
-    }
-
-    fn sink_of_run(&mut self) -> Option<Sink<'_>> {
-        let Runs::Filling(run) = &mut self.runs else { return None };
-        let room = run.room();
-        let most = room.len().min(AT_ONCE * CHUNK);
-        Some(Sink { body: &mut self.chunk, want: 0, behind: Behind::Value(&mut room[..most]) })
     }
 
     fn sink_of_chunks<'a>(&'a mut self, ctx: &'a mut Context) -> Option<Sink<'a>> {
@@ -356,7 +354,10 @@ impl Receiving {
         let behind = match usize::try_from(self.left).unwrap_or(usize::MAX) - want {
             0 => Behind::Input,
             _ if !self.may_write(ctx) => Behind::Nothing,
-            left => Behind::Value(&mut batch(ctx)[CHUNK..][..left.min((self.upload.at_once() - 1) * CHUNK)]),
+            left => {
+                let ahead = left.min((self.upload.at_once() - 1) * CHUNK);
+                Behind::Value(&mut batch(CHUNK + ahead, ctx)[CHUNK..])
+            }
         };
         Some(Sink { body: &mut self.chunk, want, behind })
     }
@@ -365,7 +366,7 @@ impl Receiving {
         self.left -= (came.body + came.ahead) as u64;
         match &mut self.runs {
             Runs::Filling(run) => {
-                let chunks = self.upload.add(run, came.ahead);
+                let chunks = self.upload.fill(run, &ctx.batch[..came.ahead]);
                 (ctx.chunks, ctx.progressed) = (ctx.chunks + chunks, ctx.progressed || chunks > 0);
             }
             Runs::Nothing | Runs::Writing => self.ahead = came.ahead,
@@ -448,7 +449,7 @@ impl Receiving {
         if input.is_empty() {
             return Err(if ctx.may_move_chunks() { Waiting::Input } else { Waiting::Turn });
         }
-        let came = input.take(run.room().len());
+        let came = input.take(run.room());
         self.left -= came.len() as u64;
         self.upload.fill(run, came);
         Ok(())
@@ -522,7 +523,7 @@ impl Receiving {
             self.failed = self.upload.write_now(&self.chunk).err();
             self.chunk.clear();
         } else {
-            let batch = batch(ctx);
+            let batch = batch(all, ctx);
             batch[..CHUNK].copy_from_slice(&self.chunk);
             self.failed = self.upload.write_now(&batch[..whole]).err();
             self.chunk.clear();

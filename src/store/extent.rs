@@ -427,7 +427,7 @@ impl Reservation {
 
     /// Writes inside the range; may sleep.
     pub fn write(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        assert!(offset >= self.base && offset + bytes.len() as u64 <= self.base + self.len);
+        assert!(offset >= self.base && offset + bytes.len() as u64 <= self.base + self.len, "out of range");
         self.extents.space.admit()?;
         let file = self.file.get_or_make(&self.extents)?;
         self.write_to(file, bytes, offset).map_err(|error| {

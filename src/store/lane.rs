@@ -2,8 +2,8 @@
 //! cold reads, chunks of large values, log writes while the disk is slow. A job tells its submitter of its end by
 //! itself.
 //!
-//! What reads through the whole store does so in many jobs, called scans here; what takes as long as the disk does for a
-//! megabyte ([`super::run`]) counts as one of them. One scan runs at a time, the first first, and by turns with the other
+//! What reads through the whole store does so in many jobs, called scans here; what takes as long as the disk does for two
+//! megabytes ([`super::run`]) counts as one of them. One scan runs at a time, the first first, and by turns with the other
 //! jobs, so that any number of them delays those by no more than one.
 //!
 //! (The idea is as old as Flash, "an efficient and portable web server", Pai et al. 1999; nginx calls it

@@ -43,7 +43,7 @@ impl Location {
     pub const FIRST: Location = Location(0);
 
     pub fn new(handle: u32, offset: u64) -> Location {
-        assert!(offset < MAX_SEGMENT && offset.is_multiple_of(ALIGNMENT as u64));
+        assert!(offset < MAX_SEGMENT && offset.is_multiple_of(ALIGNMENT as u64), "out of range");
         assert!((handle as usize) < MAX_HANDLES);
         Location((u64::from(handle) << OFFSET_BITS | offset) / ALIGNMENT as u64)
     }

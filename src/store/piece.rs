@@ -157,16 +157,26 @@ pub(crate) fn range_len(len: u64, blocks: bool) -> u64 {
 
 /// Seeded with where the bytes lie: what turns up elsewhere is damage.
 pub(crate) fn checksum(stored: &[u8], file: u32, offset: u64) -> u32 {
-    sys::crc::crc32c(file.rotate_left(16) ^ (offset >> 12) as u32, stored)
+    sys::crc::crc32c(checksum_of_none(file, offset), stored)
+}
+
+/// What it begins with.
+pub(crate) fn checksum_of_none(file: u32, offset: u64) -> u32 {
+    file.rotate_left(16) ^ (offset >> 12) as u32
 }
 
 /// A chunk's row.
 #[inline(never)]
 pub(crate) fn row(stored: &[u8], compressed: bool, file: u32, offset: u64) -> [u8; ROW] {
     let len = stored.len() as u32 | if compressed { COMPRESSED } else { 0 };
+    row_of(len, checksum(stored, file, offset))
+}
+
+/// The same of a chunk that is not compressed, from its length, in bytes, and its checksum.
+pub(crate) fn row_of(len: u32, checksum: u32) -> [u8; ROW] {
     let mut row = [0; ROW];
     row[..4].copy_from_slice(&len.to_le_bytes());
-    row[4..].copy_from_slice(&checksum(stored, file, offset).to_le_bytes());
+    row[4..].copy_from_slice(&checksum.to_le_bytes());
     row
 }
 

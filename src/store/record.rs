@@ -133,7 +133,7 @@ impl<'a> Fields<'a> {
     /// # Panics
     /// If key or body exceed the format's limits: callers check what users send.
     pub fn head(&self, salt: u32) -> Head {
-        assert!(self.key.len() <= super::MAX_KEY && self.body.len() <= super::CHUNK);
+        assert!(self.key.len() <= super::MAX_KEY && self.body.len() <= super::CHUNK, "out of range");
         let len = self.encoded_len();
         let mut head = Head { bytes: [0; START + GATHERED], end: START + 4, whole: len <= GATHERED };
         head.put(&[self.kind as u8, self.flag_byte()]);

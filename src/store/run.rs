@@ -1,9 +1,9 @@
-//! Chunks of a large value that are received into one block of memory and written from there at once, past the page
+//! Chunks of a large value that are gathered in one block of memory and written from there at once, past the page
 //! cache: such a write costs the processor less than copying there does, and leaves nothing to be written back. But it takes
 //! as long as the disk does, so it is a job for the lane; and each has a price of its own, so it must be long.
 //!
-//! Filled by an event loop, which also checksums what has come while that is in the processor's cache; written by the lane; and used
-//! again for as long as its upload goes on.
+//! Filled by an event loop, which also checksums what has come while that is in the processor's cache, and copies it here past that
+//! ([`sys::copy`]): the next to read it is the disk. Written by the lane; and used again for as long as its upload goes on.
 
 use std::fs::File;
 use std::io;
@@ -14,9 +14,10 @@ use std::sync::{Arc, OnceLock};
 
 use super::CHUNK;
 use super::error::Result;
-use super::piece::ROW;
+use super::piece::{self, ROW};
 use super::upload::Target;
 use crate::sys;
+use crate::sys::copy::copy_past_caches;
 use crate::sys::memory::Region;
 
 /// See the module's head.
@@ -24,38 +25,46 @@ pub struct Run {
     /// Whole pages, as `O_DIRECT` wants them.
     memory: Region,
     len: usize,
+    /// Of what there is of the next chunk.
+    crc: u32,
     /// Of the chunks that are whole.
     rows: Vec<[u8; ROW]>,
 }
 
 impl Run {
-    /// Of this size is what is written at once. Bytes.
-    pub const SIZE: usize = 15 * CHUNK;
+    /// Of this size is what is written at once: behind a first chunk, 64 MiB are 33 of them. Bytes.
+    pub const SIZE: usize = 31 * CHUNK;
 
-    /// Memory of one: a huge page where there are any, which is cheaper to receive into, and to hand to the disk, than hundreds
+    /// Memory of one: a huge page where there are any, which is cheaper to fill, and to hand to the disk, than hundreds
     /// of small ones. Bytes.
     pub const TAKES: usize = sys::memory::HUGE;
 
     /// An empty one; `None`: the system has no memory for it.
     pub(crate) fn new() -> Option<Run> {
-        Region::new(Run::TAKES, true).ok().map(|memory| Run { memory, len: 0, rows: Vec::new() })
+        Region::new(Run::TAKES, true).ok().map(|memory| Run { memory, len: 0, crc: 0, rows: Vec::new() })
     }
 
-    /// Where the next bytes go; of no length if it is full. Tell [`super::Upload::add`] how many came.
-    pub fn room(&mut self) -> &mut [u8] {
-        &mut self.memory[self.len..Run::SIZE]
+    /// How many bytes it has room for.
+    pub fn room(&self) -> usize {
+        Run::SIZE - self.len
     }
 
-    /// So many were put into the room. Asks for the rows of the chunks that made whole, by their places in the run, and
-    /// tells how many there were.
-    pub(crate) fn add(&mut self, count: usize, row: impl Fn(usize, &[u8]) -> [u8; ROW]) -> usize {
-        assert!(count <= Run::SIZE - self.len, "a run has a fixed size");
-        let before = self.rows.len();
-        self.len += count;
-        while self.len - self.rows.len() * CHUNK >= CHUNK {
-            let place = self.rows.len();
-            self.rows.push(row(place, &self.memory[place * CHUNK..][..CHUNK]));
+    /// Takes bytes, at most as many as it has room for. `begin` has what a chunk's checksum begins with, by the chunk's place
+    /// in the run. Tells how many chunks that made whole.
+    pub(crate) fn add(&mut self, bytes: &[u8], begin: impl Fn(usize) -> u32) -> usize {
+        let (before, mut left) = (self.rows.len(), bytes);
+        while !left.is_empty() {
+            let filled = self.len % CHUNK;
+            let (now, later) = left.split_at(left.len().min(CHUNK - filled));
+            let crc = if filled == 0 { begin(self.rows.len()) } else { self.crc };
+            self.crc = sys::crc::crc32c(crc, now);
+            copy_past_caches(now, &mut self.memory[self.len..][..now.len()]);
+            (self.len, left) = (self.len + now.len(), later);
+            if self.len.is_multiple_of(CHUNK) {
+                self.rows.push(piece::row_of(CHUNK as u32, self.crc));
+            }
         }
+        assert!(self.len <= Run::SIZE, "a run has a fixed size");
         self.rows.len() - before
     }
 

@@ -27,8 +27,8 @@ const MOST_SURVIVAL: u64 = 2 << 30;
 const MOST_PART: u64 = 4;
 /// The same in cache mode: older values go as it comes, and hardly anybody needs the rest.
 const MOST_PART_OF_CACHE: u64 = 2;
-/// What is set aside for a large value on its way in: more than its chunks that are being written. Bytes.
-const AHEAD: u64 = 1 << 20;
+/// What is set aside for a large value on its way in: more than its chunks, or its run, that are being written. Bytes.
+const AHEAD: u64 = 2 << 20;
 /// Files that are kept back for segments, compaction and the index checkpoint.
 const LEAST_FILES: u64 = 4;
 

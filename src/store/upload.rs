@@ -18,9 +18,9 @@ use super::record::Kind;
 use super::run::{Direct, Run, RunWrite, RunWritten};
 
 /// Of a value whose last chunk could not be compressed, so many bytes of the next chunk are tried before all of it is...
-const SAMPLE: usize = 4096;
+const SAMPLE: usize = 1024;
 /// ... but for one chunk in so many.
-const TRIED_WHOLE: u64 = 16;
+const TRIED_WHOLE: u64 = 64;
 
 /// A large value on its way in. Dropped unfinished, it gives its space back, and nothing of it is ever visible.
 pub struct Upload {
@@ -118,21 +118,14 @@ impl Upload {
         left >= Run::SIZE as u64 && self.target.stubborn.load(Relaxed) && self.target.reservation.direct.is_open()
     }
 
-    /// So many of the value's next bytes were put into the room that `run` has. Tells how many chunks that made whole.
+    /// Puts the value's next bytes into `run`. Tells how many chunks that made whole.
     ///
     /// # Panics
     /// If it has not so much room.
-    pub fn add(&self, run: &mut Run, count: usize) -> usize {
-        run.add(count, |index, chunk| self.target.row(self.started + index as u64, chunk))
-    }
-
-    /// Copies the value's next bytes to the room that `run` has.
-    ///
-    /// # Panics
-    /// If it has not so much room.
-    pub fn fill(&self, run: &mut Run, bytes: &[u8]) {
-        run.room()[..bytes.len()].copy_from_slice(bytes);
-        self.add(run, bytes.len());
+    #[inline(never)]
+    pub fn fill(&self, run: &mut Run, bytes: &[u8]) -> usize {
+        let begin = |place| self.target.offset(self.started + place as u64);
+        run.add(bytes, |place| piece::checksum_of_none(self.target.reservation.file.number, begin(place)))
     }
 
     /// A job that writes the next chunks, with which `run` is full.

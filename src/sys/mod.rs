@@ -4,6 +4,7 @@
 //! a key or a connection is.
 
 pub mod clock;
+pub mod copy;
 pub mod crc;
 pub mod epoll;
 pub mod event;
