@@ -360,7 +360,7 @@ impl Connection {
         Fate::Open
     }
 
-    /// One read, behind the `filled` bytes of `scratch` or straight into the value that is being received.
+    /// One read, behind the `filled` bytes of `scratch` or straight to where the value that is being received is gathered.
     #[inline]
     fn read(
         &mut self,

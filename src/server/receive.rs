@@ -325,12 +325,10 @@ impl Refusal {
     }
 }
 
-/// So many bytes of the worker's buffer for chunks that come at once.
-fn batch(len: usize, ctx: &mut Context) -> &mut [u8] {
-    if ctx.batch.len() < len {
-        ctx.batch.resize(len, 0);
-    }
-    &mut ctx.batch[..len]
+/// The worker's buffer for chunks that come at once.
+fn batch(ctx: &mut Context) -> &mut [u8] {
+    ctx.batch.resize(AT_ONCE * CHUNK, 0);
+    &mut ctx.batch
 }
 
 impl Receiving {
@@ -338,8 +336,8 @@ impl Receiving {
         match &self.runs {
             Runs::Nothing => self.sink_of_chunks(ctx),
             Runs::Filling(run) => {
-                let room = batch(run.room().min(AT_ONCE * CHUNK), ctx);
-                Some(Sink { body: &mut self.chunk, want: 0, behind: Behind::Value(room) })
+                let room = run.room().min(AT_ONCE * CHUNK);
+                Some(Sink { body: &mut self.chunk, want: 0, behind: Behind::Value(&mut batch(ctx)[..room]) })
             }
             Runs::Writing => None,
         }
@@ -354,10 +352,7 @@ impl Receiving {
         let behind = match usize::try_from(self.left).unwrap_or(usize::MAX) - want {
             0 => Behind::Input,
             _ if !self.may_write(ctx) => Behind::Nothing,
-            left => {
-                let ahead = left.min((self.upload.at_once() - 1) * CHUNK);
-                Behind::Value(&mut batch(CHUNK + ahead, ctx)[CHUNK..])
-            }
+            left => Behind::Value(&mut batch(ctx)[CHUNK..][..left.min((self.upload.at_once() - 1) * CHUNK)]),
         };
         Some(Sink { body: &mut self.chunk, want, behind })
     }
@@ -444,14 +439,14 @@ impl Receiving {
         }
     }
 
-    fn fill_run(&mut self, input: &mut Input<'_>, ctx: &Context) -> Result<(), Waiting> {
+    fn fill_run(&mut self, input: &mut Input<'_>, ctx: &mut Context) -> Result<(), Waiting> {
         let Runs::Filling(run) = &mut self.runs else { unreachable!("matched by the caller") };
         if input.is_empty() {
             return Err(if ctx.may_move_chunks() { Waiting::Input } else { Waiting::Turn });
         }
         let came = input.take(run.room());
         self.left -= came.len() as u64;
-        self.upload.fill(run, came);
+        ctx.chunks += self.upload.fill(run, came);
         Ok(())
     }
 
@@ -523,7 +518,7 @@ impl Receiving {
             self.failed = self.upload.write_now(&self.chunk).err();
             self.chunk.clear();
         } else {
-            let batch = batch(all, ctx);
+            let batch = batch(ctx);
             batch[..CHUNK].copy_from_slice(&self.chunk);
             self.failed = self.upload.write_now(&batch[..whole]).err();
             self.chunk.clear();

@@ -40,7 +40,7 @@ const BLOCK: u64 = 4096;
 const FULL: u64 = 1 << 30;
 /// A range of this size and more has a file alone: who writes to it waits for nobody who syncs or punches those of others.
 /// Bytes.
-const ALONE: u64 = 16 << 20;
+pub(crate) const ALONE: u64 = 16 << 20;
 /// Unless there are so many files, or a quarter of what the process may have open: each takes a descriptor.
 pub(crate) const MANY_FILES: usize = 512;
 /// Nor above this number: each upload takes one, and they are never used again.

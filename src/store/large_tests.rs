@@ -288,7 +288,7 @@ fn runs_lie_where_their_chunks_would() {
 fn what_shares_a_file_or_can_be_compressed_has_no_runs() {
     let dir = scratch();
     let db = Db::open(options(dir.path())).unwrap();
-    for (chunks, chunk) in [(20, value(2 * CHUNK, 1)), (400, vec![7; CHUNK])] {
+    for (chunks, chunk) in [(200, value(2 * CHUNK, 1)), (400, vec![7; CHUNK])] {
         let mut upload = db.upload(chunks * CHUNK as u64).unwrap();
         assert!(upload.begin_run().is_none());
         upload.write_now(&chunk[..CHUNK]).unwrap();

@@ -32,7 +32,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// Of this size is what is written at once: behind a first chunk, 64 MiB are 33 of them. Bytes.
+    /// Of this size is what is written at once: 64 MiB are 33 of them, behind a first chunk. Bytes.
     pub const SIZE: usize = 31 * CHUNK;
 
     /// Memory of one: a huge page where there are any, which is cheaper to fill, and to hand to the disk, than hundreds
@@ -52,6 +52,7 @@ impl Run {
     /// Takes bytes, at most as many as it has room for. `begin` has what a chunk's checksum begins with, by the chunk's place
     /// in the run. Tells how many chunks that made whole.
     pub(crate) fn add(&mut self, bytes: &[u8], begin: impl Fn(usize) -> u32) -> usize {
+        assert!(bytes.len() <= self.room(), "out of range");
         let (before, mut left) = (self.rows.len(), bytes);
         while !left.is_empty() {
             let filled = self.len % CHUNK;
@@ -64,7 +65,6 @@ impl Run {
                 self.rows.push(piece::row_of(CHUNK as u32, self.crc));
             }
         }
-        assert!(self.len <= Run::SIZE, "a run has a fixed size");
         self.rows.len() - before
     }
 

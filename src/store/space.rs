@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64};
 use std::sync::{Arc, Mutex};
 
 use super::error::{Error, Result};
+use super::extent::ALONE;
 use super::options::{Options, Report, Severity};
 use crate::sys::statvfs::{FileSystem, file_system};
 
@@ -27,8 +28,10 @@ const MOST_SURVIVAL: u64 = 2 << 30;
 const MOST_PART: u64 = 4;
 /// The same in cache mode: older values go as it comes, and hardly anybody needs the rest.
 const MOST_PART_OF_CACHE: u64 = 2;
-/// What is set aside for a large value on its way in: more than its chunks, or its run, that are being written. Bytes.
-const AHEAD: u64 = 2 << 20;
+/// What is set aside for a large value on its way in: more than its chunks that are being written. Bytes.
+const AHEAD: u64 = 1 << 20;
+/// The same for one that may come in runs. Bytes.
+const AHEAD_OF_RUNS: u64 = 2 << 20;
 /// Files that are kept back for segments, compaction and the index checkpoint.
 const LEAST_FILES: u64 = 4;
 
@@ -219,7 +222,7 @@ impl Space {
             self.refused.fetch_add(1, Relaxed);
             return Err(Error::Full(format!("there is no room for {} more", show(bytes)).into()));
         }
-        let ahead = bytes.min(AHEAD);
+        let ahead = if bytes < ALONE { bytes.min(AHEAD) } else { AHEAD_OF_RUNS };
         self.in_flight.fetch_add(ahead as i64, Relaxed);
         Ok(Taken { space: self.clone(), ahead })
     }

@@ -73,6 +73,9 @@ fn what_is_announced_keeps_nobody_out() {
     assert_eq!(space.headroom(), 60 * MIB);
     assert!(space.take(101 * MIB).is_err(), "that much there is not");
     drop(all);
+    let short: Vec<_> = (0..20).map(|_| space.take(15 * MIB).unwrap()).collect();
+    assert_eq!(space.headroom(), 80 * MIB, "what shares a file comes by single chunks");
+    drop(short);
     assert_eq!(space.headroom(), 100 * MIB);
 }
 

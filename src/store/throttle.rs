@@ -45,6 +45,11 @@ impl Throttle {
         Some(Duration::from_secs_f64(owed as f64 / self.rate as f64))
     }
 
+    /// Whether so many bytes may come at once and others do not wait longer for it than they do after any burst.
+    pub fn allows_at_once(&self, bytes: usize) -> bool {
+        self.rate == 0 || burst(self.rate) >= bytes as i64
+    }
+
     /// Counts bytes that came in.
     pub fn draw(&self, bytes: usize) {
         if self.rate != 0 {
@@ -77,6 +82,12 @@ mod tests {
         let throttle = Throttle::new(0);
         throttle.draw(usize::MAX >> 1);
         assert_eq!(throttle.wait(), None);
+        assert!(throttle.allows_at_once(usize::MAX >> 1));
+    }
+
+    #[test]
+    fn what_comes_at_once_is_what_comes_in_a_tenth_of_a_second() {
+        assert!(Throttle::new(1000).allows_at_once(100) && !Throttle::new(1000).allows_at_once(101));
     }
 
     #[test]

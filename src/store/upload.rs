@@ -115,7 +115,9 @@ impl Upload {
 
     fn may_run(&self) -> bool {
         let left = self.target.len.saturating_sub(self.started * CHUNK as u64);
-        left >= Run::SIZE as u64 && self.target.stubborn.load(Relaxed) && self.target.reservation.direct.is_open()
+        let (reservation, is_long) = (&self.target.reservation, left >= Run::SIZE as u64);
+        let may_come = is_long && reservation.extents.throttle.allows_at_once(Run::SIZE);
+        may_come && self.target.stubborn.load(Relaxed) && reservation.direct.is_open()
     }
 
     /// Puts the value's next bytes into `run`. Tells how many chunks that made whole.
