@@ -10,7 +10,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
 
 use super::error::{Error, Result};
@@ -26,7 +26,8 @@ const MOST_FLOOR: u64 = 192 << 20;
 const MOST_SURVIVAL: u64 = 2 << 30;
 /// One value in this part of the store's room is the largest that may come before there is room for it.
 const MOST_PART: u64 = 4;
-/// The same in cache mode: older values go as it comes, and hardly anybody needs the rest.
+/// The same in cache mode: older values go as it comes, and hardly anybody needs the rest. And where older ones are about to be
+/// given back: who replaces one large value again and again would be refused else, until they are.
 const MOST_PART_OF_CACHE: u64 = 2;
 /// What is set aside for a large value on its way in: more than its chunks that are being written. Bytes.
 const AHEAD: u64 = 1 << 20;
@@ -84,6 +85,8 @@ pub(crate) struct Space {
     own: AtomicBool,
     /// Bytes that the store may take in all: of the file system, or of its own limit.
     capacity: AtomicU64,
+    /// Large values that nobody can read any more and whose bytes were not given back yet.
+    pub dying: AtomicUsize,
     /// Values refused for want of room.
     pub refused: AtomicU64,
     /// Why values are refused, if they are. Held during a measurement.
@@ -143,6 +146,7 @@ impl Space {
             most: AtomicI64::new(i64::MAX),
             written: AtomicI64::new(0),
             in_flight: AtomicI64::new(0),
+            dying: AtomicUsize::new(0),
             room: AtomicU64::new(u64::MAX),
             own: AtomicBool::new(false),
             capacity: AtomicU64::new(u64::MAX),
@@ -217,7 +221,8 @@ impl Space {
         let wanted = i64::try_from(bytes).unwrap_or(i64::MAX);
         // What is kept back may be drawn on for a moment, as by several who saw the same room; its bytes wait for theirs. But
         // not for so much that no other writer could go on.
-        let is_small = bytes <= self.capacity() / self.most_part;
+        let part = if self.dying.load(Relaxed) > 0 { MOST_PART_OF_CACHE } else { self.most_part };
+        let is_small = bytes <= self.capacity() / part;
         if !is_small && self.left() < wanted {
             self.refused.fetch_add(1, Relaxed);
             return Err(Error::Full(format!("there is no room for {} more", show(bytes)).into()));
