@@ -97,7 +97,7 @@ impl Queue {
 
     /// Drops the first `n` bytes: they are sent.
     pub fn consume(&mut self, n: usize, pool: &mut Pool) {
-        assert!(n <= self.len);
+        assert!(n <= self.len, "out of range");
         self.len -= n;
         self.start += n;
         while self.start >= CHUNK || (self.len == 0 && !self.chunks.is_empty()) {

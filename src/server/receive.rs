@@ -282,7 +282,7 @@ impl Uploading {
                 return Step::Done;
             }
         }
-        let Stage::Received(uploaded) = &self.stage else { unreachable!("matched by the caller") };
+        let Stage::Received(uploaded) = &self.stage else { unreachable!("finished above") };
         if let Err(waiting) = ctx.may_write() {
             return Step::Wait(waiting);
         }

@@ -111,7 +111,7 @@ impl Store<'_> {
 
     /// A part of an upload.
     fn part(&self, value: Value<'_>, ctx: &Context) -> Verdict {
-        let Value::Uploaded(part) = value else { unreachable!("matched by the caller") };
+        let Value::Uploaded(part) = value else { unreachable!("parts are uploaded") };
         let Shared { multiparts, memory, inboxes, .. } = &*ctx.shared;
         let kept = multiparts.put(self.key, self.cas, part.clone(), ctx.now, memory);
         // Who sees to it that it expires may be asleep.

@@ -131,7 +131,7 @@ impl Compactor {
     fn reclaim(&mut self) -> Result<()> {
         let core = &self.core;
         let long = self.last_reclaim.elapsed() >= core.options.compaction_interval;
-        let all = long || core.space.level() > Level::Enough;
+        let all = core.space.wanted.swap(false, Relaxed) || long || core.space.level() > Level::Enough;
         let _no_round = core.hold_rounds();
         core.reclaim(all)?;
         if all {

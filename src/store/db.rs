@@ -383,7 +383,7 @@ impl Db {
     /// # Errors
     /// [`Error::Invalid`] if `len` is out of range; [`Error::Full`].
     pub fn upload(&self, len: u64) -> Result<Upload> {
-        Upload::new(&self.core.extents, len)
+        Upload::new(&self.core.extents, len).inspect_err(|_| self.core.compaction.bell.ring())
     }
 
     /// Makes a value out of parts.

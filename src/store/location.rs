@@ -19,7 +19,7 @@ pub struct Position(pub(crate) u64);
 impl Position {
     /// Byte `offset` of the segment whose place in the log's order is `order`.
     pub(crate) fn new(order: u64, offset: u64) -> Position {
-        assert!(offset <= MAX_SEGMENT);
+        assert!(offset <= MAX_SEGMENT, "out of range");
         Position((order << OFFSET_BITS) + offset)
     }
 
@@ -44,7 +44,7 @@ impl Location {
 
     pub fn new(handle: u32, offset: u64) -> Location {
         assert!(offset < MAX_SEGMENT && offset.is_multiple_of(ALIGNMENT as u64), "out of range");
-        assert!((handle as usize) < MAX_HANDLES);
+        assert!((handle as usize) < MAX_HANDLES, "out of range");
         Location((u64::from(handle) << OFFSET_BITS | offset) / ALIGNMENT as u64)
     }
 

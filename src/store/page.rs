@@ -242,7 +242,7 @@ fn tag_of(slot: &Slot) -> u64 {
 }
 
 fn pack(tag: u64, entry: Entry) -> Slot {
-    assert!(entry.size_class < 32);
+    assert!(entry.size_class < 32, "out of range");
     let word = entry.location.bits()
         | u64::from(entry.size_class) << 40
         | u64::from(entry.expires) << 45

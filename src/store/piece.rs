@@ -172,7 +172,7 @@ pub(crate) fn row(stored: &[u8], compressed: bool, file: u32, offset: u64) -> [u
     row_of(len, checksum(stored, file, offset))
 }
 
-/// The same of a chunk that is not compressed, from its length, in bytes, and its checksum.
+/// The same from its length, with the bit for what is compressed, and its checksum.
 pub(crate) fn row_of(len: u32, checksum: u32) -> [u8; ROW] {
     let mut row = [0; ROW];
     row[..4].copy_from_slice(&len.to_le_bytes());

@@ -17,7 +17,7 @@ use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Instant;
 
 use super::core::Core;
@@ -71,7 +71,6 @@ impl Core {
         if entry.large {
             let mut queue = super::lock(&self.reclaim.queue);
             queue.push(Item::Record(*entry));
-            self.space.dying.store(queue.len(), Relaxed);
             if queue.len().is_multiple_of(FEW) {
                 self.compaction.bell.ring();
             }
@@ -89,9 +88,7 @@ impl Core {
             self.punch_owed();
             self.extents.remove_empty()?;
         }
-        let waiting = super::lock(&self.reclaim.queue).len();
-        self.space.dying.store(waiting, Relaxed);
-        if waiting < if all { 1 } else { FEW } {
+        if super::lock(&self.reclaim.queue).len() < if all { 1 } else { FEW } {
             return Ok(());
         }
         let items = std::mem::take(&mut *super::lock(&self.reclaim.queue));
@@ -102,11 +99,13 @@ impl Core {
                 None => later.push(item),
             }
         }
-        let done = if ranges.is_empty() { Ok(()) } else { self.give_back(&mut ranges) };
-        later.extend(ranges.into_iter().map(|(hash, range)| Item::Range(hash, range)));
-        let mut queue = super::lock(&self.reclaim.queue);
-        queue.extend(later);
-        self.space.dying.store(queue.len(), Relaxed);
+        super::lock(&self.reclaim.queue).extend(later);
+        if ranges.is_empty() {
+            return Ok(());
+        }
+        let done = self.give_back(&mut ranges);
+        let left = ranges.into_iter().map(|(hash, range)| Item::Range(hash, range));
+        super::lock(&self.reclaim.queue).extend(left);
         done
     }
 

@@ -10,12 +10,13 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64};
 use std::sync::{Arc, Mutex};
 
 use super::error::{Error, Result};
 use super::extent::ALONE;
 use super::options::{Options, Report, Severity};
+use super::run::Run;
 use crate::sys::statvfs::{FileSystem, file_system};
 
 /// Least room that is kept back by default: what a round of compaction needs in the smallest segments. Bytes.
@@ -26,13 +27,13 @@ const MOST_FLOOR: u64 = 192 << 20;
 const MOST_SURVIVAL: u64 = 2 << 30;
 /// One value in this part of the store's room is the largest that may come before there is room for it.
 const MOST_PART: u64 = 4;
-/// The same in cache mode: older values go as it comes, and hardly anybody needs the rest. And where older ones are about to be
-/// given back: who replaces one large value again and again would be refused else, until they are.
+/// The same in cache mode: older values go as it comes, and hardly anybody needs the rest.
 const MOST_PART_OF_CACHE: u64 = 2;
 /// What is set aside for a large value on its way in: more than its chunks that are being written. Bytes.
 const AHEAD: u64 = 1 << 20;
 /// The same for one that may come in runs. Bytes.
 const AHEAD_OF_RUNS: u64 = 2 << 20;
+const _: () = assert!(Run::SIZE as u64 <= AHEAD_OF_RUNS);
 /// Files that are kept back for segments, compaction and the index checkpoint.
 const LEAST_FILES: u64 = 4;
 
@@ -85,8 +86,8 @@ pub(crate) struct Space {
     own: AtomicBool,
     /// Bytes that the store may take in all: of the file system, or of its own limit.
     capacity: AtomicU64,
-    /// Large values that nobody can read any more and whose bytes were not given back yet.
-    pub dying: AtomicUsize,
+    /// There was none for a large value: what is dead is to be given back, however little it is.
+    pub wanted: AtomicBool,
     /// Values refused for want of room.
     pub refused: AtomicU64,
     /// Why values are refused, if they are. Held during a measurement.
@@ -146,7 +147,7 @@ impl Space {
             most: AtomicI64::new(i64::MAX),
             written: AtomicI64::new(0),
             in_flight: AtomicI64::new(0),
-            dying: AtomicUsize::new(0),
+            wanted: AtomicBool::new(false),
             room: AtomicU64::new(u64::MAX),
             own: AtomicBool::new(false),
             capacity: AtomicU64::new(u64::MAX),
@@ -221,10 +222,10 @@ impl Space {
         let wanted = i64::try_from(bytes).unwrap_or(i64::MAX);
         // What is kept back may be drawn on for a moment, as by several who saw the same room; its bytes wait for theirs. But
         // not for so much that no other writer could go on.
-        let part = if self.dying.load(Relaxed) > 0 { MOST_PART_OF_CACHE } else { self.most_part };
-        let is_small = bytes <= self.capacity() / part;
+        let is_small = bytes <= self.capacity() / self.most_part;
         if !is_small && self.left() < wanted {
             self.refused.fetch_add(1, Relaxed);
+            self.wanted.store(true, Relaxed);
             return Err(Error::Full(format!("there is no room for {} more", show(bytes)).into()));
         }
         let ahead = if bytes < ALONE { bytes.min(AHEAD) } else { AHEAD_OF_RUNS };
@@ -238,7 +239,7 @@ impl Space {
     }
 
     /// Bytes that may be taken before values are refused.
-    // Asked a few times a second, at many places: requests ask whether to wait.
+    // Asked a few times a second, at many places: one copy is enough.
     #[inline(never)]
     pub fn headroom(&self) -> u64 {
         u64::try_from(self.left()).unwrap_or(0)

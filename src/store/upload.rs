@@ -124,10 +124,11 @@ impl Upload {
     ///
     /// # Panics
     /// If it has not so much room.
-    #[inline(never)]
     pub fn fill(&self, run: &mut Run, bytes: &[u8]) -> usize {
-        let begin = |place| self.target.offset(self.started + place as u64);
-        run.add(bytes, |place| piece::checksum_of_none(self.target.reservation.file.number, begin(place)))
+        run.add(bytes, |place| {
+            let offset = self.target.offset(self.started + place as u64);
+            piece::checksum_of_none(self.target.reservation.file.number, offset)
+        })
     }
 
     /// A job that writes the next chunks, with which `run` is full.

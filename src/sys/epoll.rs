@@ -60,7 +60,7 @@ pub struct Epoll {
 impl Epoll {
     /// A new instance that takes up to `batch` events per wait.
     pub fn new(batch: usize) -> io::Result<Self> {
-        assert!(batch > 0 && i32::try_from(batch).is_ok());
+        assert!(batch > 0 && i32::try_from(batch).is_ok(), "out of range");
         // SAFETY: no pointers; the result is checked before it is owned.
         let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
         if fd < 0 {
@@ -103,7 +103,7 @@ impl Epoll {
 
     /// Event `index` of the last wait.
     pub fn event(&self, index: usize) -> Event {
-        assert!(index < self.ready);
+        assert!(index < self.ready, "out of range");
         let event = self.events[index];
         Event { token: event.u64, bits: event.events }
     }
