@@ -288,7 +288,7 @@ const FETCH: usize = 2 * CHUNK;
 
 /// Chunks of a value's first turn; see [`Streaming::take_back`] for the others.
 const CHUNKS: usize = 4;
-/// After so long none is added to the chunks of a turn: out of memory that the processor has not seen for long, or never, one may
+/// After so long none is added to a chunk of a turn: out of memory that the processor has not seen for long, or never, one may
 /// take ten times as long as it does else.
 const QUICK: Duration = Duration::from_micros(300);
 
@@ -381,7 +381,7 @@ impl Streaming {
             if self.next >= last && !is_last {
                 return StreamStep::Wait(Waiting::Turn);
             }
-            if clock::monotonic() - began > QUICK {
+            if self.said >= CHUNK && clock::monotonic() - began > QUICK {
                 break;
             }
         }
