@@ -6,7 +6,7 @@ mod common;
 use common::client::storage;
 use common::server::Plan;
 use common::strace::Tracer;
-use common::util::random_bytes;
+use common::util::{random_bytes, wait_until};
 use common::{Client, Server};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -208,12 +208,60 @@ fn a_large_value_leaves_by_whole_packets() {
     let _alone = alone();
     let server = Server::start(&["-t", "1", "--db.sync=none"]);
     let mut c = server.client();
-    c.set("large", random_bytes(1, 64 << 20));
-    let (sends, full) = sends_of_a_get(&server, &mut c, "large", 64 << 20, 0);
-    assert!(sends.len() <= 512 && full.len() >= sends.len() / 2, "{sends:?}");
+    c.set("large", random_bytes(1, 15 << 20));
+    let (sends, full) = sends_of_a_get(&server, &mut c, "large", 15 << 20, 0);
+    assert!(sends.len() <= 120 && full.len() >= sends.len() / 2, "{sends:?}");
     let small = full.iter().filter(|&&count| count > 65_483 && count % 65_483 < 32_768).count();
     println!("{small} with a small packet");
     assert!(small <= 3, "the last ones may end anywhere, others may not: {full:?}");
+}
+
+/// A value with a file alone is read into memory to be looked at, and not copied from there to the socket; also after a restart.
+#[test]
+fn a_value_with_a_file_alone_leaves_from_the_page_cache() {
+    let _alone = alone();
+    let mut server = Server::start(&["-t", "1", "--db.sync=none"]);
+    let value = random_bytes(1, 64 << 20);
+    for life in 0..2 {
+        let mut c = server.client();
+        if life == 0 {
+            c.set("large", &value);
+        }
+        assert!(c.get("large").is_some_and(|found| found == value));
+        // What an earlier life has left is looked through in the background first.
+        let mut calls = String::new();
+        wait_until("it is lent", || {
+            let tracer = Tracer::attach(server.pid(), &["-e", "trace=preadv2,sendto,sendmsg,sendfile"]);
+            assert!(c.get("large").is_some_and(|found| found == value));
+            calls = tracer.finish();
+            calls.contains("sendfile(")
+        });
+        let bytes = |name: &str| calls.lines().filter(|line| line.contains(name)).filter_map(returned).sum::<usize>();
+        let (read, sent, lent) = (bytes("preadv2("), bytes("send") - bytes("sendfile("), bytes("sendfile("));
+        println!("life {life}: {read} bytes read, {sent} copied, {lent} lent");
+        assert_eq!(sent + lent, value.len() + "VALUE large 0 67108864\r\n\r\nEND\r\n".len());
+        assert!(read >= value.len() && sent <= 16 * (64 << 10), "a whole value is looked at, and little is copied");
+        if life == 0 {
+            server = server.restart();
+        }
+    }
+}
+
+/// What the kernel cannot send from a file is copied.
+#[test]
+fn where_nothing_can_be_lent_it_is_copied() {
+    let _alone = alone();
+    let server = Server::start(&["-t", "1", "--db.sync=none"]);
+    let (mut c, value) = (server.client(), random_bytes(1, 17 << 20));
+    c.set("large", &value);
+    for error in ["EINVAL", "EOPNOTSUPP"] {
+        let inject = format!("inject=sendfile:error={error}");
+        let tracer = Tracer::attach(server.pid(), &["-e", "trace=sendfile", "-e", &inject]);
+        assert!(c.get("large").is_some_and(|found| found == value));
+        let refused = tracer.finish().lines().filter(|line| line.contains("sendfile(")).count();
+        println!("{refused} times {error}");
+        assert_eq!(refused, 1, "it is tried once for each get");
+    }
 }
 
 /// The last chunk leaves by itself, and what is before it is not split for the sake of packets.
@@ -259,7 +307,7 @@ fn a_slow_reader_has_little_read_in_vain() {
     let (mut c, value) = (Client::connect_unix(&path), random_bytes(1, 32 << 20));
     c.set("key", &value);
     assert!(c.get("key").is_some());
-    let tracer = Tracer::attach(server.pid(), &["-e", "trace=preadv2,sendto,sendmsg"]);
+    let tracer = Tracer::attach(server.pid(), &["-e", "trace=preadv2,sendto,sendmsg,sendfile"]);
     let mut slow = UnixStream::connect(&path).expect("connect");
     slow.write_all(b"get key\r\nquit\r\n").expect("ask");
     let (mut got, mut part) = (Vec::new(), vec![0; 64 << 10]);

@@ -21,8 +21,9 @@ use super::memory::Holds;
 use super::proto::binary::REQUEST;
 use super::receive::{Came, Gathering, Uploading};
 use super::reply;
-use super::retrieve::{After, Keys, KeysStep, StreamStep, Streaming};
+use super::retrieve::{Keys, KeysStep};
 use super::settings::Dialect;
+use super::streaming::{After, StreamStep, Streaming};
 use super::verdict::Supply;
 use super::watch;
 use kingdb::store::{CHUNK, Position};
@@ -259,7 +260,8 @@ impl Connection {
     /// Whether there is output, or an end, that [`Connection::send`] has to see to.
     #[inline]
     pub fn has_unsent(&self) -> bool {
-        !self.output.is_empty() || self.waiting == Waiting::Close
+        let lends = matches!(&self.state, State::Stream(streaming) if streaming.has_lent());
+        !self.output.is_empty() || self.waiting == Waiting::Close || lends
     }
 
     /// Its descriptor's number.
@@ -483,6 +485,9 @@ impl Connection {
             self.output.consume(sent_of_queue, pool);
             rest = &rest[n - sent_of_queue..];
         }
+        if self.writable && self.output.is_empty() && rest.is_empty() && self.send_lent(ctx) == Fate::Closed {
+            return Fate::Closed;
+        }
         let back = self.take_back(rest.len());
         self.free -= back;
         self.output.push(&rest[..rest.len() - back], pool);
@@ -490,6 +495,17 @@ impl Connection {
             true => Fate::Closed,
             false => Fate::Open,
         }
+    }
+
+    /// Sends what leaves straight from the page cache.
+    fn send_lent(&mut self, ctx: &Context) -> Fate {
+        if let State::Stream(streaming) = &mut self.state {
+            match streaming.send_lent(&self.stream, ctx) {
+                Ok(all) => self.writable = all,
+                Err(_) => return Fate::Closed,
+            }
+        }
+        Fate::Open
     }
 
     /// How much of the end of the turn's replies, `unsent` bytes, need not be held.

@@ -8,7 +8,8 @@ use super::inbox::Answer;
 use super::proto::base64;
 use super::proto::binary::{FLAGS, Status};
 use super::reply;
-use super::retrieve::{self, After, Streaming};
+use super::retrieve;
+use super::streaming::{After, Streaming};
 use super::verdict::{Old, Particulars, Source, Supply, look_as, write};
 use kingdb::store::{Access, BINARY_KEY, Body, Expect, FETCHED, Large, Lookup, NewBody, STALE, Seen, WON};
 

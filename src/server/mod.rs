@@ -35,6 +35,7 @@ pub mod settings;
 mod shared;
 mod stats;
 mod storage;
+mod streaming;
 mod table;
 mod update;
 mod verdict;

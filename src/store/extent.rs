@@ -107,6 +107,8 @@ pub(crate) struct ExtentFile {
     live: Mutex<Option<HashSet<u64>>>,
     /// Ranges, as base and length, that nothing names any more and that could not become holes yet.
     owed: Mutex<Vec<(u64, u64)>>,
+    /// Its bytes may be in sockets.
+    lent: AtomicBool,
     /// A bit of its header had flipped.
     mended: bool,
     /// How many are at work on it who may keep writers waiting.
@@ -120,6 +122,8 @@ enum Owner {
     /// One value, for which this life made it.
     One,
     Many,
+    /// Those that an earlier life has put there.
+    Nobody,
 }
 
 /// A range that one value fills.
@@ -323,6 +327,7 @@ impl ExtentFile {
             making: Mutex::default(),
             live: Mutex::new(Some(HashSet::new())),
             owed: Mutex::default(),
+            lent: AtomicBool::new(false),
             mended: false,
             busy: AtomicUsize::new(0),
             reserved: AtomicUsize::new(0),
@@ -330,7 +335,7 @@ impl ExtentFile {
     }
 
     fn open(dir: &Path, number: u32, store: u64) -> Result<ExtentFile> {
-        let mut extent = ExtentFile { live: Mutex::new(None), ..ExtentFile::planned(dir, number, Owner::Many) };
+        let mut extent = ExtentFile { live: Mutex::new(None), ..ExtentFile::planned(dir, number, Owner::Nobody) };
         let open = OpenOptions::new().read(true).write(true).open(&extent.path);
         let file = open.map_err(|error| Error::io("open", &extent.path, &error))?;
         let mut header = [0; HEADER];
@@ -357,6 +362,16 @@ impl ExtentFile {
     /// Whether it may change.
     pub fn is_reserved(&self) -> bool {
         self.reserved.load(SeqCst) > 0
+    }
+
+    /// Asks for the bytes of the range at `base` as they are in the page cache, to be sent from there. Granted where the range is all
+    /// that the file has and ever will: then they are never changed, and go as a whole. Whoever asks has a lease.
+    pub fn may_lend(&self, base: u64) -> bool {
+        let may = !matches!(self.owner, Owner::Many)
+            && !self.is_reserved()
+            && super::lock(&self.live).as_ref().is_some_and(|live| live.len() == 1 && live.contains(&base));
+        self.lent.fetch_or(may, Relaxed);
+        may
     }
 
     fn get_or_make(&self, extents: &Extents) -> Result<&File> {

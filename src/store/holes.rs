@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::super::error::{Error, Result};
 use super::super::piece::Range;
@@ -123,7 +124,7 @@ impl ExtentFile {
             return Ok(());
         }
         let punched = match is_shared(file) {
-            Ok(false) => self.make_hole(file, base, len).map(|()| true),
+            Ok(false) => self.free(file, base, len).map(|()| true),
             shared => shared.map(|_| false),
         };
         if !matches!(punched, Ok(true)) {
@@ -139,6 +140,12 @@ impl ExtentFile {
             let owed = std::mem::take(&mut *lock(&self.owed));
             owed.into_iter().for_each(|(base, len)| drop(self.punch(base, len)));
         }
+    }
+
+    /// A hole would have the kernel write zeros into memory of which a part lies outside, and with it into what was lent; of what
+    /// was lent, nothing else lies in the file.
+    fn free(&self, file: &File, base: u64, len: u64) -> std::io::Result<()> {
+        if self.lent.load(Relaxed) { file.set_len(0) } else { self.make_hole(file, base, len) }
     }
 
     pub(super) fn make_hole(&self, file: &File, base: u64, len: u64) -> std::io::Result<()> {

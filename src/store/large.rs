@@ -5,6 +5,7 @@
 //! Whatever may sleep is a job for the lane; event loops make the jobs and take the outcomes. `upload` brings values in,
 //! `compose` makes them out of others.
 
+use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -125,6 +126,25 @@ impl Large {
             Ok(false) | Err(_) => out.truncate(before),
         }
         read
+    }
+
+    /// Whether the chunk that has `offset` may be sent from its file: it is not compressed, its bytes there never change, and those
+    /// from `from` on lie before it.
+    pub fn may_lend(&self, from: u64, offset: u64, block: &mut TableBlock) -> bool {
+        let (found, before) = (self.find(offset), self.find(from));
+        let chunk = found.span.chunk(found.index, block, &|bytes, at| found.span.load_now(bytes, at));
+        let as_sent = chunk.is_ok_and(|chunk| chunk.is_some_and(|chunk| !chunk.compressed));
+        as_sent && std::ptr::eq(found.span, before.span) && found.span.file.may_lend(found.span.piece.base)
+    }
+
+    /// The file that has the chunk that has `offset`, and where in it that is.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if the file was never made.
+    pub fn lend(&self, offset: u64) -> Result<(&File, u64)> {
+        let found = self.find(offset);
+        let at = found.span.piece.base + found.index * CHUNK as u64 + (offset - found.start);
+        Ok((found.span.file.get()?, at))
     }
 
     /// The same as a job for the lane.

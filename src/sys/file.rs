@@ -149,7 +149,7 @@ fn would_sleep(error: io::Error) -> io::Result<Option<usize>> {
     }
 }
 
-fn to_off64(value: u64) -> io::Result<libc::off64_t> {
+pub(super) fn to_off64(value: u64) -> io::Result<libc::off64_t> {
     libc::off64_t::try_from(value).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))
 }
 
