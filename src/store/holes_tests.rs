@@ -10,11 +10,11 @@ use super::super::super::db::Db;
 use super::super::super::options::Options;
 use super::super::path_of;
 use super::*;
-use crate::store::CHUNK;
 use crate::store::lane::Lane;
 use crate::store::recovery::tests::{options, scratch};
 use crate::store::space::Space;
 use crate::store::throttle::Throttle;
+use crate::store::{Body, CHUNK, Large, Lookup, Record, Scratch, TableBlock};
 
 /// Of the first extent file on the disk. Bytes.
 fn taken(dir: &Path) -> u64 {
@@ -69,4 +69,114 @@ fn a_sweep_that_fails_leaves_nothing_behind_for_good() {
     assert_eq!(taken(dir.path()), 2 * CHUNK as u64);
     lane.close();
     threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+fn large(db: &Db, key: &[u8]) -> Large {
+    let visit = |record: Record<'_>| if let Body::Large(large) = record.body { Some(large.clone()) } else { None };
+    let mut fetched = None;
+    loop {
+        match db.lookup(&db.key(key), db.now(), fetched.as_ref(), &mut Scratch::default(), visit).unwrap() {
+            Lookup::Hit(_, large) => return large.expect("the value is large"),
+            Lookup::Cold(read) => fetched = Some(read.run()),
+            Lookup::Miss(_) => panic!("the key is there"),
+        }
+    }
+}
+
+/// Whether it is lent once it was read.
+fn lends(large: &Large, from: u64, offset: u64) -> bool {
+    large.read_all().unwrap();
+    large.may_lend(from, offset, &mut TableBlock::default())
+}
+
+/// On a disk: what lies in memory cannot be had without sleeping, as the kernel says.
+fn disk() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+/// Nothing that a compressor finds.
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = 1_u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+const LEN: usize = super::super::ALONE as usize;
+
+#[test]
+fn what_has_a_file_alone_and_is_not_compressed_may_be_lent() {
+    let dir = disk();
+    let db = Db::open(options(dir.path())).unwrap();
+    let value = noise(LEN);
+    db.put(b"alone", &value).unwrap();
+    db.put(b"beside others", &value[..LEN / 2]).unwrap();
+    db.put(b"compressed", &vec![7; LEN]).unwrap();
+    let alone = large(&db, b"alone");
+    for offset in [0, 1, CHUNK as u64, LEN as u64 - 1] {
+        assert!(lends(&alone, 0, offset) && lends(&alone, offset, offset), "{offset}");
+        let (file, at) = alone.lend(offset).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        assert_eq!(byte[0], value[offset as usize]);
+    }
+    assert!(!lends(&large(&db, b"beside others"), 0, 0) && !lends(&large(&db, b"compressed"), 0, 0));
+}
+
+#[test]
+#[cfg(not(feature = "tiny-tags"))]
+fn what_was_lent_is_never_made_a_hole() {
+    let dir = disk();
+    let path = path_of(dir.path(), 0);
+    let len = || std::fs::metadata(&path).unwrap().len();
+    for lent in [false, true] {
+        let db = Db::open(options(dir.path())).unwrap();
+        db.put(b"key", &noise(LEN)).unwrap();
+        db.flush().unwrap();
+        assert!(!lent || lends(&large(&db, b"key"), 0, 0));
+        let whole = len();
+        assert!(db.delete(b"key").unwrap());
+        db.core().reclaim(true).unwrap();
+        assert_eq!(len(), if lent { 0 } else { whole });
+        drop(db);
+        std::fs::remove_file(&path).unwrap();
+    }
+}
+
+#[test]
+#[cfg(not(feature = "tiny-tags"))]
+fn what_was_lent_and_is_kept_under_another_name_goes_later() {
+    let dir = disk();
+    let (path, link) = (path_of(dir.path(), 0), dir.path().join("link"));
+    let db = Db::open(options(dir.path())).unwrap();
+    db.put(b"key", &noise(LEN)).unwrap();
+    db.flush().unwrap();
+    assert!(lends(&large(&db, b"key"), 0, 0));
+    std::fs::hard_link(&path, &link).unwrap();
+    let before = std::fs::read(&link).unwrap();
+    assert!(db.delete(b"key").unwrap());
+    db.core().reclaim(true).unwrap();
+    assert!(std::fs::read(&link).unwrap() == before, "somebody keeps it as it was");
+    std::fs::remove_file(&link).unwrap();
+    db.core().extents.owing().iter().for_each(|file| file.punch_owed());
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), 0);
+}
+
+#[test]
+fn of_an_earlier_life_is_lent_what_is_known_to_lie_alone() {
+    let dir = disk();
+    let value = noise(LEN);
+    let db = Db::open(options(dir.path())).unwrap();
+    db.put(b"alone", &value).unwrap();
+    db.put(b"beside", &value[..LEN / 2]).unwrap();
+    db.put(b"others", &value[..LEN / 2]).unwrap();
+    db.flush().unwrap();
+    drop(db);
+    let db = Db::open(options(dir.path())).unwrap();
+    let (alone, beside) = (large(&db, b"alone"), large(&db, b"beside"));
+    // Until this is done it is not known what else lies there.
+    db.core().reclaim(true).unwrap();
+    assert!(lends(&alone, 0, 0) && !lends(&beside, 0, 0));
 }
