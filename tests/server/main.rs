@@ -9,6 +9,7 @@ mod admin_check;
 mod concurrency;
 mod event_loop;
 mod large_values;
+mod lent_values;
 mod listening;
 mod messages;
 mod options;
