@@ -30,9 +30,9 @@ endif
 CARGOFLAGS += --locked
 # The table for unwinding at run time takes 27 KB; a panic of this program aborts, and debuggers do without.
 LEAN = -C link-arg=-Wl,--no-eh-frame-hdr
-# What was compiled to the same code is kept once, where the linker can do that: 8 KB.
-FOLD = -C link-arg=-Wl,--icf=all
-LEAN += $(shell mkdir -p $(TARGET_DIR) && echo 'fn main() {}' | $(RUSTC) $(FOLD) -o $(TARGET_DIR)/fold - 2>/dev/null && rm $(TARGET_DIR)/fold && echo '$(FOLD)')
+# What was compiled to the same code is kept once, where rustc's linker can do that: 8 KB. (`FOLD=` where cargo has another.)
+FOLD ?= -C link-arg=-Wl,--icf=all
+LEAN += $(if $(FOLD),$(shell mkdir -p $(TARGET_DIR) && echo 'fn main() {}' | $(RUSTC) $(FOLD) -o $(TARGET_DIR)/fold - 2>/dev/null && rm $(TARGET_DIR)/fold && echo '$(FOLD)'))
 # LevelDB is linked as Debian has it, not statically as the product is.
 DYNAMIC := RUSTFLAGS='-C target-feature=-crt-static'
 export CARGO_TARGET_DIR := $(TARGET_DIR)

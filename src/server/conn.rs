@@ -502,7 +502,10 @@ impl Connection {
         if let State::Stream(streaming) = &mut self.state {
             match streaming.send_lent(&self.stream, ctx) {
                 Ok(all) => self.writable = all,
-                Err(_) => return Fate::Closed,
+                Err(error) => {
+                    streaming.note_broken(&error);
+                    return Fate::Closed;
+                }
             }
         }
         Fate::Open

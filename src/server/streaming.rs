@@ -155,7 +155,7 @@ impl Streaming {
         while self.lent > 0 {
             let (file, offset) = self.large.lend(self.next).map_err(io::Error::other)?;
             match stream.send_file(file, offset, self.lent) {
-                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(0) => return Err(io::Error::new(ErrorKind::UnexpectedEof, "its file ends before")),
                 Ok(count) => self.lent_left(count, ctx),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(false),
                 // The kernel cannot send from this file, or not to this socket: the rest is copied.
@@ -166,6 +166,15 @@ impl Streaming {
             }
         }
         Ok(true)
+    }
+
+    /// The operator is told of what could not be sent, unless it is the peer who is gone.
+    #[cold]
+    pub fn note_broken(&self, error: &io::Error) {
+        use ErrorKind::{BrokenPipe, ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut};
+        if !matches!(error.kind(), BrokenPipe | ConnectionReset | HostUnreachable | NetworkUnreachable | TimedOut) {
+            log::error(format_args!("a value broke off while it was sent, connection closed: {error}"));
+        }
     }
 
     fn lent_left(&mut self, count: usize, ctx: &Context) {

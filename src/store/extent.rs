@@ -107,8 +107,6 @@ pub(crate) struct ExtentFile {
     live: Mutex<Option<HashSet<u64>>>,
     /// Ranges, as base and length, that nothing names any more and that could not become holes yet.
     owed: Mutex<Vec<(u64, u64)>>,
-    /// Its bytes may be in sockets.
-    lent: AtomicBool,
     /// A bit of its header had flipped.
     mended: bool,
     /// How many are at work on it who may keep writers waiting.
@@ -327,7 +325,6 @@ impl ExtentFile {
             making: Mutex::default(),
             live: Mutex::new(Some(HashSet::new())),
             owed: Mutex::default(),
-            lent: AtomicBool::new(false),
             mended: false,
             busy: AtomicUsize::new(0),
             reserved: AtomicUsize::new(0),
@@ -364,14 +361,16 @@ impl ExtentFile {
         self.reserved.load(SeqCst) > 0
     }
 
-    /// Asks for the bytes of the range at `base` as they are in the page cache, to be sent from there. Granted where the range is all
-    /// that the file has and ever will: then they are never changed, and go as a whole. Whoever asks has a lease.
+    /// Whether the bytes of the range at `base` may be sent from where they are in the page cache: if it is all that the file has,
+    /// and ever will. Then they are never changed, and when they go, nothing is left, and all goes as a whole.
     pub fn may_lend(&self, base: u64) -> bool {
-        let may = !matches!(self.owner, Owner::Many)
-            && !self.is_reserved()
-            && super::lock(&self.live).as_ref().is_some_and(|live| live.len() == 1 && live.contains(&base));
-        self.lent.fetch_or(may, Relaxed);
-        may
+        let is_all = |live: &HashSet<u64>| live.len() == 1 && live.contains(&base);
+        self.is_final() && super::lock(&self.live).as_ref().is_some_and(is_all)
+    }
+
+    /// Whether nothing is put there any more.
+    fn is_final(&self) -> bool {
+        !matches!(self.owner, Owner::Many) && !self.is_reserved()
     }
 
     fn get_or_make(&self, extents: &Extents) -> Result<&File> {

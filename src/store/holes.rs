@@ -5,11 +5,10 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use super::super::error::{Error, Result};
 use super::super::piece::Range;
-use super::super::steps::by_steps;
+use super::super::steps::{REST, by_steps};
 use super::super::{lock, read, write};
 use super::{BLOCK, Busy, ExtentFile, Extents};
 use crate::sys;
@@ -52,9 +51,12 @@ impl Extents {
         for file in files {
             let mut ranges: Vec<Range> = named.get(&file.number).into_iter().flatten().copied().collect();
             ranges.sort_unstable();
-            let live: HashSet<u64> = ranges.iter().map(|range| range.base).collect();
-            // Superseded since the opening, and still read by somebody: the next life's sweep will find it.
-            let is_read = self.leases.of_file(file.number).iter().any(|base| !live.contains(base));
+            let mut live: HashSet<u64> = ranges.iter().map(|range| range.base).collect();
+            let named = live.len();
+            // Superseded since the opening, and still read by somebody: given back as other values are, or found by the next
+            // life's sweep.
+            live.extend(self.leases.of_file(file.number));
+            let is_read = live.len() > named;
             *lock(&file.live) = Some(live);
             if !is_read {
                 let (punched, number) = (file.punch_around(&ranges), file.number);
@@ -142,10 +144,10 @@ impl ExtentFile {
         }
     }
 
-    /// A hole would have the kernel write zeros into memory of which a part lies outside, and with it into what was lent; of what
-    /// was lent, nothing else lies in the file.
+    /// What is the last that is given back of a file may have been lent, and still be in a socket: in this life or an earlier one.
+    /// The ends of a hole may lie within folios of the page cache, and in these the kernel would put zeros in its place.
     fn free(&self, file: &File, base: u64, len: u64) -> std::io::Result<()> {
-        if self.lent.load(Relaxed) { file.set_len(0) } else { self.make_hole(file, base, len) }
+        if self.is_final() && self.is_empty() { truncate(file) } else { self.make_hole(file, base, len) }
     }
 
     pub(super) fn make_hole(&self, file: &File, base: u64, len: u64) -> std::io::Result<()> {
@@ -163,6 +165,21 @@ impl ExtentFile {
         }
         punched.and(self.punch(free, end.saturating_sub(free)))
     }
+}
+
+/// Where a file is cut: no folio is as long, on any machine, and each lies at a multiple of its length. Bytes.
+const CUT: u64 = 256 << 20;
+
+/// Gives back all that a file has, at one go as much as takes a few hundredths of a second: folios leave the page cache whole,
+/// and as they are.
+fn truncate(file: &File) -> std::io::Result<()> {
+    let mut len = file.metadata()?.len();
+    while len > 0 {
+        len = (len - 1) / CUT * CUT;
+        file.set_len(len)?;
+        std::thread::sleep(REST);
+    }
+    Ok(())
 }
 
 /// Whether a file has another name.

@@ -2,8 +2,11 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use super::super::super::db::Db;
@@ -15,10 +18,11 @@ use crate::store::recovery::tests::{options, scratch};
 use crate::store::space::Space;
 use crate::store::throttle::Throttle;
 use crate::store::{Body, CHUNK, Large, Lookup, Record, Scratch, TableBlock};
+use crate::sys::socket::{Listener, Stream};
 
 /// Of the first extent file on the disk. Bytes.
 fn taken(dir: &Path) -> u64 {
-    std::fs::metadata(path_of(dir, 0)).unwrap().blocks() * 512
+    std::fs::metadata(path_of(dir, 0)).map_or(0, |file| file.blocks() * 512)
 }
 
 /// Gives the first extent file another descriptor: through one that cannot be written to, no hole can be made.
@@ -127,22 +131,25 @@ fn what_has_a_file_alone_and_is_not_compressed_may_be_lent() {
 
 #[test]
 #[cfg(not(feature = "tiny-tags"))]
-fn what_was_lent_is_never_made_a_hole() {
-    let dir = disk();
-    let path = path_of(dir.path(), 0);
-    let len = || std::fs::metadata(&path).unwrap().len();
-    for lent in [false, true] {
-        let db = Db::open(options(dir.path())).unwrap();
-        db.put(b"key", &noise(LEN)).unwrap();
+fn what_could_be_lent_is_never_made_a_hole() {
+    let (dir, value) = (disk(), noise(LEN));
+    let db = Db::open(options(dir.path())).unwrap();
+    let len = |number| std::fs::metadata(path_of(dir.path(), number)).map_or(0, |file| file.len());
+    let remove = |key: &[u8]| {
+        assert!(db.delete(key).unwrap());
         db.flush().unwrap();
-        assert!(!lent || lends(&large(&db, b"key"), 0, 0));
-        let whole = len();
-        assert!(db.delete(b"key").unwrap());
         db.core().reclaim(true).unwrap();
-        assert_eq!(len(), if lent { 0 } else { whole });
-        drop(db);
-        std::fs::remove_file(&path).unwrap();
-    }
+    };
+    db.put(b"beside", &value[..LEN / 4]).unwrap();
+    db.put(b"others", &value[..LEN / 4]).unwrap();
+    db.put(b"alone", &value).unwrap();
+    db.flush().unwrap();
+    let before = [len(0), len(1)];
+    remove(b"others");
+    assert_eq!([len(0), len(1)], before);
+    remove(b"alone");
+    assert_eq!([len(0), len(1)], [before[0], 0]);
+    assert!(db.get(b"beside").unwrap().is_some_and(|found| found == value[..LEN / 4]));
 }
 
 #[test]
@@ -179,4 +186,126 @@ fn of_an_earlier_life_is_lent_what_is_known_to_lie_alone() {
     // Until this is done it is not known what else lies there.
     db.core().reclaim(true).unwrap();
     assert!(lends(&alone, 0, 0) && !lends(&beside, 0, 0));
+}
+
+/// While another name keeps the file as it is, what lies around a value that is lent is owed; that is no reason to take the value.
+#[test]
+#[cfg(not(feature = "tiny-tags"))]
+fn what_is_owed_beside_a_lent_value_is_all_that_goes() {
+    let (dir, value) = (disk(), noise(LEN));
+    let (path, link) = (path_of(dir.path(), 0), dir.path().join("link"));
+    let db = Db::open(options(dir.path())).unwrap();
+    db.put(b"key", &value).unwrap();
+    db.flush().unwrap();
+    drop(db);
+    std::fs::hard_link(&path, &link).unwrap();
+    let db = Db::open(options(dir.path())).unwrap();
+    db.core().reclaim(true).unwrap();
+    assert!(lends(&large(&db, b"key"), 0, 0) && db.core().extents.owing().len() == 1);
+    std::fs::remove_file(&link).unwrap();
+    db.core().reclaim(true).unwrap();
+    assert!(db.core().extents.owing().is_empty());
+    assert!(large(&db, b"key").read_all().unwrap() == value);
+}
+
+/// The values of a file of an earlier life, in which all but one went in this one.
+fn old_file(dir: &Path, keys: &[&[u8]], part: &[u8]) {
+    let db = Db::open(options(dir)).unwrap();
+    keys.iter().for_each(|key| db.put(key, part).unwrap());
+    db.flush().unwrap();
+}
+
+#[test]
+#[cfg(not(feature = "tiny-tags"))]
+fn who_is_lent_to_while_the_file_is_swept_has_his_value() {
+    let part = noise(LEN / 2);
+    for _ in 0..3 {
+        let dir = disk();
+        let keys: [&[u8]; 6] = [b"a", b"b", b"c", b"d", b"e", b"f"];
+        old_file(dir.path(), &keys, &part);
+        let db = Db::open(options(dir.path())).unwrap();
+        keys.iter().filter(|key| ***key != *b"c").for_each(|key| assert!(db.delete(key).unwrap()));
+        drop(db);
+        let db = Db::open(options(dir.path())).unwrap();
+        let value = large(&db, b"c");
+        let over = AtomicBool::new(false);
+        let times = std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                let (mut times, mut at) = (0, 0);
+                while !over.load(Relaxed) || times == 0 {
+                    times += usize::from(lends(&value, at, at));
+                    at = (at + CHUNK as u64) % part.len() as u64;
+                }
+                times
+            });
+            db.core().reclaim(true).unwrap();
+            over.store(true, Relaxed);
+            reader.join().unwrap()
+        });
+        assert!(times > 0 && value.read_all().unwrap() == part);
+    }
+}
+
+#[test]
+#[cfg(not(feature = "tiny-tags"))]
+fn who_still_reads_what_was_superseded_has_it_to_its_end() {
+    let (dir, part) = (disk(), noise(LEN / 4));
+    old_file(dir.path(), &[b"old", b"other"], &part);
+    let db = Db::open(options(dir.path())).unwrap();
+    let old = large(&db, b"old");
+    for key in [b"old".as_slice(), b"other"] {
+        assert!(db.delete(key).unwrap());
+        db.flush().unwrap();
+        db.core().reclaim(true).unwrap();
+        assert!(old.read_all().unwrap() == part);
+    }
+    drop(old);
+    db.core().reclaim(true).unwrap();
+    assert!(taken(dir.path()) < CHUNK as u64, "nothing of it is needed");
+}
+
+/// Sockets that were lent a value have it as it was: also where it goes in the next life of the store.
+#[test]
+#[cfg(not(feature = "tiny-tags"))]
+fn what_an_earlier_life_has_lent_stays_as_it_was() {
+    let part = noise(LEN);
+    for removed_first in [true, false] {
+        let dir = disk();
+        old_file(dir.path(), &[b"key"], &part);
+        let mut db = Db::open(options(dir.path())).unwrap();
+        db.core().reclaim(true).unwrap();
+        let value = large(&db, b"key");
+        assert!(lends(&value, 0, 0));
+        let path = dir.path().join("socket");
+        let listener = Listener::unix(&path, 0o600, 512).unwrap();
+        let sockets: Vec<(Stream, UnixStream)> = (0..LEN as u64)
+            .step_by(CHUNK)
+            .map(|at| {
+                let peer = UnixStream::connect(&path).unwrap();
+                let (stream, (file, offset)) = (listener.accept().unwrap(), value.lend(at).unwrap());
+                assert_eq!(stream.send_file(file, offset, CHUNK).unwrap(), CHUNK);
+                (stream, peer)
+            })
+            .collect();
+        drop(value);
+        let reopen = |db: Db| {
+            drop(db);
+            Db::open(options(dir.path())).unwrap()
+        };
+        if !removed_first {
+            db = reopen(db);
+        }
+        assert!(db.delete(b"key").unwrap());
+        db.flush().unwrap();
+        if removed_first {
+            db = reopen(db);
+        }
+        db.core().reclaim(true).unwrap();
+        assert!(taken(dir.path()) < CHUNK as u64, "it is gone");
+        for ((_, mut peer), chunk) in sockets.into_iter().zip(part.chunks(CHUNK)) {
+            let mut got = vec![0; CHUNK];
+            peer.read_exact(&mut got).unwrap();
+            assert!(got == chunk);
+        }
+    }
 }

@@ -8,7 +8,7 @@ use crate::sys::clock;
 
 /// What is done to a file at one go, and the rest before it. Bytes.
 pub(crate) const STEP: u64 = 2 << 20;
-const REST: Duration = Duration::from_micros(50);
+pub(crate) const REST: Duration = Duration::from_micros(50);
 /// A step that took less found next to nothing to do.
 const QUICK: Duration = Duration::from_micros(20);
 
