@@ -362,10 +362,12 @@ impl ExtentFile {
     }
 
     /// Whether the bytes of the range at `base` may be sent from where they are in the page cache: if it is all that the file has,
-    /// and ever will. Then they are never changed, and when they go, nothing is left, and all goes as a whole.
+    /// and ever will. Then they are never changed, and when they go, nothing is left, and all goes as a whole. Nor by somebody
+    /// else: a backup that linked the file may have been opened, and have other ranges in it.
     pub fn may_lend(&self, base: u64) -> bool {
         let is_all = |live: &HashSet<u64>| live.len() == 1 && live.contains(&base);
-        self.is_final() && super::lock(&self.live).as_ref().is_some_and(is_all)
+        let is_ours = || self.get().is_ok_and(|file| holes::is_shared(file).is_ok_and(|shared| !shared));
+        self.is_final() && super::lock(&self.live).as_ref().is_some_and(is_all) && is_ours()
     }
 
     /// Whether nothing is put there any more.

@@ -170,7 +170,7 @@ impl ExtentFile {
 /// Where a file is cut: no folio is as long, on any machine, and each lies at a multiple of its length. Bytes.
 const CUT: u64 = 256 << 20;
 
-/// Gives back all that a file has, at one go as much as takes a few hundredths of a second: folios leave the page cache whole,
+/// Gives back all that a file has, at one go as much as takes a tenth of a second at most: folios leave the page cache whole,
 /// and as they are.
 fn truncate(file: &File) -> std::io::Result<()> {
     let mut len = file.metadata()?.len();
@@ -183,7 +183,7 @@ fn truncate(file: &File) -> std::io::Result<()> {
 }
 
 /// Whether a file has another name.
-fn is_shared(file: &File) -> std::io::Result<bool> {
+pub(super) fn is_shared(file: &File) -> std::io::Result<bool> {
     Ok(file.metadata()?.nlink() > 1)
 }
 

@@ -128,13 +128,15 @@ impl Large {
         read
     }
 
-    /// Whether the chunk that has `offset` may be sent from its file: it is not compressed, its bytes there never change, and those
-    /// from `from` on lie before it.
+    /// Whether the chunk that has `offset` may be sent from its file, behind those from `from` on of which that is known: it is not
+    /// compressed, its bytes there never change, and theirs lie before it.
     pub fn may_lend(&self, from: u64, offset: u64, block: &mut TableBlock) -> bool {
         let (found, before) = (self.find(offset), self.find(from));
         let chunk = found.span.chunk(found.index, block, &|bytes, at| found.span.load_now(bytes, at));
         let as_sent = chunk.is_ok_and(|chunk| chunk.is_some_and(|chunk| !chunk.compressed));
-        as_sent && std::ptr::eq(found.span, before.span) && found.span.file.may_lend(found.span.piece.base)
+        // For what follows in the same turn it need not be asked again.
+        let may = || offset > from || found.span.file.may_lend(found.span.piece.base);
+        as_sent && std::ptr::eq(found.span, before.span) && may()
     }
 
     /// The file that has the chunk that has `offset`, and where in it that is.

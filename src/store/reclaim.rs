@@ -83,7 +83,9 @@ impl Core {
         if self.is_pinned() {
             return Ok(());
         }
-        self.sweep_if_due()?;
+        if let Sweep::Due = self.sweep_if_due()? {
+            return Ok(());
+        }
         if all {
             self.punch_owed();
             self.extents.remove_empty()?;
@@ -204,7 +206,7 @@ impl Core {
         self.sync_all()
     }
 
-    fn sweep_if_due(&self) -> Result<()> {
+    fn sweep_if_due(&self) -> Result<Sweep> {
         let mut sweep = super::lock(&self.reclaim.sweep);
         let is_due = match *sweep {
             Sweep::Due => true,
@@ -213,16 +215,14 @@ impl Core {
         };
         if is_due {
             let is_new = self.counters.recovered == 0 && !self.extents.has_unknown();
-            *sweep = match is_new || self.sweep_extents()? {
-                true => Sweep::Over,
-                false => Sweep::NotBefore(Instant::now() + self.options.compaction_interval),
-            };
+            *sweep = if is_new { Sweep::Over } else { self.sweep_extents()? };
         }
-        Ok(())
+        Ok(*sweep)
     }
 
-    /// Finds out which ranges of earlier lives are in use, and gives back the others. `false`: not yet.
-    fn sweep_extents(&self) -> Result<bool> {
+    /// Finds out which ranges of earlier lives are in use, and gives back the others.
+    fn sweep_extents(&self) -> Result<Sweep> {
+        let not_yet = || Ok(Sweep::NotBefore(Instant::now() + self.options.compaction_interval));
         let mut entries = Vec::new();
         self.index.each(&mut |entry| entries.extend(Some(*entry).filter(|entry| entry.large)));
         let mut named: HashMap<u32, HashSet<Range>> = HashMap::new();
@@ -239,16 +239,17 @@ impl Core {
                 // It may name any range, and so may an older record of its key, which repair would bring back.
                 Some(None) => {
                     self.tell_doubt(entry);
-                    return Ok(false);
+                    return not_yet();
                 }
-                None => return Ok(false),
+                None => return not_yet(),
             }
         }
         if self.extents.has_unknown() {
             self.settle_log()?;
             let _files = super::lock(&self.maintenance);
+            // By somebody who came meanwhile: when he has gone, before all else.
             if self.is_pinned() {
-                return Ok(false);
+                return Ok(Sweep::Due);
             }
             self.extents.sweep(&named)?;
         }
@@ -256,7 +257,7 @@ impl Core {
             self.counters.damaged_records.fetch_add(1, SeqCst);
             (self.options.report)(Severity::Warning, &error.to_string());
         }
-        Ok(true)
+        Ok(Sweep::Over)
     }
 
     fn tell_doubt(&self, entry: &Entry) {
