@@ -485,8 +485,12 @@ impl Connection {
             self.output.consume(sent_of_queue, pool);
             rest = &rest[n - sent_of_queue..];
         }
-        if self.writable && self.output.is_empty() && rest.is_empty() && self.send_lent(ctx) == Fate::Closed {
-            return Fate::Closed;
+        if let State::Stream(streaming) = &mut self.state
+            && self.writable
+            && self.output.is_empty()
+            && rest.is_empty()
+        {
+            self.writable = streaming.send_lent(&self.stream, ctx);
         }
         let back = self.take_back(rest.len());
         self.free -= back;
@@ -495,20 +499,6 @@ impl Connection {
             true => Fate::Closed,
             false => Fate::Open,
         }
-    }
-
-    /// Sends what leaves straight from the page cache.
-    fn send_lent(&mut self, ctx: &Context) -> Fate {
-        if let State::Stream(streaming) = &mut self.state {
-            match streaming.send_lent(&self.stream, ctx) {
-                Ok(all) => self.writable = all,
-                Err(error) => {
-                    streaming.note_broken(&error);
-                    return Fate::Closed;
-                }
-            }
-        }
-        Fate::Open
     }
 
     /// How much of the end of the turn's replies, `unsent` bytes, need not be held.

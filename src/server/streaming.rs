@@ -19,7 +19,7 @@ use kingdb::Error;
 use kingdb::store::{CHUNK, Large, TableBlock};
 use kingdb::sys::clock;
 use kingdb::sys::socket::Stream;
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::time::Duration;
 
 /// What a large value belongs to.
@@ -147,34 +147,18 @@ impl Streaming {
         self.lent > 0
     }
 
-    /// Sends what is. Whether the socket took all of it.
-    ///
-    /// # Errors
-    /// The connection is broken, or the value: what follows would not be what the client was promised.
-    pub fn send_lent(&mut self, stream: &Stream, ctx: &Context) -> io::Result<bool> {
+    /// Sends what is. Whether the socket may take more. Where the kernel cannot send from this file, or not to this socket, the
+    /// rest is copied: so what is wrong with either is found, and told, where it is for all other values.
+    pub fn send_lent(&mut self, stream: &Stream, ctx: &Context) -> bool {
         while self.lent > 0 {
-            let (file, offset) = self.large.lend(self.next).map_err(io::Error::other)?;
-            match stream.send_file(file, offset, self.lent) {
-                Ok(0) => return Err(io::Error::new(ErrorKind::UnexpectedEof, "its file ends before")),
-                Ok(count) => self.lent_left(count, ctx),
-                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(false),
-                // The kernel cannot send from this file, or not to this socket: the rest is copied.
-                Err(e) if matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => {
-                    (self.lent, self.lends) = (0, false);
-                }
-                Err(error) => return Err(error),
+            let sent = self.large.lend(self.next).map(|(file, offset)| stream.send_file(file, offset, self.lent));
+            match sent {
+                Ok(Ok(count @ 1..)) => self.lent_left(count, ctx),
+                Ok(Err(error)) if error.kind() == ErrorKind::WouldBlock => return false,
+                _ => (self.lent, self.lends) = (0, false),
             }
         }
-        Ok(true)
-    }
-
-    /// The operator is told of what could not be sent, unless it is the peer who is gone.
-    #[cold]
-    pub fn note_broken(&self, error: &io::Error) {
-        use ErrorKind::{BrokenPipe, ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut};
-        if !matches!(error.kind(), BrokenPipe | ConnectionReset | HostUnreachable | NetworkUnreachable | TimedOut) {
-            log::error(format_args!("a value broke off while it was sent, connection closed: {error}"));
-        }
+        true
     }
 
     fn lent_left(&mut self, count: usize, ctx: &Context) {
@@ -218,8 +202,8 @@ impl Streaming {
         StreamStep::Wait(Waiting::Turn)
     }
 
-    /// Lends the next chunks, but for the last one, if it may: they are read to be looked at, all into the same memory, and not sent from
-    /// there. Whether there are any.
+    /// Lends the next chunks, but for the last one, if it may: they are read to be looked at, all into the same memory, and not
+    /// sent from there. Whether there are any.
     fn lend(&mut self, last: u64, began: Duration, ctx: &mut Context) -> bool {
         let before = ctx.replies.len();
         for _ in 0..self.most {

@@ -52,11 +52,11 @@ impl Extents {
             let mut ranges: Vec<Range> = named.get(&file.number).into_iter().flatten().copied().collect();
             ranges.sort_unstable();
             let mut live: HashSet<u64> = ranges.iter().map(|range| range.base).collect();
-            let named = live.len();
+            let in_use = live.len();
             // Superseded since the opening, and still read by somebody: given back as other values are, or found by the next
             // life's sweep.
             live.extend(self.leases.of_file(file.number));
-            let is_read = live.len() > named;
+            let is_read = live.len() > in_use;
             *lock(&file.live) = Some(live);
             if !is_read {
                 let (punched, number) = (file.punch_around(&ranges), file.number);
@@ -167,10 +167,10 @@ impl ExtentFile {
     }
 }
 
-/// Where a file is cut: no folio is as long, on any machine, and each lies at a multiple of its length. Bytes.
-const CUT: u64 = 256 << 20;
+/// Where a file is cut: no folio is longer, on any machine, and each lies at a multiple of its length. Bytes.
+const CUT: u64 = 512 << 20;
 
-/// Gives back all that a file has, at one go as much as takes a tenth of a second at most: folios leave the page cache whole,
+/// Gives back all that a file has, at one go as much as takes a few tenths of a second at most: folios leave the page cache whole,
 /// and as they are.
 fn truncate(file: &File) -> std::io::Result<()> {
     let mut len = file.metadata()?.len();

@@ -313,3 +313,13 @@ fn what_an_earlier_life_has_lent_stays_as_it_was() {
         }
     }
 }
+
+#[test]
+fn a_file_is_truncated_to_nothing_whatever_its_length() {
+    let file = tempfile::tempfile().unwrap();
+    for len in [0, 1, CUT - 1, CUT, CUT + 1, 3 * CUT + 5] {
+        file.set_len(len).unwrap();
+        truncate(&file).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 0, "{len}");
+    }
+}

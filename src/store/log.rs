@@ -342,7 +342,7 @@ impl Log {
         // Only one thread writes at a time.
         self.writes.store(self.writes.load(Relaxed) + 1, Relaxed);
         self.bytes.store(self.bytes.load(Relaxed) + piece.bytes.len() as u64, Relaxed);
-        assert!(piece.segment.position(piece.offset) >= self.progress.written(), "out of order");
+        assert!(piece.segment.position(piece.offset) >= self.progress.written(), "pieces are written in order");
         self.progress.advance_written(piece.segment.position(piece.offset + piece.bytes.len() as u64));
         // Whoever moves the mark calls: another's records may be among those written, and that other is not waiting
         // to see.
@@ -422,7 +422,7 @@ impl Log {
     }
 
     fn rotate(&self, tail: &mut Tail, spare: Arc<Segment>) {
-        assert!(spare.order > tail.active.order, "out of order");
+        assert!(spare.order > tail.active.order, "segments follow each other in order");
         tail.seal();
         tail.active.end.store(tail.offset, Relaxed);
         let piece = tail.take_pending();

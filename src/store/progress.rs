@@ -66,13 +66,13 @@ impl Progress {
     /// The page cache has everything before `position`.
     pub fn advance_written(&self, position: Position) {
         let before = self.written.swap(position.0, SeqCst);
-        assert!(before <= position.0, "out of order");
+        assert!(before <= position.0, "the log is written in order");
         self.wake_due();
     }
 
     /// The disk has everything before `position`.
     pub fn advance_durable(&self, position: Position) {
-        assert!(position <= self.written(), "out of order");
+        assert!(position <= self.written(), "what is durable was written before");
         self.durable.fetch_max(position.0, SeqCst);
         self.wake_due();
     }
